@@ -1,0 +1,265 @@
+//! Where a request's room id comes from: the affinity rules.
+//!
+//! The room must be the one the backend will see, so each source is read the way a backend reads it:
+//! a path segment as the raw bytes of the request target, a query value by the WHATWG algorithm that
+//! Socket.IO's server uses (`new URL(...).searchParams`). Where two readers could disagree (a name given
+//! twice, a segment that names a room only once it is decoded), the request is refused: an ambiguous room
+//! is how two pods end up owning one.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use http::header::{COOKIE, HeaderName};
+use http::request::Parts;
+use percent_encoding::percent_decode_str;
+use regex::Regex;
+
+use super::room::RoomId;
+
+/// One place a room id can come from, as `--affinity` states it.
+#[derive(Clone, Debug)]
+pub enum AffinityRule {
+    /// `path:REGEX`: the first whole path segment, undecoded, that the expression matches.
+    Path(SegmentPattern),
+    /// `query:NAME[@PREFIX]`: a query parameter.
+    Query(NamedSource<String>),
+    /// `header:NAME[@PREFIX]`: a request header.
+    Header(NamedSource<HeaderName>),
+    /// `cookie:NAME[@PREFIX]`: a cookie.
+    Cookie(NamedSource<String>),
+}
+
+/// A name to read, and the path prefix under which it counts.
+#[derive(Clone, Debug)]
+pub struct NamedSource<N> {
+    name: N,
+    prefix: Option<String>,
+}
+
+/// An expression that has to match one whole path segment.
+#[derive(Clone, Debug)]
+pub struct SegmentPattern {
+    written: String,
+    whole: Regex,
+}
+
+/// Why a request that seems to name a room is refused with 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AffinityError {
+    /// A path segment names a room only after percent-decoding.
+    EncodedRoom,
+    /// A query, header or cookie value is no room id.
+    InvalidRoom,
+    /// The room's parameter, header or cookie occurs more than once.
+    DuplicateRoom,
+    /// Socket.IO's `sid` occurs more than once.
+    DuplicateSid,
+}
+
+/// All the rules, in order: the first that finds a room wins.
+#[derive(Clone, Debug)]
+pub struct Affinity(Vec<AffinityRule>);
+
+// === impl Affinity ===
+
+impl Affinity {
+    /// The rules in the order in which they are tried.
+    pub fn new(rules: Vec<AffinityRule>) -> Self {
+        Self(rules)
+    }
+
+    /// The rules in the order in which they are tried.
+    pub fn rules(&self) -> &[AffinityRule] {
+        &self.0
+    }
+
+    /// The room this request names, if any, and the index of the rule that found it.
+    ///
+    /// # Errors
+    ///
+    /// The first rule whose source is there but cannot be used ends the search.
+    pub fn room<'a>(&self, head: &'a Parts) -> Result<Option<(RoomId<'a>, usize)>, AffinityError> {
+        for (index, rule) in self.0.iter().enumerate() {
+            if let Some(room) = rule.room(head)? {
+                return Ok(Some((room, index)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+// === impl AffinityRule ===
+
+impl AffinityRule {
+    fn room<'a>(&self, head: &'a Parts) -> Result<Option<RoomId<'a>>, AffinityError> {
+        match self {
+            Self::Path(pattern) => pattern.room(head.uri.path()),
+            Self::Query(source) if source.applies_to(head.uri.path()) => {
+                query_room(head.uri.query().unwrap_or_default(), &source.name)
+            }
+            Self::Header(source) if source.applies_to(head.uri.path()) => only_room(
+                head.headers
+                    .get_all(&source.name)
+                    .iter()
+                    .map(|value| value.to_str().map(str::trim).unwrap_or_default()),
+            ),
+            Self::Cookie(source) if source.applies_to(head.uri.path()) => only_room(cookies(head, &source.name)),
+            Self::Query(_) | Self::Header(_) | Self::Cookie(_) => Ok(None),
+        }
+    }
+}
+
+/// The room in a query string; also where a doubled `sid` is noticed, since a backend and a router that
+/// disagree about the session disagree about the pod.
+fn query_room<'a>(query: &'a str, name: &str) -> Result<Option<RoomId<'a>>, AffinityError> {
+    let mut room: Option<Cow<'a, str>> = None;
+    let mut sid_seen = false;
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if key == name {
+            if room.replace(value).is_some() {
+                return Err(AffinityError::DuplicateRoom);
+            }
+        } else if key == "sid" && std::mem::replace(&mut sid_seen, true) {
+            return Err(AffinityError::DuplicateSid);
+        }
+    }
+    room.map(|value| RoomId::parse(value).ok_or(AffinityError::InvalidRoom)).transpose()
+}
+
+/// The room in a source that may be repeated: one value, or it is ambiguous.
+fn only_room<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<Option<RoomId<'a>>, AffinityError> {
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(AffinityError::DuplicateRoom);
+    }
+    RoomId::parse(value).map(Some).ok_or(AffinityError::InvalidRoom)
+}
+
+/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`).
+fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
+    head.headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(move |pair| {
+            let (key, value) = pair.trim().split_once('=')?;
+            (key == name).then_some(value)
+        })
+}
+
+impl FromStr for AffinityRule {
+    type Err = String;
+
+    /// Reads `path:REGEX`, `query:NAME[@PREFIX]`, `header:NAME[@PREFIX]` or `cookie:NAME[@PREFIX]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("path", regex)) => SegmentPattern::new(regex).map(Self::Path),
+            Some(("query", rest)) => NamedSource::parse(rest, name_as_written).map(Self::Query),
+            Some(("cookie", rest)) => NamedSource::parse(rest, name_as_written).map(Self::Cookie),
+            Some(("header", rest)) => NamedSource::parse(rest, |name| {
+                HeaderName::from_str(name).map_err(|_| format!("{name:?} is not a header name"))
+            })
+            .map(Self::Header),
+            _ => {
+                Err("an affinity rule is path:REGEX, query:NAME[@PREFIX], header:NAME[@PREFIX] or cookie:NAME[@PREFIX]"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+fn name_as_written(name: &str) -> Result<String, String> {
+    Ok(name.to_owned())
+}
+
+impl fmt::Display for AffinityRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name, prefix) = match self {
+            Self::Path(pattern) => ("path", pattern.written.as_str(), &None),
+            Self::Query(source) => ("query", source.name.as_str(), &source.prefix),
+            Self::Header(source) => ("header", source.name.as_str(), &source.prefix),
+            Self::Cookie(source) => ("cookie", source.name.as_str(), &source.prefix),
+        };
+        write!(f, "{kind}:{name}")?;
+        prefix.as_ref().map_or(Ok(()), |prefix| write!(f, "@{prefix}"))
+    }
+}
+
+// === impl NamedSource ===
+
+impl<N> NamedSource<N> {
+    fn parse(text: &str, name: impl FnOnce(&str) -> Result<N, String>) -> Result<Self, String> {
+        let (written, prefix) = match text.split_once('@') {
+            Some((written, prefix)) => (written, Some(prefix.to_owned())),
+            None => (text, None),
+        };
+        if written.is_empty() {
+            return Err("the name is missing".to_owned());
+        }
+        if let Some(prefix) = prefix.as_deref().filter(|prefix| !prefix.starts_with('/')) {
+            return Err(format!("the prefix {prefix:?} has to begin with a slash"));
+        }
+        Ok(Self { name: name(written)?, prefix })
+    }
+
+    fn applies_to(&self, path: &str) -> bool {
+        self.prefix.as_deref().is_none_or(|prefix| is_under(path, prefix))
+    }
+}
+
+/// Whether `path` lies under `prefix`, both undecoded. A prefix that ends in a slash also covers the path
+/// without it, as Socket.IO's `addTrailingSlash: false` needs (`/socket.io?EIO=4`).
+pub fn is_under(path: &str, prefix: &str) -> bool {
+    path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path)
+}
+
+// === impl SegmentPattern ===
+
+impl SegmentPattern {
+    fn new(written: &str) -> Result<Self, String> {
+        if written.is_empty() {
+            return Err("the regular expression is missing".to_owned());
+        }
+        // Compiled alone first: `a)(b` must not become valid by being wrapped.
+        Regex::new(written)
+            .and_then(|_| Regex::new(&format!(r"\A(?:{written})\z")))
+            .map(|whole| Self { written: written.to_owned(), whole })
+            .map_err(|error| one_line(&error))
+    }
+
+    fn room<'a>(&self, path: &'a str) -> Result<Option<RoomId<'a>>, AffinityError> {
+        for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+            if let Some(room) = self.matches(segment) {
+                return Ok(Some(room));
+            }
+            if segment.contains('%') && self.matches_once_decoded(segment) {
+                return Err(AffinityError::EncodedRoom);
+            }
+        }
+        Ok(None)
+    }
+
+    fn matches<'a>(&self, segment: &'a str) -> Option<RoomId<'a>> {
+        RoomId::parse(segment).filter(|_| self.whole.is_match(segment))
+    }
+
+    /// A backend that decodes would see a room where the undecoded segment has none. `%2F` may hide one
+    /// between slashes, so each decoded piece counts.
+    fn matches_once_decoded(&self, segment: &str) -> bool {
+        let decoded = percent_decode_str(segment).decode_utf8_lossy();
+        decoded.split(['/', '\\']).any(|piece| self.matches(piece).is_some())
+    }
+}
+
+fn one_line(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    format!("not a regular expression: {}", last.trim_start_matches("error: "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use super::*;
+use http::Request;
+
+fn affinity(rules: &[&str]) -> Affinity {
+    Affinity::new(rules.iter().map(|rule| rule.parse().expect(rule)).collect())
+}
+
+fn defaults() -> Affinity {
+    affinity(&[r"path:room_[\w-]+", "query:roomId@/socket.io/"])
+}
+
+fn head(target: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::get(target);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a valid head").into_parts().0
+}
+
+fn room(affinity: &Affinity, target: &str) -> Result<Option<String>, AffinityError> {
+    Ok(affinity.room(&head(target, &[]))?.map(|(room, _)| room.to_string()))
+}
+
+#[test]
+fn a_whole_path_segment_names_the_room() {
+    let rules = defaults();
+    for (target, expected) in [
+        ("/experiment/room_xyz", Some("room_xyz")),
+        ("/api/room/room_xyz/members?x=1", Some("room_xyz")),
+        ("/room_a/room_b", Some("room_a")),
+        ("//room_a", Some("room_a")),
+        ("/experiment/room_xyz/", Some("room_xyz")),
+        ("/experiment/room_", None),
+        ("/experiment/xroom_a", None),
+        ("/experiment/room_a;v=1", None),
+        ("/experiment/room_a.b", None),
+        ("/EXPERIMENT/ROOM_a", None),
+        ("/experiment?roomId=room_a", None),
+        ("/", None),
+        ("*", None),
+    ] {
+        assert_eq!(room(&rules, target), Ok(expected.map(str::to_owned)), "{target}");
+    }
+    let long = format!("/experiment/room_{}", "x".repeat(124));
+    assert_eq!(room(&rules, &long), Ok(None), "129 characters are no room");
+}
+
+#[test]
+fn a_room_that_shows_only_when_decoded_is_refused() {
+    let rules = defaults();
+    for target in [
+        "/experiment/room%5Fxyz",
+        "/experiment/%72oom_xyz",
+        "/experiment%2Froom_xyz",
+        "/experiment/x%2froom_xyz%2Fy",
+        "/experiment/x%5Croom_xyz",
+    ] {
+        assert_eq!(room(&rules, target), Err(AffinityError::EncodedRoom), "{target}");
+    }
+    for target in ["/experiment/room%255Fxyz", "/a%20b", "/experiment/room_%00", "/%"] {
+        assert_eq!(room(&rules, target), Ok(None), "{target}");
+    }
+}
+
+/// The table of what Socket.IO's own server makes of these queries (Node 20, `URLSearchParams`).
+#[test]
+fn a_query_is_decoded_as_socket_io_decodes_it() {
+    let rules = defaults();
+    for (query, expected) in [
+        ("roomId=room_a", Ok(Some("room_a"))),
+        ("EIO=4&transport=polling&roomId=room_a&sid=x", Ok(Some("room_a"))),
+        ("room%49d=room_x", Ok(Some("room_x"))),
+        ("roomId=room%5Fx", Ok(Some("room_x"))),
+        ("roomId=room+x", Err(AffinityError::InvalidRoom)),
+        ("roomId=room%2Bx", Err(AffinityError::InvalidRoom)),
+        ("roomId=", Err(AffinityError::InvalidRoom)),
+        ("roomId", Err(AffinityError::InvalidRoom)),
+        ("roomId=%FF", Err(AffinityError::InvalidRoom)),
+        ("roomid=room_x", Ok(None)),
+        ("roomId[]=room_x", Ok(None)),
+        ("a=1;roomId=room_y", Ok(None)),
+        ("roomId=room_a&roomId=room_a", Err(AffinityError::DuplicateRoom)),
+        ("roomId=room_a&room%49d=room_b", Err(AffinityError::DuplicateRoom)),
+        ("sid=a&sid=b&roomId=room_a", Err(AffinityError::DuplicateSid)),
+        ("sid=a&s%69d=b", Err(AffinityError::DuplicateSid)),
+        ("", Ok(None)),
+    ] {
+        assert_eq!(
+            room(&rules, &format!("/socket.io/?{query}")),
+            expected.map(|room| room.map(str::to_owned)),
+            "{query}"
+        );
+    }
+}
+
+#[test]
+fn a_prefix_limits_a_rule() {
+    let rules = defaults();
+    assert_eq!(room(&rules, "/api/x?roomId=room_a"), Ok(None));
+    assert_eq!(room(&rules, "/socket.io?roomId=room_a"), Ok(Some("room_a".to_owned())));
+    assert_eq!(room(&rules, "/socket.iox?roomId=room_a"), Ok(None));
+    assert_eq!(room(&rules, "/%73ocket.io/?roomId=room_a"), Ok(None));
+    let everywhere = affinity(&["query:roomId"]);
+    assert_eq!(room(&everywhere, "/api/x?roomId=room_a"), Ok(Some("room_a".to_owned())));
+}
+
+#[test]
+fn headers_and_cookies_name_one_room_or_none() {
+    let rules = affinity(&["header:X-Room", "cookie:room@/app/"]);
+    let found = |target: &str, headers: &[(&str, &str)]| {
+        rules.room(&head(target, headers)).map(|found| found.map(|(room, index)| (room.to_string(), index)))
+    };
+    assert_eq!(found("/", &[("x-room", " room_a ")]), Ok(Some(("room_a".to_owned(), 0))));
+    assert_eq!(found("/", &[("x-room", "a"), ("x-room", "a")]), Err(AffinityError::DuplicateRoom));
+    assert_eq!(found("/", &[("x-room", "a,b")]), Err(AffinityError::InvalidRoom));
+    assert_eq!(found("/", &[("cookie", "room=a")]), Ok(None));
+    assert_eq!(found("/app/x", &[("cookie", "y=1; room=a;z=2")]), Ok(Some(("a".to_owned(), 1))));
+    assert_eq!(found("/app/", &[("cookie", "room=a"), ("cookie", "room=b")]), Err(AffinityError::DuplicateRoom));
+    assert_eq!(found("/app/", &[("cookie", "room=\"a\"")]), Err(AffinityError::InvalidRoom));
+}
+
+#[test]
+fn the_first_rule_wins_and_an_unusable_source_ends_the_search() {
+    let rules = affinity(&["query:r", "path:room_[a-z]+"]);
+    assert_eq!(room(&rules, "/room_p?r=room_q"), Ok(Some("room_q".to_owned())));
+    assert_eq!(room(&rules, "/room_p"), Ok(Some("room_p".to_owned())));
+    assert_eq!(room(&rules, "/room_p?r="), Err(AffinityError::InvalidRoom));
+}
+
+#[test]
+fn rules_are_written_back_as_they_were_read() {
+    for text in [r"path:room_[\w-]+", "query:roomId@/socket.io/", "header:x-room", "cookie:r@/a"] {
+        let rule: AffinityRule = text.parse().expect(text);
+        assert_eq!(rule.to_string(), text);
+    }
+}
+
+#[test]
+fn wrong_rules_say_what_is_wrong() {
+    for (text, part) in [
+        ("room", "path:REGEX"),
+        ("body:x", "path:REGEX"),
+        ("path:", "missing"),
+        ("path:a(", "regular expression"),
+        ("path:a)|(b", "regular expression"),
+        ("query:", "missing"),
+        ("query:a@b", "slash"),
+        ("header:a b", "header name"),
+    ] {
+        let error = text.parse::<AffinityRule>().expect_err(text);
+        assert!(error.contains(part), "{text}: {error}");
+        assert!(!error.contains('\n'), "{text}: {error}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Where a request goes, and what a failed attempt leads to.
+//!
+//! [`plan`] is the routing table of the contract as one function; [`after_failure`] is the whole retry
+//! policy. Neither picks a status code: that is `proxy/reject.rs`.
+
+use std::time::Duration;
+
+use super::assignment::{Answer, Assignment, BadAssignment, PodId, Resolution};
+
+/// `--on-unassigned`: what becomes of a room the directory does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnassigned {
+    /// Any pod: the default backend.
+    DefaultBackend,
+    /// Place it, atomically.
+    Assign,
+    /// Refuse it.
+    Reject,
+}
+
+/// What to do with a request that names a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Send the browser to the page, with the pod if there is one.
+    Redirect(Option<PodId>),
+    /// Forward to the room's pod.
+    Forward(Assignment),
+    /// Forward to any pod.
+    DefaultBackend,
+    /// Choose a pod, claim the room for it, and plan again.
+    Place,
+    /// Answer ourselves.
+    Refuse(RoomRefusal),
+}
+
+/// Why a room's request cannot be routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomRefusal {
+    /// The directory does not know the room, and `--on-unassigned reject` is set.
+    Unassigned,
+    /// The directory's value cannot be used.
+    BadAssignment(BadAssignment),
+    /// The directory cannot be asked and nothing usable is remembered. Never a guess: a room sent to the
+    /// wrong pod is worse than a retry.
+    DirectoryUnavailable,
+}
+
+/// The routing table for a request that names a room; `page_load` is [`super::redirect::Redirect::applies_to`].
+pub fn plan(page_load: bool, resolution: Resolution, on_unassigned: OnUnassigned) -> Plan {
+    match resolution {
+        Resolution::Unknown => Plan::Refuse(RoomRefusal::DirectoryUnavailable),
+        Resolution::Fresh(Answer::Unusable(why)) => Plan::Refuse(RoomRefusal::BadAssignment(why)),
+        Resolution::Fresh(Answer::Assigned(assignment)) | Resolution::Stale(assignment) => {
+            if page_load {
+                Plan::Redirect(Some(assignment.pod))
+            } else {
+                Plan::Forward(assignment)
+            }
+        }
+        Resolution::Fresh(Answer::Unassigned) if page_load => Plan::Redirect(None),
+        Resolution::Fresh(Answer::Unassigned) => match on_unassigned {
+            OnUnassigned::DefaultBackend => Plan::DefaultBackend,
+            OnUnassigned::Assign => Plan::Place,
+            OnUnassigned::Reject => Plan::Refuse(RoomRefusal::Unassigned),
+        },
+    }
+}
+
+/// How far an attempt to reach a pod got when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its name has no address.
+    Resolve,
+    /// The connection was refused or timed out.
+    Connect,
+    /// The request could not be handed to the connection.
+    Send,
+    /// The response head did not come, or made no sense.
+    Head,
+}
+
+/// A failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How far it got.
+    pub stage: Stage,
+    /// Whether the pod may have seen any of the request.
+    pub sent: bool,
+    /// Whether time ran out, as against being refused or broken off.
+    pub timed_out: bool,
+}
+
+/// What follows a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another connection to the same pod, at once: the kept one had gone stale, nothing was sent on it.
+    Resend,
+    /// Ask the directory past the cache, wait this long, try again: the pod may be restarting.
+    Wait(Duration),
+    /// Answer ourselves.
+    GiveUp,
+}
+
+/// The first and the longest pause between attempts to reach a pod.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
+
+/// The retry policy. A request of which the pod may have seen anything is never sent again (RFC 9110 section
+/// 9.2.2 would allow some; Engine.IO's polling forgives none). One that never left is held for `pod_wait`.
+pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait: Duration) -> Next {
+    if failure.sent {
+        return Next::GiveUp;
+    }
+    match failure.stage {
+        Stage::Send => Next::Resend,
+        Stage::Head => Next::GiveUp,
+        Stage::Resolve | Stage::Connect => {
+            let left = pod_wait.saturating_sub(waited);
+            if left.is_zero() {
+                Next::GiveUp
+            } else {
+                let pause = PAUSES.0.saturating_mul(1 << attempt.min(8)).min(PAUSES.1);
+                Next::Wait(pause.min(left))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::assignment::{Epoch, StatefulSet};
+
+    fn assignment() -> Assignment {
+        Assignment { pod: StatefulSet::parse("backend").expect("a name").nth(1), epoch: Epoch(1) }
+    }
+
+    #[test]
+    fn the_routing_table() {
+        let assigned = || Resolution::Fresh(Answer::Assigned(assignment()));
+        let stale = || Resolution::Stale(assignment());
+        let unassigned = || Resolution::Fresh(Answer::Unassigned);
+        let unusable = || Resolution::Fresh(Answer::Unusable(BadAssignment::ForeignPod));
+        use OnUnassigned::{Assign, DefaultBackend, Reject};
+        for (page_load, resolution, policy, expected) in [
+            (false, assigned(), Reject, Plan::Forward(assignment())),
+            (true, assigned(), Reject, Plan::Redirect(Some(assignment().pod))),
+            (false, stale(), Reject, Plan::Forward(assignment())),
+            (true, stale(), Reject, Plan::Redirect(Some(assignment().pod))),
+            (false, unassigned(), DefaultBackend, Plan::DefaultBackend),
+            (false, unassigned(), Assign, Plan::Place),
+            (false, unassigned(), Reject, Plan::Refuse(RoomRefusal::Unassigned)),
+            (true, unassigned(), Reject, Plan::Redirect(None)),
+            (true, unassigned(), Assign, Plan::Redirect(None)),
+            (false, unusable(), DefaultBackend, Plan::Refuse(RoomRefusal::BadAssignment(BadAssignment::ForeignPod))),
+            (true, unusable(), Assign, Plan::Refuse(RoomRefusal::BadAssignment(BadAssignment::ForeignPod))),
+            (false, Resolution::Unknown, DefaultBackend, Plan::Refuse(RoomRefusal::DirectoryUnavailable)),
+            (true, Resolution::Unknown, Assign, Plan::Refuse(RoomRefusal::DirectoryUnavailable)),
+        ] {
+            assert_eq!(plan(page_load, resolution.clone(), policy), expected, "{page_load} {resolution:?} {policy:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_twice() {
+        for stage in [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Head] {
+            let failure = Failure { stage, sent: true, timed_out: false };
+            assert_eq!(after_failure(failure, 0, Duration::ZERO, Duration::from_secs(5)), Next::GiveUp);
+        }
+    }
+
+    #[test]
+    fn an_unreachable_pod_is_waited_for_and_not_longer() {
+        let wait = Duration::from_secs(5);
+        let after = |attempt, waited| {
+            let failure = Failure { stage: Stage::Connect, sent: false, timed_out: false };
+            after_failure(failure, attempt, waited, wait)
+        };
+        assert_eq!(after(0, Duration::ZERO), Next::Wait(Duration::from_millis(25)));
+        assert_eq!(after(2, Duration::ZERO), Next::Wait(Duration::from_millis(100)));
+        assert_eq!(after(1000, Duration::ZERO), Next::Wait(PAUSES.1));
+        assert_eq!(after(9, Duration::from_millis(4990)), Next::Wait(Duration::from_millis(10)));
+        assert_eq!(after(9, wait), Next::GiveUp);
+        let none = Failure { stage: Stage::Connect, sent: false, timed_out: true };
+        assert_eq!(after_failure(none, 0, Duration::ZERO, Duration::ZERO), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_stale_connection_is_replaced_at_once() {
+        let failure = Failure { stage: Stage::Send, sent: false, timed_out: false };
+        assert_eq!(after_failure(failure, 0, Duration::from_secs(9), Duration::ZERO), Next::Resend);
+    }
+}

@@ -1,0 +1,178 @@
+//! The 302 that turns a browser's page load into a page that knows its pod.
+//!
+//! `Location` is a relative reference built from the template and two validated ids, so that neither the
+//! request's path nor its `Host` can steer it off the origin (open redirect, response splitting).
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Method;
+use http::header::ACCEPT;
+use http::request::Parts;
+
+use super::assignment::PodId;
+use super::room::RoomId;
+
+/// `--redirect`: the path prefix, and where its page loads go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    prefix: String,
+    target: String,
+}
+
+impl Redirect {
+    /// Whether this request is a browser's page load under the prefix: GET or HEAD, and HTML preferred.
+    pub fn applies_to(&self, head: &Parts) -> bool {
+        matches!(head.method, Method::GET | Method::HEAD)
+            && head.uri.path().starts_with(&self.prefix)
+            && prefers_html(head)
+    }
+
+    /// The relative `Location` for this room. Without a pod, the parameters that would name it are left out.
+    pub fn location(&self, room: &RoomId<'_>, pod: Option<&PodId>) -> String {
+        let filled = self.target.replace("{room}", room.as_str());
+        match pod {
+            Some(pod) => filled.replace("{pod}", pod.as_str()),
+            None => without_pod(&filled),
+        }
+    }
+}
+
+/// Drops the query parameters that hold `{pod}`.
+fn without_pod(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else {
+        return target.to_owned();
+    };
+    let kept: Vec<_> = query.split('&').filter(|pair| !pair.contains("{pod}")).collect();
+    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+}
+
+impl FromStr for Redirect {
+    type Err = String;
+
+    /// Reads `PREFIX=TARGET`, for example `/experiment/=/experiment?roomId={room}&pod={pod}`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, target) = text
+            .split_once('=')
+            .ok_or("write PREFIX=TARGET, for example /experiment/=/experiment?roomId={room}&pod={pod}, or off")?;
+        let path = target.split('?').next().unwrap_or_default();
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#');
+        if !prefix.starts_with('/') || !plain(prefix) {
+            return Err("the prefix has to be a path that begins with a slash".to_owned());
+        }
+        if !target.starts_with('/') || target.starts_with("//") || !plain(target) {
+            return Err(
+                "the target has to be a path of this origin: one leading slash, no backslash, space or fragment"
+                    .to_owned(),
+            );
+        }
+        if !target.contains("{room}") {
+            return Err("the target has to contain {room}".to_owned());
+        }
+        if path.contains("{pod}") {
+            return Err("{pod} may stand only in a query parameter: it is left out while a room has no pod".to_owned());
+        }
+        if path.replace("{room}", "room_x").starts_with(prefix) {
+            return Err(format!("the target lies under {prefix} itself: the browser would be redirected for ever"));
+        }
+        Ok(Self { prefix: prefix.to_owned(), target: target.to_owned() })
+    }
+}
+
+impl fmt::Display for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.prefix, self.target)
+    }
+}
+
+/// Whether `Accept` names `text/html` with a weight above zero that no other named type exceeds (RFC 9110
+/// section 12.5.1). A bare `*/*`, as `fetch` and command-line clients send it, is not a page load.
+fn prefers_html(head: &Parts) -> bool {
+    let mut html = 0;
+    let mut other = 0;
+    let lines = head.headers.get_all(ACCEPT).iter();
+    for range in lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')) {
+        let mut parameters = range.split(';').map(str::trim);
+        let media_type = parameters.next().unwrap_or_default();
+        let weight = parameters
+            .find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")))
+            .map_or(1000, thousandths);
+        let best = if media_type.eq_ignore_ascii_case("text/html") { &mut html } else { &mut other };
+        *best = weight.max(*best);
+    }
+    html > 0 && html >= other
+}
+
+/// A quality value (RFC 9110 section 12.4.2) in thousandths; what is not one counts as 0.
+fn thousandths(text: &str) -> u16 {
+    text.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).map_or(0, |q| (q * 1000.0) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::assignment::StatefulSet;
+    use http::Request;
+
+    const DEFAULT: &str = "/experiment/=/experiment?roomId={room}&pod={pod}";
+
+    fn head(method: &str, target: &str, accept: &str) -> Parts {
+        Request::builder().method(method).uri(target).header("accept", accept).body(()).expect("a head").into_parts().0
+    }
+
+    #[test]
+    fn the_location_is_relative_and_drops_an_unknown_pod() {
+        let redirect: Redirect = DEFAULT.parse().expect("the default");
+        let room = RoomId::parse("room_xyz").expect("a room");
+        let pod = StatefulSet::parse("backend").expect("a name").nth(1);
+        assert_eq!(redirect.location(&room, Some(&pod)), "/experiment?roomId=room_xyz&pod=backend-1");
+        assert_eq!(redirect.location(&room, None), "/experiment?roomId=room_xyz");
+        let only_path: Redirect = "/e/=/room/{room}?pod={pod}".parse().expect("valid");
+        assert_eq!(only_path.location(&room, None), "/room/room_xyz");
+        assert_eq!(redirect.to_string(), DEFAULT);
+    }
+
+    #[test]
+    fn only_page_loads_under_the_prefix_are_redirected() {
+        let redirect: Redirect = DEFAULT.parse().expect("the default");
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
+        for (method, target, accept, expected) in [
+            ("GET", "/experiment/room_a", browser, true),
+            ("HEAD", "/experiment/room_a", browser, true),
+            ("POST", "/experiment/room_a", browser, false),
+            ("OPTIONS", "/experiment/room_a", browser, false),
+            ("GET", "/experiment/room_a", "TEXT/HTML", true),
+            ("GET", "/experiment/room_a", "text/html;q=0.9, application/json", false),
+            ("GET", "/experiment/room_a", "application/json;q=0.5, text/html;q=0.5", true),
+            ("GET", "/experiment/room_a", "*/*", false),
+            ("GET", "/experiment/room_a", "text/*", false),
+            ("GET", "/experiment/room_a", "text/html;q=0", false),
+            ("GET", "/experiment/room_a", "text/html;level=1;q=0.0", false),
+            ("GET", "/experiment/room_a", "application/json", false),
+            ("GET", "/experiment/room_a", "", false),
+            ("GET", "/api/room/room_a", browser, false),
+            ("GET", "/experimental/room_a", browser, false),
+        ] {
+            assert_eq!(redirect.applies_to(&head(method, target, accept)), expected, "{method} {target} {accept}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_could_leave_the_origin_or_loop_is_refused() {
+        for (text, part) in [
+            ("/experiment/", "PREFIX=TARGET"),
+            ("experiment/=/e?r={room}", "prefix"),
+            ("/e/=//evil.com/?r={room}", "origin"),
+            ("/e/=https://evil.com/?r={room}", "origin"),
+            ("/e/=/\\evil.com?r={room}", "origin"),
+            ("/e/=/x y?r={room}", "origin"),
+            ("/e/=/x", "{room}"),
+            ("/e/=/x/{pod}?r={room}", "query parameter"),
+            ("/e/=/e/{room}", "for ever"),
+            ("/e/=/e/?r={room}", "for ever"),
+        ] {
+            let error = text.parse::<Redirect>().expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

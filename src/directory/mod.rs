@@ -1,0 +1,55 @@
+//! Who owns a room.
+//!
+//! [`Directory`] is the one trait of the crate: the source of truth, asked with one question a room. Redis
+//! is the real one, [`memory`] serves `dev`, tests and a single replica. Nobody asks it directly on the
+//! request path: the resolver does, with its cache, its single flight and its rules for a directory that is
+//! away.
+
+pub mod memory;
+
+use std::fmt;
+use std::future::Future;
+
+use crate::core::assignment::{Answer, Heartbeat, PodId};
+use crate::core::room::RoomId;
+
+/// The source of truth about rooms. Cheap to clone: a handle.
+///
+/// Every method has to end within the deadline its implementation was made with, queueing included.
+pub trait Directory: Clone + Send + Sync + 'static {
+    /// The room's assignment.
+    fn lookup(&self, room: &RoomId<'_>) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
+
+    /// Gives the room to `pod` unless somebody has it already, atomically; what holds afterwards is the
+    /// answer, whoever won. The new epoch is the directory's own clock, in milliseconds.
+    fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
+
+    /// The heartbeats of all pods that have one.
+    fn heartbeats(&self) -> impl Future<Output = Result<Vec<(PodId, Heartbeat)>, DirectoryError>> + Send;
+
+    /// Whether it can be asked at this moment, as far as is known without asking.
+    fn is_up(&self) -> bool;
+
+    /// Ends once it has answered for the first time.
+    fn first_contact(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Why the directory gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectoryError {
+    /// The deadline passed.
+    Timeout,
+    /// It is known to be away, or the connection failed; the text says how.
+    Unavailable(String),
+}
+
+impl fmt::Display for DirectoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("the directory did not answer within --redis-timeout"),
+            Self::Unavailable(why) => write!(f, "the directory cannot be asked: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for DirectoryError {}

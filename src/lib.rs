@@ -1,0 +1,4 @@
+//! skeleton
+pub mod config;
+pub mod core;
+pub mod directory;
