@@ -1,1 +1,7 @@
 //! The integration tests: one binary that drives the built `pod-router`.
+//!
+//! A module is a suite (`tests/run NAME`). Each test starts what it needs, a router with real sockets and
+//! mostly a real Redis, and speaks to it in literal bytes: `support` says how.
+
+mod http;
+mod support;
