@@ -145,7 +145,7 @@ fn a_request_body_is_passed_on_as_it_comes() {
     });
     let mut client = stage.client();
     client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
-    gate.wait();
+    assert!(gate.wait(), "the first chunk has arrived");
     client.send("6\r\nsecond\r\n0\r\n\r\n");
     assert_eq!(client.read_response().status(), 200);
 }

@@ -17,17 +17,18 @@ pub(crate) mod script;
 mod stage;
 mod wire;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated};
-pub(crate) use pod::{Conn, Pod, Pods, Received};
-pub(crate) use redis::{Monitor, Redis, Value};
+pub(crate) use pod::{Conn, Pod, Pods};
+pub(crate) use redis::Redis;
 pub(crate) use router::{Router, RouterBuilder};
 pub(crate) use sample::Pattern;
-pub(crate) use stage::{ROOM, Stage};
-pub(crate) use wire::{Framing, Head, Wire};
+pub(crate) use stage::Stage;
+pub(crate) use wire::{Framing, Head};
 
 /// How long a test waits for something that should come at once. Long, for a machine that is busy with
 /// other things: it only ever passes in full when a test fails.
@@ -44,21 +45,27 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Waits until `look` finds something, and returns it.
 #[track_caller]
-pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    wait_within(PATIENCE, what, look)
-}
-
-/// [`wait_for`] with another deadline.
-#[track_caller]
-pub(crate) fn wait_within<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         thread::sleep(GLANCE);
     }
+}
+
+/// Waits until a sender that counts its bytes in `sent` has begun and gets no more of them away.
+#[track_caller]
+pub(crate) fn wait_stalled(sent: &AtomicU64) {
+    let mut last = 0;
+    eventually("the sender stalls", || {
+        // Without progress for this long, somebody holds it up: all ends are on this machine.
+        thread::sleep(Duration::from_millis(300));
+        let now = sent.load(Ordering::SeqCst);
+        now > 0 && now == std::mem::replace(&mut last, now)
+    });
 }
 
 /// Runs `work` on `count` threads at once and returns what each made, in order.
@@ -78,7 +85,7 @@ pub(crate) fn together<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) 
     })
 }
 
-/// A door that a script waits at until the test opens it, for good.
+/// A door that one side, script or test, waits at until the other opens it, for good.
 #[derive(Default)]
 pub(crate) struct Gate {
     open: Mutex<bool>,
@@ -96,10 +103,11 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Waits for the test. The deadline only ends a script whose test has failed.
-    pub(crate) fn wait(&self) {
+    /// Waits until somebody opens; whether that has happened, in the end. The deadline only ends the waiting of
+    /// one side after the other has failed.
+    pub(crate) fn wait(&self) -> bool {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.opened.wait_timeout_while(open, 6 * PATIENCE, |open| !*open);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let waited = self.opened.wait_timeout_while(open, 3 * PATIENCE, |open| !*open);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }

@@ -215,11 +215,6 @@ impl Conn {
         &self.pod.name
     }
 
-    /// 0 for the first connection that the pod accepted.
-    pub(crate) fn number(&self) -> usize {
-        self.number
-    }
-
     /// The next request's head, recorded; an error where the connection ends instead.
     pub(crate) fn request(&mut self) -> io::Result<Head> {
         let head = self.wire.read_head()?.ok_or(io::ErrorKind::UnexpectedEof)?;

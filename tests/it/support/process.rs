@@ -2,9 +2,8 @@
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
-use super::{PATIENCE, wait_within};
+use super::wait_for;
 
 /// A child, killed and reaped on drop.
 pub(crate) struct Process {
@@ -48,12 +47,8 @@ impl Process {
     }
 
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
-        self.wait_exit_within(PATIENCE)
-    }
-
-    pub(crate) fn wait_exit_within(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("the exit of {}", self.name);
-        wait_within(deadline, &what, || self.try_wait())
+        wait_for(&what, || self.try_wait())
     }
 }
 

@@ -126,7 +126,7 @@ impl Redis {
     pub(crate) fn get(&self, key: &str) -> Option<String> {
         match self.command(&["GET", key]) {
             Value::Text(text) => Some(text),
-            _ => None,
+            Value::Nil | Value::Int(_) | Value::List(_) => None,
         }
     }
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::Value as Json;
 
@@ -207,11 +206,6 @@ impl Router {
     #[track_caller]
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         self.process.wait_exit()
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_exit_within(&mut self, deadline: Duration) -> ExitStatus {
-        self.process.wait_exit_within(deadline)
     }
 
     /// The resident memory now, in KiB.
