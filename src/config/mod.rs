@@ -124,6 +124,8 @@ pub struct DownstreamConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// `--tunnel-idle`: tunnels without a byte in either direction; `None` when it is off.
     pub tunnel_idle: Option<Duration>,
+    /// `--tunnel-linger`: a tunnel's second half after the first has ended.
+    pub tunnel_linger: Duration,
 }
 
 /// Connections to the pods.
