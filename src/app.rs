@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin::Admin;
@@ -86,14 +87,14 @@ impl App {
     /// A thread could not be started.
     pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
         let metrics = Arc::new(Metrics::new());
-        let signal = Signal::new();
+        let ending = Signal::new();
         let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
         let shared = Shared {
             config: Arc::clone(&self.config),
             resolver: resolver.clone(),
             metrics: Arc::clone(&metrics),
             dns: Dns::default(),
-            watch: signal.watch(),
+            watch: ending.watch(),
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
         for (index, listener) in self.data.into_iter().enumerate() {
@@ -114,7 +115,7 @@ impl App {
         });
         let dropped_lines = telemetry::dropped_lines;
         let admin =
-            Admin { resolver, metrics, watch: signal.watch(), met_directory, started: Instant::now(), dropped_lines };
+            Admin { resolver, metrics, watch: ending.watch(), met_directory, started: Instant::now(), dropped_lines };
         tokio::task::spawn_local(admin.serve(TcpListener::from_std(self.admin)?));
         tracing::info!(
             listen = %self.address,
@@ -125,7 +126,7 @@ impl App {
         );
 
         stop.recv().await;
-        let end = end(&self.config, &signal, &mut ended);
+        let end = end(&self.config, &ending, &mut ended);
         tokio::select! {
             () = end => tracing::info!("drained"),
             _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
@@ -134,13 +135,35 @@ impl App {
     }
 }
 
+/// SIGTERM and SIGINT, as they come. Has to be called on the runtime that then runs the app.
+///
+/// # Errors
+///
+/// The handlers could not be installed.
+pub fn stop_signals() -> io::Result<mpsc::Receiver<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (sender, stop) = mpsc::channel(2);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(stop)
+}
+
 /// Lame duck, then drain, until the last worker has ended.
-async fn end(config: &Config, signal: &Signal, ended: &mut mpsc::Receiver<()>) {
+async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
     tracing::info!(lame_duck = ?config.drain.lame_duck, "shutting down: still serving");
-    signal.advance(Phase::LameDuck);
+    ending.advance(Phase::LameDuck);
     tokio::time::sleep(config.drain.lame_duck).await;
     tracing::info!(drain_timeout = ?config.drain.timeout, "draining");
-    signal.advance(Phase::Draining);
+    ending.advance(Phase::Draining);
     ended.recv().await;
 }
 

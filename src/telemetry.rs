@@ -3,6 +3,7 @@
 //! A worker thread must never wait for whoever reads the log, so lines go through a bounded queue; when it is full they
 //! are dropped and counted (`pod_router_log_lines_dropped`).
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -31,7 +32,10 @@ pub fn start(format: LogFormat) -> WorkerGuard {
         LogFormat::Json => tracing::subscriber::set_global_default(
             subscriber.json().flatten_event(true).with_current_span(false).finish(),
         ),
-        LogFormat::Text => tracing::subscriber::set_global_default(subscriber.finish()),
+        LogFormat::Text => {
+            let coloured = std::io::stdout().is_terminal();
+            tracing::subscriber::set_global_default(subscriber.with_ansi(coloured).finish())
+        }
     };
     guard
 }

@@ -6,6 +6,7 @@
 //! away.
 
 pub mod memory;
+pub mod redis;
 pub mod resolver;
 
 use std::fmt;
