@@ -18,7 +18,7 @@ use crate::core::room::RoomId;
 /// The source of truth about rooms. Cheap to clone: a handle.
 ///
 /// Every method has to end within the deadline its implementation was made with, queueing included.
-pub trait Directory: Clone + std::fmt::Debug + Send + Sync + 'static {
+pub trait Directory: Clone + Send + Sync + 'static {
     /// The room's assignment.
     fn lookup(&self, room: &RoomId<'_>) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
 

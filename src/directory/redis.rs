@@ -58,7 +58,7 @@ return redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
 "#;
 
 /// Redis, shared by all replicas and the backends. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisDirectory(Arc<Inner>);
 
 struct Inner {
