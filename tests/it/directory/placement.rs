@@ -64,6 +64,17 @@ fn a_room_is_placed_once_however_many_ask_and_wherever() {
     assert!(cluster.any.received().is_empty());
 }
 
+/// Requests that are placing one and the same room take one place between them, not one each.
+#[test]
+fn the_last_place_is_enough_for_a_room_that_many_ask_for() {
+    let cluster = Cluster::new();
+    cluster.redis.heartbeat(0, 19, 12, 1000);
+    cluster.redis.heartbeat(1, 20, 12, 1000);
+    let router = cluster.router().start_ready();
+    let pods = together(50, |_| router.get("/room_last").pod().to_owned());
+    assert!(pods.iter().all(|pod| pod == "backend-0"), "{pods:?}");
+}
+
 #[test]
 fn the_emptier_pod_gets_the_room_and_a_full_or_silent_one_none() {
     for (beats, expected) in [

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use crate::support::{Client, Stage, eventually};
 
 /// How often the pod dies.
 const DEATHS: usize = 5;
+
+const FAILURES: &str = "pod_router_upstream_connect_failures_total";
+const POD: &[(&str, &str)] = &[("pod", "backend-0")];
 
 /// Issue 2: a pod killed and restarted under load costs no HTTP request that had not been sent yet. So whatever
 /// fails must have reached the pod, and nothing may reach it twice.
@@ -50,9 +52,10 @@ fn a_restart_under_load_costs_only_what_the_pod_had_seen() {
         for _ in 0..DEATHS {
             let before = answered.load(Ordering::SeqCst);
             eventually("requests are answered", || answered.load(Ordering::SeqCst) > before + 50);
+            let refused = stage.router.metric(FAILURES, POD);
             stage.pods.get_mut(0).kill();
-            // Long enough for the requests to meet a pod that is away.
-            thread::sleep(Duration::from_millis(100));
+            // All four clients' requests have met a pod that is away.
+            stage.router.wait_metric(FAILURES, POD, refused + 4.0);
             stage.pods.get_mut(0).bind();
         }
         let before = answered.load(Ordering::SeqCst);

@@ -1,5 +1,7 @@
 //! Requests that got no answer: which are sent again (none that the pod may have seen), which time out.
 
+use std::io;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -25,17 +27,20 @@ fn a_connection_gone_stale_costs_nothing() {
 #[test]
 fn a_connection_reset_while_idle_costs_nothing() {
     let stage = Stage::new();
-    stage.pods[0].play(|mut conn| {
+    // A reset could overtake an answer that is still on its way.
+    let (arrived, arrivals) = mpsc::channel();
+    let arrivals = Mutex::new(arrivals);
+    stage.pods[0].play(move |mut conn| {
         conn.whole_request()?;
         conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
-        // The reset must not overtake the answer, and it would while that is unread.
-        thread::sleep(Duration::from_millis(20));
+        arrivals.lock().expect("no script panics").recv().map_err(io::Error::other)?;
         conn.reset();
         Ok(())
     });
     let mut client = stage.client();
     for number in 1..=10 {
         assert_eq!(client.request(POST).text(), "ok");
+        arrived.send(()).expect("the pod waits for it");
         eventually("the pod has reset the connection", || stage.pods[0].open() == 0);
         assert_eq!(stage.pods[0].received().len(), number);
     }

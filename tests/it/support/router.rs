@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use serde_json::Value as Json;
 
@@ -16,6 +16,8 @@ use super::{Client, Pod, Redis, Response, eventually, wait_for};
 pub(crate) struct Router {
     process: Process,
     output: Output,
+    /// The threads that collect the output; they end with the process.
+    collecting: Vec<JoinHandle<()>>,
     listen: SocketAddr,
     admin: SocketAddr,
 }
@@ -82,8 +84,7 @@ impl RouterBuilder {
             command.args(&self.args).envs(self.env);
         });
         let output = Output::default();
-        output.collect(process.take_stdout());
-        output.collect(process.take_stderr());
+        let collecting = vec![output.collect(process.take_stdout()), output.collect(process.take_stderr())];
         let listening = wait_for("pod-router listens", || {
             let exit = process.try_wait();
             assert!(exit.is_none(), "pod-router has ended, {exit:?}:\n{}", output.tail());
@@ -93,7 +94,7 @@ impl RouterBuilder {
             let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
             text.parse().unwrap_or_else(|_| panic!("{text} is no address"))
         };
-        Router { listen: addr("listen"), admin: addr("admin"), process, output }
+        Router { listen: addr("listen"), admin: addr("admin"), process, output, collecting }
     }
 
     /// Starts the router and waits until it is ready.
@@ -205,7 +206,12 @@ impl Router {
 
     #[track_caller]
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
-        self.process.wait_exit()
+        let status = self.process.wait_exit();
+        // Now all it has ever said can be read.
+        for thread in self.collecting.drain(..) {
+            thread.join().expect("collecting lines does not panic");
+        }
+        status
     }
 
     /// The resident memory now, in KiB.
@@ -245,7 +251,7 @@ impl Drop for Router {
 
 impl Output {
     /// Collects lines until the pipe is closed, on a thread of its own.
-    fn collect(&self, pipe: impl Read + Send + 'static) {
+    fn collect(&self, pipe: impl Read + Send + 'static) -> JoinHandle<()> {
         let output = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -256,7 +262,7 @@ impl Output {
                     _ => &output.other.lock().unwrap_or_else(PoisonError::into_inner).push(line),
                 };
             }
-        });
+        })
     }
 
     fn find(&self, matches: impl Fn(&Json) -> bool) -> Option<Json> {
