@@ -90,4 +90,5 @@ pub mod drain;
 pub mod metrics;
 pub mod proxy;
 pub mod server;
+pub mod single_flight;
 pub mod telemetry;
