@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz`, `/health/cluster`, `/status`.
 
-use crate::support::{Client, Redis, Router, Stage, eventually};
+use crate::support::{Client, Router, Stage, eventually};
 
 #[test]
 fn the_probes_answer_and_other_paths_do_not() {
@@ -95,7 +95,6 @@ fn the_probes_do_not_wait_for_redis() {
 
 #[test]
 fn a_router_with_a_memory_directory_needs_no_redis() {
-    let redis = Redis::stopped();
-    let router = Router::builder().redis(&redis).args(&["--directory", "memory"]).start_ready();
+    let router = Router::builder().args(&["--directory", "memory"]).start_ready();
     assert_eq!(router.get_admin("/health/cluster").json()["totalPods"], 0);
 }

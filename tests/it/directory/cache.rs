@@ -68,10 +68,14 @@ fn requests_that_come_during_a_lookup_wait_for_it() {
 fn that_a_room_is_unassigned_is_remembered_as_well() {
     let stage = Stage::with(&["--cache-negative", "1h"]);
     let monitor = stage.redis.monitor();
-    for _ in 0..10 {
+    assert_eq!(stage.get("/room_new").pod(), "any");
+    // That a key is missing may take more than one command to tell.
+    let asked = monitor.lookups("room_new");
+    assert!(asked > 0);
+    for _ in 0..9 {
         assert_eq!(stage.get("/room_new").pod(), "any");
     }
-    assert_eq!(monitor.lookups("room_new"), 1);
+    assert_eq!(monitor.lookups("room_new"), asked);
     assert!(stage.router.metric("pod_router_room_lookups_total", &[("result", "negative")]) >= 9.0);
 }
 

@@ -174,12 +174,14 @@ impl Redis {
 // === impl Monitor ===
 
 impl Monitor {
-    /// How often the room has been asked for: the commands that name its key, whichever they are. Neither the
-    /// tests' own `SET` is one, nor what a Lua script does within a command.
+    /// How often the room's value has been read, by `GET` or one of its kin. What a Lua script reads within a
+    /// command of its own does not count.
     pub(crate) fn lookups(&self, room: &str) -> usize {
         let key = format!("\"room:{room}:pod\"");
-        let asks = |line: &&String| line.contains(&key) && !line.contains("\"SET\"") && !line.contains("lua]");
-        self.lines().iter().filter(asks).count()
+        let reads = |line: &&String| {
+            line.contains(&key) && line.to_ascii_uppercase().contains("\"GET") && !line.contains("lua]")
+        };
+        self.lines().iter().filter(reads).count()
     }
 
     fn lines(&self) -> Vec<String> {

@@ -104,21 +104,28 @@ fn a_connection_that_served_requests_can_become_a_tunnel() {
 
 #[test]
 fn a_pods_refusal_reaches_the_client_as_it_is() {
+    const REFUSALS: [(&str, &str, &str, &str); 5] = [
+        ("400 Bad Request", "content-type", "application/json", r#"{"code":1,"message":"Session ID unknown"}"#),
+        ("401 Unauthorized", "www-authenticate", "Bearer", "who are you?"),
+        ("426 Upgrade Required", "sec-websocket-version", "13", "newer please"),
+        ("503 Service Unavailable", "retry-after", "7", "later"),
+        ("200 OK", "x-a", "1", "a page"),
+    ];
     let stage = Stage::new();
-    for (status, fields, body) in [
-        ("400 Bad Request", "Content-Type: application/json\r\n", r#"{"code":1,"message":"Session ID unknown"}"#),
-        ("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "who are you?"),
-        ("426 Upgrade Required", "Sec-WebSocket-Version: 13\r\n", "newer please"),
-        ("503 Service Unavailable", "Retry-After: 7\r\n", "later"),
-        ("200 OK", "X-A: 1\r\n", "a page"),
-    ] {
-        stage.pods[0]
-            .play(script::answer(format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())));
-        let response = stage.request(handshake("/room_a"));
+    stage.pods[0].play(|mut conn| {
+        loop {
+            let head = conn.request()?;
+            let number = head.second_word().rsplit('/').next().and_then(|number| number.parse::<usize>().ok());
+            let (status, name, value, body) = REFUSALS[number.unwrap_or_default()];
+            let len = body.len();
+            conn.send(format!("HTTP/1.1 {status}\r\n{name}: {value}\r\nContent-Length: {len}\r\n\r\n{body}"))?;
+        }
+    });
+    for (number, (status, name, value, body)) in REFUSALS.iter().enumerate() {
+        let response = stage.request(handshake(&format!("/room_a/{number}")));
         assert_eq!(response.head.start_line(), format!("HTTP/1.1 {status}"));
-        let (name, value) = fields.trim().split_once(": ").unwrap_or_default();
-        assert_eq!(response.head.value(&name.to_ascii_lowercase()), Some(value));
-        assert_eq!(response.text(), body);
+        assert_eq!(response.head.value(name), Some(*value));
+        assert_eq!(response.text(), *body);
         assert!(!response.head.has("x-pod-router-error"));
     }
     assert!(stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
