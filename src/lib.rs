@@ -1,4 +1,5 @@
 //! skeleton
 pub mod config;
 pub mod core;
+pub mod dev;
 pub mod directory;
