@@ -1,5 +1,94 @@
-//! skeleton
+//! # pod-router
+//!
+//! A room-affinity reverse proxy: a request that names a room reaches the one pod that owns it. This page is the
+//! architecture; the README says how to run it.
+//!
+//! ```text
+//!                    control thread                      worker thread, one per core
+//!                ┌─────────────────────┐     ┌──────────────────────────────────────────────────┐
+//!  kubelet,      │ admin   signals     │     │ server → proxy → pool ──── HTTP, WebSocket ─────→│ pods
+//!  Prometheus ──→│ directory (Redis)   │     │            │     tunnel                          │
+//!                └──────────┬──────────┘     └────────────┼──────────────────────────────────────┘
+//!                           │          resolver: cache,   │                ↑ its own listener (SO_REUSEPORT)
+//!                           └──────── single flight ──────┘                └ clients, ingress
+//! ```
+//!
+//! A functional core in an imperative shell: what decides is pure and lives in [`core`]; what does I/O decides nothing.
+//!
+//! # Where to find what
+//!
+//! | to change | go to |
+//! |---|---|
+//! | where a room id comes from | [`core::affinity`] |
+//! | the value in Redis, pod names | [`core::assignment`] |
+//! | which request goes where; what is retried | [`core::decision`] |
+//! | the 302 | [`core::redirect`] |
+//! | which heads are refused; what a WebSocket handshake is | [`core::head`] |
+//! | headers added and removed | [`core::headers`], [`core::forwarded`] |
+//! | choosing a pod for a new room, or a default backend | [`core::placement`], [`core::balance`] |
+//! | cache, staleness, single flight, epochs | [`directory::resolver`] |
+//! | how Redis is spoken to | [`directory::redis`] |
+//! | a setting | [`config`]: `args` (typed), `convert` (meant) |
+//! | a status code, an error's sentence | `proxy/reject.rs` |
+//! | connections to pods | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/dns.rs` |
+//! | attempts and waiting for a pod | `proxy/forward.rs` |
+//! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
+//! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
+//! | accepting, connection limits | [`server`] |
+//! | shutdown | [`drain`], [`app`] |
+//! | health, status, metrics listener | [`admin`] |
+//!
+//! # Layers
+//!
+//! Imports point down only; `tests/it/tidy.rs` checks it.
+//!
+//! ```text
+//! main          parse, build, run, exit status
+//! app  cli  dev wiring  |  check, explain  |  the demo around a router
+//! server admin  accept loop and limits  |  health, status, metrics
+//! proxy         the path of one request
+//! directory     who owns a room
+//! drain metrics telemetry   mechanics without domain words
+//! config        what was typed → what was meant
+//! core          values and decisions
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. [`core`] never awaits and reads no clock, environment or randomness.
+//! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status for a proxied request; only [`config`]
+//!    reads the environment (`RUST_LOG` apart, which `tracing-subscriber` reads in [`telemetry`]).
+//! 3. A connection failure never moves a room. Only the directory does.
+//! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers.
+//! 5. A response can never reach another request: a connection whose exchange did not end cleanly is closed.
+//! 6. A tunnel starts only after a WebSocket handshake that was asked for, allowed and answered by a matching 101.
+//! 7. What is counted is a guard that undoes itself on drop; every limit has a setting, a metric and a test.
+//! 8. Every wait has a deadline; nothing queues without a bound. Requests that wait for a pod are bounded by
+//!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`.
+//! 9. Passwords, query strings (`sid`s, tokens) and header values never reach a log line or a label.
+//! 10. Every library default the router depends on is set explicitly, with the default in a comment.
+//!
+//! # Decisions
+//!
+//! - **A core is a world of its own.** One thread per core with its own runtime, listener and connections to pods: no lock
+//!   and no task hop between accept and response. Shared are the directory's answers, pod addresses and metrics.
+//! - **Redis away is not our outage.** Known rooms go on from the cache for a bounded time; liveness and readiness do not ask
+//!   Redis. Unknown rooms are answered 503 with `Retry-After`: a guess would split the room.
+//! - **Never sent twice.** A request of which a pod may have seen a byte is not repeated, whatever its method. Before a kept
+//!   connection is reused the socket is peeked at, so that a pod's close is seen before the request is written.
+//! - **HTTP/1.1 on both sides**, hyper without a general-purpose client: the pool has to know whether a connection was
+//!   reused, evict all of a pod's, and stay under Node's 5 s keep-alive.
+//! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.
+//! - **The `prometheus` crate** instead of prometheus-client: text format 0.0.4, as promised, and atomic histograms.
+
+pub mod admin;
+pub mod app;
 pub mod config;
 pub mod core;
 pub mod dev;
 pub mod directory;
+pub mod drain;
+pub mod metrics;
+pub mod proxy;
+pub mod server;
+pub mod telemetry;

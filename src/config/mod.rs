@@ -4,6 +4,15 @@
 //! of it or says what is wrong. Past this point nothing is optional that must be set, every duration is a
 //! [`Duration`], and no other file reads the environment. A leaf: each layer takes its own sub-struct.
 
+mod args;
+mod command;
+mod convert;
+mod environment;
+mod error;
+mod redis_url;
+mod settings;
+mod value;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +27,10 @@ use crate::core::decision::OnUnassigned;
 use crate::core::placement::Limits;
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
+
+pub use command::{Command, DevArgs, Exit, Question, from_process, parse};
+pub use error::ConfigError;
+pub use settings::{Setting, settings};
 
 /// Everything `serve` was told.
 #[derive(Clone, Debug)]
@@ -124,6 +137,8 @@ pub struct DownstreamConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// `--tunnel-idle`: tunnels without a byte in either direction; `None` when it is off.
     pub tunnel_idle: Option<Duration>,
+    /// `--tunnel-linger`: a half-closed tunnel's second half, after the first has ended.
+    pub tunnel_linger: Duration,
 }
 
 /// Connections to the pods.

@@ -43,9 +43,7 @@ pub fn to_upstream(head: &mut request::Parts, added: &Added<'_>) {
     forwarded::rewrite(&mut head.headers, &added.client);
     add_via(&mut head.headers, head.version);
     head.headers.insert(X_REQUEST_ID, added.request_id.clone());
-    for name in [X_ROOM_ID, X_ROOM_POD, X_ROOM_EPOCH] {
-        head.headers.remove(name);
-    }
+    unname_room(&mut head.headers);
     if added.kind == Kind::WebSocket {
         head.headers.insert(CONNECTION, UPGRADE_OPTION);
         head.headers.insert(UPGRADE, WEBSOCKET);
@@ -60,6 +58,13 @@ pub fn name_room(headers: &mut HeaderMap, room: &RoomId<'_>, assignment: &Assign
     headers.insert(X_ROOM_ID, value(room.as_str()));
     headers.insert(X_ROOM_POD, value(assignment.pod.as_str()));
     headers.insert(X_ROOM_EPOCH, HeaderValue::from(assignment.epoch.0));
+}
+
+/// Removes what a client, or an earlier attempt, said of the room.
+pub fn unname_room(headers: &mut HeaderMap) {
+    for name in [X_ROOM_ID, X_ROOM_POD, X_ROOM_EPOCH] {
+        headers.remove(name);
+    }
 }
 
 /// Turns a pod's response head into the one the client gets.

@@ -6,6 +6,8 @@
 //! away.
 
 pub mod memory;
+pub mod redis;
+pub mod resolver;
 
 use std::fmt;
 use std::future::Future;

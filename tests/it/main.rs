@@ -1,1 +1,14 @@
 //! The integration tests: one binary that drives the built `pod-router`.
+//!
+//! A module is a suite (`tests/run NAME`). Each test starts what it needs, a router with real sockets and
+//! mostly a real Redis, and speaks to it in literal bytes: `support` says how.
+
+mod admin;
+mod bodies;
+mod directory;
+mod drain;
+mod failure;
+mod http;
+mod regression;
+mod support;
+mod websocket;

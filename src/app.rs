@@ -1,0 +1,185 @@
+//! The composition root: binds the listeners, starts the threads, and ends them in order.
+//!
+//! The calling thread becomes the control thread: signals, the admin listener and the directory's connection live there,
+//! so that a probe or a scrape is answered however busy the workers are. Each worker thread is a world of its own: a
+//! runtime, a listener, a proxy with its connections to pods. Shared are the directory's answers, the addresses of pods
+//! and the metrics.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::directory::resolver::Resolver;
+use crate::drain::{Phase, Roster, Signal, Watch};
+use crate::metrics::Metrics;
+use crate::proxy::{Dns, Proxy};
+use crate::server::{Server, listen, listen_again};
+use crate::telemetry;
+
+/// A router that has its addresses and is not serving yet.
+#[derive(Debug)]
+pub struct App {
+    config: Arc<Config>,
+    /// One listener a worker, all on one address.
+    data: Vec<std::net::TcpListener>,
+    admin: std::net::TcpListener,
+    /// Where the data listener is.
+    pub address: SocketAddr,
+    /// Where the admin listener is.
+    pub admin_address: SocketAddr,
+}
+
+/// What every worker thread gets.
+#[derive(Clone)]
+struct Shared<D> {
+    config: Arc<Config>,
+    resolver: Resolver<D>,
+    metrics: Arc<Metrics>,
+    dns: Dns,
+    watch: Watch,
+}
+
+/// A runtime for one thread, on which tasks need not be `Send`.
+///
+/// # Errors
+///
+/// The system has no epoll instance or no thread left.
+pub fn local_runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
+impl App {
+    /// Binds both listeners. Port 0 is resolved, so that the addresses are the real ones.
+    ///
+    /// # Errors
+    ///
+    /// Which address cannot be had, and why.
+    pub fn bind(config: Config) -> Result<Self, String> {
+        let at = |flag: &str, address: SocketAddr, error: io::Error| format!("{flag} {address}: {error}");
+        let first = listen(config.listen, true).map_err(|error| at("--listen", config.listen, error))?;
+        let address = first.local_addr().map_err(|error| at("--listen", config.listen, error))?;
+        let mut data = vec![first];
+        while data.len() < config.threads {
+            data.push(listen_again(address, true).map_err(|error| at("--listen", address, error))?);
+        }
+        let admin =
+            listen(config.admin_listen, false).map_err(|error| at("--admin-listen", config.admin_listen, error))?;
+        let admin_address = admin.local_addr().map_err(|error| at("--admin-listen", config.admin_listen, error))?;
+        Ok(Self { config: Arc::new(config), data, admin, address, admin_address })
+    }
+
+    /// Serves until `stop` has come and everything has ended: lame duck, drain, done. A second `stop` ends at once. Has to
+    /// run on a [`local_runtime`].
+    ///
+    /// # Errors
+    ///
+    /// A thread could not be started.
+    pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
+        let metrics = Arc::new(Metrics::new());
+        let ending = Signal::new();
+        let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
+        let shared = Shared {
+            config: Arc::clone(&self.config),
+            resolver: resolver.clone(),
+            metrics: Arc::clone(&metrics),
+            dns: Dns::default(),
+            watch: ending.watch(),
+        };
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        for (index, listener) in self.data.into_iter().enumerate() {
+            let (shared, alive) = (shared.clone(), alive.clone());
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                worker(shared, listener);
+                // Dropping it is what `ended` waits for.
+                drop(alive);
+            })?;
+        }
+        drop(alive);
+        let met_directory = Arc::new(AtomicBool::new(false));
+        let met = Arc::clone(&met_directory);
+        let first_contact = resolver.directory().clone();
+        tokio::task::spawn_local(async move {
+            first_contact.first_contact().await;
+            met.store(true, Ordering::Relaxed);
+        });
+        let dropped_lines = telemetry::dropped_lines;
+        let admin =
+            Admin { resolver, metrics, watch: ending.watch(), met_directory, started: Instant::now(), dropped_lines };
+        tokio::task::spawn_local(admin.serve(TcpListener::from_std(self.admin)?));
+        tracing::info!(
+            listen = %self.address,
+            admin = %self.admin_address,
+            threads = self.config.threads,
+            version = crate::metrics::VERSION,
+            "listening"
+        );
+
+        stop.recv().await;
+        let end = end(&self.config, &ending, &mut ended);
+        tokio::select! {
+            () = end => tracing::info!("drained"),
+            _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
+        }
+        Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT, as they come. Has to be called on the runtime that then runs the app.
+///
+/// # Errors
+///
+/// The handlers could not be installed.
+pub fn stop_signals() -> io::Result<mpsc::Receiver<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (sender, stop) = mpsc::channel(2);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(stop)
+}
+
+/// Lame duck, then drain, until the last worker has ended.
+async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
+    tracing::info!(lame_duck = ?config.drain.lame_duck, "shutting down: still serving");
+    ending.advance(Phase::LameDuck);
+    tokio::time::sleep(config.drain.lame_duck).await;
+    tracing::info!(drain_timeout = ?config.drain.timeout, "draining");
+    ending.advance(Phase::Draining);
+    ended.recv().await;
+}
+
+/// One worker thread, from its first connection to its last.
+fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
+    let serving = local_runtime().map(|runtime| {
+        runtime.block_on(async move {
+            let Shared { config, resolver, metrics, dns, watch } = shared;
+            let roster = Roster::new();
+            let proxy = Proxy::new(Arc::clone(&config), resolver, dns, Arc::clone(&metrics), Rc::clone(&roster));
+            let server = Server::new(proxy, roster, &config.downstream, metrics);
+            server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
+            io::Result::Ok(())
+        })
+    });
+    if let Err(error) = serving.and_then(|served| served) {
+        tracing::error!(%error, "a worker thread could not start");
+    }
+}

@@ -1,0 +1,210 @@
+//! What was typed: the commands and the settings, as clap reads them.
+//!
+//! Every value stays text here. Its meaning, and the sentence when it has none, are made in `convert`, in
+//! one place for flags and variables alike. A setting is an argument with a help heading: from that,
+//! `environment` derives its variable and `settings` its row in the README. The doc comments below are the
+//! text of `--help` and of that table.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Sends every request that names a room to the one pod that owns it
+#[derive(Debug, Parser)]
+#[command(
+    name = "pod-router",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    next_line_help = true,
+    after_help = "A flag wins over its variable; an empty variable counts as unset. Durations read 250ms, 2s, 10m.\n\
+                  RUST_LOG sets the log level, by default info."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) action: Option<Action>,
+    #[command(flatten)]
+    pub(super) serve: Args,
+}
+
+/// The commands; without one it is `serve`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// The router; also what a bare pod-router does
+    Serve(Box<Args>),
+    /// Everything in one process, nothing else needed: router, in-memory directory, three demo pods and a page
+    Dev(DevArgs),
+    /// Validates the configuration, prints it, tries Redis and each known pod; exit 0, 64 (wrong) or 69 (unreachable)
+    Check(Box<Args>),
+    /// Says where a request would go, and why
+    Explain(Box<ExplainArgs>),
+}
+
+/// The settings of `serve`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Data listener
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:3001", help_heading = "Listeners")]
+    pub(super) listen: String,
+    /// Health, metrics and status; never exposed through the ingress
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:9901", help_heading = "Listeners")]
+    pub(super) admin_listen: String,
+
+    /// Who owns a room: `redis`, or `memory` (one replica only; for development and tests)
+    #[arg(long, value_name = "redis|memory", default_value = "redis", help_heading = "Directory")]
+    pub(super) directory: String,
+    /// `redis://`, `rediss://` (TLS), `redis-sentinel://`, `redis-cluster://` and their `rediss-` forms; by default
+    /// `REDIS_URL`, else built from `REDIS_HOST` (`127.0.0.1`), `REDIS_PORT` (`6379`), `REDIS_USERNAME`,
+    /// `REDIS_PASSWORD` and `REDIS_DB`
+    #[arg(long, value_name = "URL", help_heading = "Directory")]
+    pub(super) redis_url: Option<String>,
+    /// Deadline of one lookup, queueing included
+    #[arg(long, value_name = "DURATION", default_value = "250ms", help_heading = "Directory")]
+    pub(super) redis_timeout: String,
+    /// Key template of an assignment
+    #[arg(long, value_name = "KEY", default_value = "room:{room}:pod", help_heading = "Directory")]
+    pub(super) room_key: String,
+    /// How long an assignment is used without asking again
+    #[arg(long, value_name = "DURATION", default_value = "2s", help_heading = "Directory")]
+    pub(super) cache_ttl: String,
+    /// How long past that it may still be used while Redis cannot be asked
+    #[arg(long, value_name = "DURATION", default_value = "10m", help_heading = "Directory")]
+    pub(super) cache_stale: String,
+    /// How long "unassigned" is remembered
+    #[arg(long, value_name = "DURATION", default_value = "250ms", help_heading = "Directory")]
+    pub(super) cache_negative: String,
+    /// Rooms kept
+    #[arg(long, value_name = "COUNT", default_value = "100000", help_heading = "Directory")]
+    pub(super) cache_capacity: String,
+
+    /// Where the room id comes from, first match wins: `path:REGEX` (on one whole path segment, undecoded),
+    /// `query:NAME[@PREFIX]`, `header:NAME[@PREFIX]`, `cookie:NAME[@PREFIX]`. Repeatable; the variable takes a list and is
+    /// split at each comma that a word and a colon follow, so that an expression may contain commas
+    #[arg(
+        long,
+        value_name = "RULE",
+        default_values = [r"path:room_[\w-]+", "query:roomId@/socket.io/"],
+        help_heading = "Routing"
+    )]
+    pub(super) affinity: Vec<String>,
+    /// Path prefix under which a browser page load is redirected, and the relative target; `off` to disable
+    #[arg(
+        long,
+        value_name = "PREFIX=TARGET",
+        default_value = "/experiment/=/experiment?roomId={room}&pod={pod}",
+        help_heading = "Routing"
+    )]
+    pub(super) redirect: String,
+    /// Pods are called `<statefulset>-<ordinal>`; any other pod id in the directory is refused (never dialled)
+    #[arg(long, value_name = "NAME", default_value = "backend", help_heading = "Routing")]
+    pub(super) statefulset: String,
+    /// Where a pod is, from `{pod}` and `{namespace}`
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "{pod}.backend.{namespace}.svc.cluster.local:3000",
+        help_heading = "Routing"
+    )]
+    pub(super) pod_address: String,
+    /// The Kubernetes namespace in `--pod-address`
+    #[arg(long, value_name = "NAME", default_value = "default", help_heading = "Routing")]
+    pub(super) namespace: String,
+    /// `backend-0=127.0.0.1:4000`: a fixed address for one pod, ahead of the template. Repeatable; the variable takes a
+    /// comma-separated list
+    #[arg(long, value_name = "POD=HOST:PORT", help_heading = "Routing")]
+    pub(super) pod: Vec<String>,
+    /// For requests without a room: one or more `host:port`, comma-separated
+    #[arg(long, value_name = "HOST:PORT,…", default_value = "backend-service:3000", help_heading = "Routing")]
+    pub(super) default_backend: String,
+    /// A room the directory does not know: `default-backend`, `assign` (place it, atomically) or `reject` (404)
+    #[arg(
+        long,
+        value_name = "default-backend|assign|reject",
+        default_value = "default-backend",
+        help_heading = "Routing"
+    )]
+    pub(super) on_unassigned: String,
+    /// Rooms a pod may hold and still be given another one
+    #[arg(long, value_name = "COUNT", default_value = "20", help_heading = "Routing")]
+    pub(super) max_rooms_per_pod: String,
+    /// Participants a pod may hold and still be given another room
+    #[arg(long, value_name = "COUNT", default_value = "80", help_heading = "Routing")]
+    pub(super) max_participants_per_pod: String,
+
+    /// Connecting to a pod
+    #[arg(long, value_name = "DURATION", default_value = "2s", help_heading = "Upstream")]
+    pub(super) connect_timeout: String,
+    /// How long a request is held while its pod refuses connections (a StatefulSet pod comes back under its name)
+    /// before 503
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Upstream")]
+    pub(super) pod_wait: String,
+    /// To the response head (longer than a Socket.IO long poll)
+    #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Upstream")]
+    pub(super) response_timeout: String,
+    /// Idle keep-alive connections to pods
+    #[arg(long, value_name = "DURATION", default_value = "4s", help_heading = "Upstream")]
+    pub(super) upstream_idle: String,
+
+    /// Idle keep-alive connections from the ingress
+    #[arg(long, value_name = "DURATION", default_value = "120s", help_heading = "Downstream")]
+    pub(super) downstream_idle: String,
+    /// WebSocket tunnels without a byte in either direction; `off` to keep them
+    #[arg(long, value_name = "DURATION", default_value = "off", help_heading = "Downstream")]
+    pub(super) tunnel_idle: String,
+    /// A half-closed WebSocket tunnel: the second half after the first has ended
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Downstream")]
+    pub(super) tunnel_linger: String,
+    /// Downstream connections, tunnels included
+    #[arg(long, value_name = "COUNT", default_value = "65536", help_heading = "Downstream")]
+    pub(super) max_connections: String,
+    /// Request head
+    #[arg(long, value_name = "BYTES", default_value = "32768", help_heading = "Downstream")]
+    pub(super) max_header_bytes: String,
+    /// Whose `X-Forwarded-*` is believed: networks, comma-separated; `loopback` and `private` (RFC 1918 and `fc00::/7`)
+    /// stand for theirs, `none` for nobody
+    #[arg(long, value_name = "NETWORK,…", default_value = "loopback,private", help_heading = "Downstream")]
+    pub(super) trusted_proxies: String,
+
+    /// After SIGTERM: still serving, `Connection: close` on every answer, `/readyz` 503
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Shutdown")]
+    pub(super) lame_duck: String,
+    /// Then: tunnels and requests in flight end within this
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Shutdown")]
+    pub(super) drain_timeout: String,
+
+    /// Worker threads; `auto` is one per core
+    #[arg(long, value_name = "COUNT", default_value = "auto", help_heading = "Process")]
+    pub(super) threads: String,
+    /// `json` or `text`; `auto` is `text` on a terminal and `json` elsewhere. The level comes from `RUST_LOG`, default
+    /// `info`
+    #[arg(long, value_name = "json|text", default_value = "auto", help_heading = "Process")]
+    pub(super) log_format: String,
+}
+
+/// The settings of `dev`: the same names and variables, for this machine only.
+#[derive(Debug, ClapArgs)]
+pub(super) struct DevArgs {
+    /// Data listener
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:3001", help_heading = "Listeners")]
+    pub(super) listen: String,
+    /// Health, metrics and status
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9901", help_heading = "Listeners")]
+    pub(super) admin_listen: String,
+    /// `json` or `text`; `auto` is `text` on a terminal and `json` elsewhere
+    #[arg(long, value_name = "json|text", default_value = "auto", help_heading = "Process")]
+    pub(super) log_format: String,
+}
+
+/// The question `explain` answers, and the settings it is answered by.
+#[derive(Debug, ClapArgs)]
+pub(super) struct ExplainArgs {
+    /// The request: a path such as /experiment/room_a, or a whole URL
+    #[arg(value_name = "URL")]
+    pub(super) url: String,
+    /// A header of the request; repeatable
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub(super) header: Vec<String>,
+    /// Answers with one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Args,
+}

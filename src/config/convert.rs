@@ -1,0 +1,226 @@
+//! From what was typed to what is meant: the one conversion, with every rule between settings.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::thread::available_parallelism;
+
+use super::args::{Args, DevArgs as TypedDevArgs};
+use super::command::DevArgs;
+use super::environment::Environment;
+use super::error::ConfigError;
+use super::redis_url::redis_url;
+use super::value::{
+    backends, count, dns_label, duration, listener, log_format, networks, timeout, timeout_or_off, word,
+};
+use super::{
+    Config, DirectoryConfig, DirectoryKind, DownstreamConfig, DrainConfig, KeyTemplate, RedisConfig, RoutingConfig,
+    UpstreamConfig,
+};
+use crate::core::address::{AddressTemplate, HostPort};
+use crate::core::affinity::Affinity;
+use crate::core::assignment::{PodId, StatefulSet};
+use crate::core::decision::OnUnassigned;
+use crate::core::placement::Limits;
+use crate::core::redirect::Redirect;
+
+/// What the process was started in, as far as it matters to the settings.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// Its environment variables.
+    pub(super) env: Environment,
+    /// Whether its log goes to a terminal.
+    pub(super) on_terminal: bool,
+}
+
+/// Reads one setting; the error gets its name and the value.
+fn setting<T>(flag: &str, text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+    read(text).map_err(|why| ConfigError::setting(flag, text, &why))
+}
+
+// === impl Args ===
+
+impl Args {
+    /// The configuration that these settings mean.
+    ///
+    /// # Errors
+    ///
+    /// The first wrong value or contradiction, in the order of `--help`.
+    pub(super) fn into_config(self, around: &Surroundings) -> Result<Config, ConfigError> {
+        let (listen, admin_listen) = listeners(&self.listen, &self.admin_listen)?;
+        Ok(Config {
+            listen,
+            admin_listen,
+            directory: self.directory(&around.env)?,
+            routing: self.routing()?,
+            upstream: self.upstream()?,
+            downstream: self.downstream()?,
+            drain: self.drain()?,
+            threads: setting("threads", &self.threads, threads)?,
+            log_format: setting("log-format", &self.log_format, |text| log_format(text, around.on_terminal))?,
+        })
+    }
+
+    fn directory(&self, env: &Environment) -> Result<DirectoryConfig, ConfigError> {
+        let in_memory =
+            setting("directory", &self.directory, |text| word(text, &[("redis", false), ("memory", true)]))?;
+        let room_key = setting("room-key", &self.room_key, KeyTemplate::new)?;
+        // A seed's REDIS_URL is there for every program of the namespace; a URL for us alone means Redis.
+        let own_url = self.redis_url.is_some() && self.redis_url.as_deref() != env.get("REDIS_URL");
+        let kind = if !in_memory {
+            DirectoryKind::Redis(RedisConfig { url: redis_url(self.redis_url.as_deref(), env)?, room_key })
+        } else if own_url {
+            return Err(ConfigError::setting(
+                "directory",
+                "memory",
+                "--redis-url is given as well; leave out one of them",
+            ));
+        } else {
+            DirectoryKind::Memory
+        };
+        Ok(DirectoryConfig {
+            kind,
+            timeout: setting("redis-timeout", &self.redis_timeout, timeout)?,
+            ttl: setting("cache-ttl", &self.cache_ttl, duration)?,
+            stale: setting("cache-stale", &self.cache_stale, duration)?,
+            negative: setting("cache-negative", &self.cache_negative, duration)?,
+            capacity: setting("cache-capacity", &self.cache_capacity, |text| count(text, 1..=10_000_000))?,
+        })
+    }
+
+    fn routing(&self) -> Result<RoutingConfig, ConfigError> {
+        let rules = self.affinity.iter().map(|rule| setting("affinity", rule, str::parse)).collect::<Result<_, _>>()?;
+        let statefulset = setting("statefulset", &self.statefulset, |text| {
+            StatefulSet::parse(text)
+                .ok_or_else(|| "it has to be at most 57 lower-case letters, digits and hyphens".to_owned())
+        })?;
+        let namespace = setting("namespace", &self.namespace, dns_label)?;
+        Ok(RoutingConfig {
+            affinity: Affinity::new(rules),
+            redirect: setting("redirect", &self.redirect, |text| {
+                if text == "off" { Ok(None) } else { text.parse::<Redirect>().map(Some) }
+            })?,
+            pod_address: setting("pod-address", &self.pod_address, |text| pod_address(text, &namespace, &statefulset))?,
+            fixed_pods: self.fixed_pods(&statefulset)?,
+            statefulset,
+            default_backend: setting("default-backend", &self.default_backend, backends)?,
+            on_unassigned: setting("on-unassigned", &self.on_unassigned, |text| word(text, &ON_UNASSIGNED))?,
+            limits: Limits {
+                rooms: setting("max-rooms-per-pod", &self.max_rooms_per_pod, |text| count(text, 1..=MAX_LIMIT))?,
+                participants: setting("max-participants-per-pod", &self.max_participants_per_pod, |text| {
+                    count(text, 1..=MAX_LIMIT)
+                })?,
+            },
+        })
+    }
+
+    fn fixed_pods(&self, statefulset: &StatefulSet) -> Result<HashMap<PodId, HostPort>, ConfigError> {
+        let mut pods = HashMap::new();
+        for text in &self.pod {
+            let (pod, address) = setting("pod", text, |text| fixed_pod(text, statefulset))?;
+            if let Some(first) = pods.insert(pod, address) {
+                return Err(ConfigError::setting("pod", text, &format!("this pod has the address {first} already")));
+            }
+        }
+        Ok(pods)
+    }
+
+    fn upstream(&self) -> Result<UpstreamConfig, ConfigError> {
+        Ok(UpstreamConfig {
+            connect_timeout: setting("connect-timeout", &self.connect_timeout, timeout)?,
+            pod_wait: setting("pod-wait", &self.pod_wait, duration)?,
+            response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
+            idle: setting("upstream-idle", &self.upstream_idle, timeout)?,
+        })
+    }
+
+    fn downstream(&self) -> Result<DownstreamConfig, ConfigError> {
+        Ok(DownstreamConfig {
+            idle: setting("downstream-idle", &self.downstream_idle, timeout)?,
+            tunnel_idle: setting("tunnel-idle", &self.tunnel_idle, timeout_or_off)?,
+            tunnel_linger: setting("tunnel-linger", &self.tunnel_linger, timeout)?,
+            max_connections: setting("max-connections", &self.max_connections, |text| count(text, 1..=10_000_000))?,
+            // hyper's read buffer cannot be smaller than 8 KiB.
+            max_header_bytes: setting("max-header-bytes", &self.max_header_bytes, |text| {
+                count(text, 8192..=1_048_576)
+            })?,
+            trusted_proxies: setting("trusted-proxies", &self.trusted_proxies, networks)?,
+        })
+    }
+
+    fn drain(&self) -> Result<DrainConfig, ConfigError> {
+        Ok(DrainConfig {
+            lame_duck: setting("lame-duck", &self.lame_duck, duration)?,
+            timeout: setting("drain-timeout", &self.drain_timeout, duration)?,
+        })
+    }
+}
+
+/// The words of `--on-unassigned`.
+pub(super) const ON_UNASSIGNED: [(&str, OnUnassigned); 3] = [
+    ("default-backend", OnUnassigned::DefaultBackend),
+    ("assign", OnUnassigned::Assign),
+    ("reject", OnUnassigned::Reject),
+];
+
+/// The highest limit of rooms or participants.
+const MAX_LIMIT: u64 = 1_000_000;
+
+fn threads(text: &str) -> Result<usize, String> {
+    if text == "auto" {
+        return Ok(available_parallelism().map_or(1, usize::from));
+    }
+    count(text, 1..=1024).map_err(|why| format!("{why}, or auto"))
+}
+
+/// The template, checked with the longest pod name that the directory could name.
+fn pod_address(text: &str, namespace: &str, statefulset: &StatefulSet) -> Result<AddressTemplate, String> {
+    let template = AddressTemplate::new(text, namespace)?;
+    let longest = template.to_string().replace("{pod}", &format!("{}-9999", statefulset.as_str()));
+    match longest.parse::<HostPort>() {
+        Ok(_) => Ok(template),
+        Err(_) => Err(format!("{longest} is too long: a DNS label has at most 63 characters")),
+    }
+}
+
+fn fixed_pod(text: &str, statefulset: &StatefulSet) -> Result<(PodId, HostPort), String> {
+    let (pod, address) =
+        text.split_once('=').ok_or("a fixed pod is POD=HOST:PORT, for example backend-0=127.0.0.1:4000")?;
+    let pod = statefulset
+        .pod(pod)
+        .ok_or_else(|| format!("the pods of --statefulset are {0}-0, {0}-1 and so on", statefulset.as_str()))?;
+    Ok((pod, address.parse()?))
+}
+
+/// The two listeners, which must not want the same port.
+fn listeners(listen: &str, admin_listen: &str) -> Result<(SocketAddr, SocketAddr), ConfigError> {
+    let data = setting("listen", listen, listener)?;
+    let admin = setting("admin-listen", admin_listen, listener)?;
+    if data.port() != 0 && data.port() == admin.port() && (covers(data, admin) || covers(admin, data)) {
+        return Err(ConfigError::setting(
+            "admin-listen",
+            admin_listen,
+            &format!("--listen {data} has that port already"),
+        ));
+    }
+    Ok((data, admin))
+}
+
+/// Whether a listener on `a` also gets what is sent to the address of `b`.
+fn covers(a: SocketAddr, b: SocketAddr) -> bool {
+    a.ip() == b.ip() || a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4())
+}
+
+// === impl DevArgs ===
+
+impl TypedDevArgs {
+    /// The settings of `dev` that were meant.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Args::into_config`].
+    pub(super) fn into_dev_args(self, around: &Surroundings) -> Result<DevArgs, ConfigError> {
+        let (listen, admin_listen) = listeners(&self.listen, &self.admin_listen)?;
+        let log_format = setting("log-format", &self.log_format, |text| log_format(text, around.on_terminal))?;
+        Ok(DevArgs { listen, admin_listen, log_format })
+    }
+}

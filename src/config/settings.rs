@@ -1,0 +1,126 @@
+//! Every setting: as it is documented, and as it is in force.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use clap::CommandFactory;
+use humantime::format_duration;
+
+use super::args::Cli;
+use super::convert::ON_UNASSIGNED;
+use super::environment::{Environment, is_setting, variables};
+use super::redis_url::redis_url;
+use super::{Config, DirectoryKind, LogFormat};
+
+/// One setting of `serve`, as the README shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The flag, dashes included.
+    pub flag: String,
+    /// The variables that stand for it, the first one first.
+    pub variables: Vec<String>,
+    /// What holds where nobody chose: one value, or several of a repeatable setting, or none.
+    pub defaults: Vec<String>,
+    /// What it means.
+    pub meaning: String,
+}
+
+/// The settings of `serve`, in the order of `--help`.
+pub fn settings() -> Vec<Setting> {
+    let command = Cli::command();
+    let arguments = command.get_arguments().filter(|arg| is_setting(arg));
+    arguments
+        .map(|arg| {
+            let flag = arg.get_long().unwrap_or_default();
+            let values = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned());
+            let built = (flag == "redis-url").then(|| redis_url(None, &Environment::default()).ok()).flatten();
+            Setting {
+                flag: format!("--{flag}"),
+                variables: variables(flag),
+                defaults: values.chain(built.map(|url| url.to_string())).collect(),
+                meaning: arg.get_help().map(ToString::to_string).unwrap_or_default(),
+            }
+        })
+        .collect()
+}
+
+impl Config {
+    /// Flags and the values in force, secrets masked, in the order of `--help`. The namespace is part of
+    /// `--pod-address` by now.
+    pub fn effective(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("--listen", self.listen.to_string()), ("--admin-listen", self.admin_listen.to_string())];
+        rows.extend(self.effective_directory());
+        rows.extend(self.effective_routing());
+        rows.extend([
+            ("--connect-timeout", time(self.upstream.connect_timeout)),
+            ("--pod-wait", time(self.upstream.pod_wait)),
+            ("--response-timeout", time(self.upstream.response_timeout)),
+            ("--upstream-idle", time(self.upstream.idle)),
+            ("--downstream-idle", time(self.downstream.idle)),
+            ("--tunnel-idle", self.downstream.tunnel_idle.map_or("off".to_owned(), time)),
+            ("--tunnel-linger", time(self.downstream.tunnel_linger)),
+            ("--max-connections", self.downstream.max_connections.to_string()),
+            ("--max-header-bytes", self.downstream.max_header_bytes.to_string()),
+            ("--trusted-proxies", list(&self.downstream.trusted_proxies)),
+            ("--lame-duck", time(self.drain.lame_duck)),
+            ("--drain-timeout", time(self.drain.timeout)),
+            ("--threads", self.threads.to_string()),
+            (
+                "--log-format",
+                match self.log_format {
+                    LogFormat::Json => "json",
+                    LogFormat::Text => "text",
+                }
+                .to_owned(),
+            ),
+        ]);
+        rows
+    }
+
+    fn effective_directory(&self) -> [(&'static str, String); 8] {
+        let unused = || "unused".to_owned();
+        let (kind, url, key) = match &self.directory.kind {
+            DirectoryKind::Redis(redis) => ("redis", redis.url.to_string(), redis.room_key.to_string()),
+            DirectoryKind::Memory => ("memory", unused(), unused()),
+        };
+        [
+            ("--directory", kind.to_owned()),
+            ("--redis-url", url),
+            ("--redis-timeout", time(self.directory.timeout)),
+            ("--room-key", key),
+            ("--cache-ttl", time(self.directory.ttl)),
+            ("--cache-stale", time(self.directory.stale)),
+            ("--cache-negative", time(self.directory.negative)),
+            ("--cache-capacity", self.directory.capacity.to_string()),
+        ]
+    }
+
+    fn effective_routing(&self) -> [(&'static str, String); 9] {
+        let routing = &self.routing;
+        let mut pods: Vec<_> = routing.fixed_pods.iter().map(|(pod, address)| format!("{pod}={address}")).collect();
+        pods.sort_unstable();
+        let policy = ON_UNASSIGNED.into_iter().find(|(_, policy)| *policy == routing.on_unassigned);
+        [
+            ("--affinity", list(routing.affinity.rules())),
+            ("--redirect", routing.redirect.as_ref().map_or("off".to_owned(), ToString::to_string)),
+            ("--statefulset", routing.statefulset.as_str().to_owned()),
+            ("--pod-address", routing.pod_address.to_string()),
+            ("--pod", list(&pods)),
+            ("--default-backend", list(&routing.default_backend)),
+            ("--on-unassigned", policy.map(|(word, _)| word.to_owned()).unwrap_or_default()),
+            ("--max-rooms-per-pod", routing.limits.rooms.to_string()),
+            ("--max-participants-per-pod", routing.limits.participants.to_string()),
+        ]
+    }
+}
+
+fn time(duration: Duration) -> String {
+    format_duration(duration).to_string()
+}
+
+fn list(items: &[impl Display]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}

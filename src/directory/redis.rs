@@ -1,0 +1,189 @@
+//! The directory in Redis: what is asked of it, and how the answers are read.
+//!
+//! Only this module and its children name fred. `settings` makes fred's configuration of a URL, `link` keeps
+//! one connection and knows whether it is up; here are the three questions of [`Directory`]. Nothing is
+//! cached, retried or decided here: the resolver does that, over any directory.
+//!
+//! All commands touch one key each, so they work in a Cluster as they do on one server. A Redis user of
+//! the router's own needs `+getrange +get +exists +eval +set +time +ping` (and `+select` for a database
+//! other than 0, `+cluster` in a Cluster) on `~room:*` and `~pod:*`.
+//!
+//! # Threads
+//!
+//! [`RedisDirectory::start`] puts the connection on the runtime it is called on. Lookups may come from any
+//! other runtime: they meet the connection through channels, and wait with their own runtime's timer.
+
+mod link;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::error::Error;
+use fred::interfaces::{KeysInterface, LuaInterface};
+
+use self::link::Link;
+use self::settings::Settings;
+use super::{Directory, DirectoryError};
+use crate::config::{KeyTemplate, RedisConfig};
+use crate::core::assignment::{Answer, Assignment, BadAssignment, Epoch, Heartbeat, MAX_VALUE_LEN, PodId, StatefulSet};
+use crate::core::room::RoomId;
+
+/// Heartbeats asked for at a time.
+const HEARTBEAT_BATCH: u16 = 32;
+
+/// Pods whose heartbeats are looked for, from ordinal 0 up. A gap of a whole batch ends the search earlier.
+const MAX_PODS: u16 = 1024;
+
+/// Gives a room to a pod unless its key exists, and returns what holds afterwards.
+///
+/// `KEYS[1]` is the room's key, `ARGV[1]` the value with the epoch 0, `ARGV[2]` the longest value that is
+/// read. The epoch is Redis' own clock in milliseconds, so that replicas with different clocks agree on which
+/// assignment came later. Run again it changes nothing: what it wrote the first time holds.
+///
+/// Sent whole every time: a room is claimed once, and `EVALSHA` would need a fallback for every Redis that
+/// has been restarted or failed over since. (`SET NX GET` does without a script, on Redis 7 and later, but not
+/// without our clock.)
+const CLAIM: &str = r#"
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  local now = redis.call('TIME')
+  local epoch = now[1] .. string.format('%03d', math.floor(now[2] / 1000))
+  redis.call('SET', KEYS[1], (string.gsub(ARGV[1], '"assignedAt":0', '"assignedAt":' .. epoch)))
+end
+return redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
+"#;
+
+/// Redis, shared by all replicas and the backends. Cheap to clone.
+#[derive(Clone)]
+pub struct RedisDirectory(Arc<Inner>);
+
+struct Inner {
+    link: Arc<Link>,
+    room_key: KeyTemplate,
+    statefulset: StatefulSet,
+}
+
+impl RedisDirectory {
+    /// A directory that has not connected yet; every question has to be answered within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the URL, without any part of it: it may hold a password.
+    pub fn new(config: &RedisConfig, timeout: Duration, statefulset: StatefulSet) -> Result<Self, String> {
+        let link = Arc::new(Link::new(Settings::new(config.url.reveal(), timeout)?));
+        Ok(Self(Arc::new(Inner { link, room_key: config.room_key.clone(), statefulset })))
+    }
+
+    /// Connects, and stays connected until the runtime this is called on ends. A second call does nothing.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or on one without a clock or sockets.
+    pub fn start(&self) {
+        Link::start(&self.0.link);
+    }
+}
+
+impl Directory for RedisDirectory {
+    async fn lookup(&self, room: &RoomId<'_>) -> Result<Answer, DirectoryError> {
+        let key = &self.0.room_key.key(room);
+        let question = |client| async move { self.0.read(value_of(&client, key).await) };
+        self.0.link.ask(question).await
+    }
+
+    async fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
+        let key = &self.0.room_key.key(room);
+        let value = &Assignment { pod: pod.clone(), epoch: Epoch(0) }.encode();
+        let question = |client: Client| async move {
+            let longest = MAX_VALUE_LEN.to_string();
+            self.0.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
+        };
+        self.0.link.ask(question).await
+    }
+
+    async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
+        let question = |client| async move { heartbeats(&client, &self.0.statefulset).await };
+        self.0.link.ask(question).await
+    }
+
+    fn is_up(&self) -> bool {
+        self.0.link.is_up()
+    }
+
+    async fn first_contact(&self) {
+        self.0.link.first_contact().await;
+    }
+}
+
+impl Inner {
+    /// What a room's value means; `None` is no value.
+    fn read(&self, value: Result<Option<Bytes>, Error>) -> Result<Answer, Error> {
+        match value {
+            Ok(Some(value)) => Ok(Answer::decode(&value, &self.statefulset)),
+            Ok(None) => Ok(Answer::Unassigned),
+            Err(error) if is_wrong_type(&error) => Ok(Answer::Unusable(BadAssignment::WrongType)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The value of a key, cut off one byte past the longest usable one.
+///
+/// `GETRANGE` rather than `GET`, so that a megabyte somebody wrote there never travels. It says "" for a key
+/// that is missing as well as for one that is empty; only then a `GET` tells them apart (and is right by
+/// itself if the room was assigned in between). A room that is assigned costs one round trip.
+async fn value_of(client: &Client, key: &str) -> Result<Option<Bytes>, Error> {
+    let value: Bytes = client.getrange(key, 0, MAX_VALUE_LEN).await?;
+    if value.is_empty() { client.get(key).await } else { Ok(Some(value)) }
+}
+
+/// The heartbeats of the pods 0, 1, 2…, a batch at a time while the last batch had any.
+///
+/// The ordinals are known, so the keys are: no `SCAN`, which would walk through every room's key. Scaling
+/// down leaves gaps only at the end, and a pod that is down keeps its last heartbeat.
+async fn heartbeats(client: &Client, statefulset: &StatefulSet) -> Result<Vec<(PodId, Heartbeat)>, Error> {
+    let mut found = Vec::new();
+    for first in (0..MAX_PODS).step_by(usize::from(HEARTBEAT_BATCH)) {
+        let pods: Vec<PodId> = (first..first + HEARTBEAT_BATCH).map(|ordinal| statefulset.nth(ordinal)).collect();
+        let values = values_of(client, pods.iter().map(|pod| format!("pod:{pod}:metrics"))).await?;
+        if values.iter().all(|value| value.as_ref().is_some_and(Bytes::is_empty)) {
+            break;
+        }
+        let beats = values.iter().map(|value| value.as_deref().and_then(decode_heartbeat));
+        found.extend(pods.into_iter().zip(beats).filter_map(|(pod, beat)| Some((pod, beat?))));
+    }
+    Ok(found)
+}
+
+/// The values of several keys in one round trip: "" for a missing one, `None` for one of another type.
+async fn values_of(client: &Client, keys: impl Iterator<Item = String>) -> Result<Vec<Option<Bytes>>, Error> {
+    let pipeline = client.pipeline();
+    for key in keys {
+        // Only queued here; cut off as rooms' values are.
+        let () = pipeline.getrange(key, 0, MAX_VALUE_LEN).await?;
+    }
+    let values = pipeline.try_all::<Bytes>().await.into_iter();
+    values
+        .map(|value| match value {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_wrong_type(&error) => Ok(None),
+            Err(error) => Err(error),
+        })
+        .collect()
+}
+
+/// A pod's heartbeat; nothing if it is not the JSON object it should be.
+fn decode_heartbeat(value: &[u8]) -> Option<Heartbeat> {
+    // serde would also read a struct from an array of its fields' values.
+    let is_object = value.trim_ascii_start().first() == Some(&b'{');
+    is_object.then(|| serde_json::from_slice(value).ok()).flatten()
+}
+
+/// Whether the key holds a list, a hash or the like. A script's error has the code further inside (Redis 6).
+fn is_wrong_type(error: &Error) -> bool {
+    error.details().contains("WRONGTYPE")
+}

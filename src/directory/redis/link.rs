@@ -1,0 +1,303 @@
+//! The connection to Redis: one at a time, replaced whole when it is no good.
+//!
+//! fred's own idea of being connected is not used. It says connected while it sleeps before the first retry,
+//! keeps callers waiting in its queue, ends for good on some errors, and waits up to 5 s to close a connection
+//! that no longer answers. So a client here lives as long as its one connection. A single task opens it, pings
+//! it, and on any doubt drops it, socket and queue, and opens another.
+//!
+//! Up means: the last ping was answered, and the last lookups did not all time out. While the link is down,
+//! every question is answered [`DirectoryError::Unavailable`] at once; nothing queues, because a request that
+//! waits for Redis would only wait in two places.
+//!
+//! In a Cluster the link is up while all primaries answer: fred opens a connection to each or to none.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::ClientLike;
+use fred::types::ConnectHandle;
+use fred::types::config::Options;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::super::DirectoryError;
+use super::settings::Settings;
+
+/// Between two pings.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Pings in a row that may fail before the connection is replaced. The first one already takes the link down.
+const MAX_FAILED_PINGS: u32 = 3;
+
+/// Questions in a row that may time out before the link is taken down without waiting for the next ping.
+const MAX_TIMEOUTS: u32 = 3;
+
+/// Questions at a time. Beyond it Redis is not asked: those before would time out as well.
+pub(super) const MAX_IN_FLIGHT: usize = 10_000;
+
+/// One attempt to connect, over all Sentinels and primaries. Each step has a shorter deadline of its own.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two attempts, doubling from the first to the second, less up to half of it at random.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// The way to Redis, and whether it is open.
+pub(super) struct Link {
+    settings: Settings,
+    started: AtomicBool,
+    state: RwLock<State>,
+    /// Wakes the task: a ping is due now.
+    doubt: Notify,
+    /// Whether Redis has answered once.
+    contact: watch::Sender<bool>,
+    in_flight: Semaphore,
+}
+
+enum State {
+    /// Nothing is known yet.
+    Starting,
+    Up(Arc<Period>),
+    /// Why.
+    Down(String),
+}
+
+/// From coming up to going down. Questions hold the period they were asked in, so that a burst of timeouts
+/// that begins before a ping is answered does not take the link down again after it.
+struct Period {
+    client: Client,
+    /// Questions in a row that timed out.
+    timeouts: AtomicU32,
+}
+
+/// A client with its one connection, closed on drop.
+struct Session {
+    client: Client,
+    /// Ends with the connection.
+    connection: ConnectHandle,
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            started: AtomicBool::new(false),
+            state: RwLock::new(State::Starting),
+            doubt: Notify::new(),
+            contact: watch::Sender::new(false),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+        }
+    }
+
+    /// Spawns the task that keeps the connection, once.
+    pub(super) fn start(self: &Arc<Self>) {
+        if !self.started.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.clone().keep());
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Up(_))
+    }
+
+    pub(super) async fn first_contact(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.contact.subscribe().wait_for(|contact| *contact).await;
+    }
+
+    /// Asks Redis, within the deadline. The question may be put twice.
+    pub(super) async fn ask<T, Q>(&self, question: impl Fn(Client) -> Q) -> Result<T, DirectoryError>
+    where
+        Q: Future<Output = Result<T, Error>>,
+    {
+        let period = self.period()?;
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return Err(DirectoryError::Unavailable(format!("{MAX_IN_FLIGHT} questions are already waiting")));
+        };
+        // fred has the same deadline for each command, but a question may have two, and fred's clock starts
+        // late when it is busy.
+        let answer = async {
+            match question(period.client.clone()).await {
+                // A slot of the Cluster has moved, and fred knows the new owner by now. (While the slot is on
+                // its way, the rooms that have left already are not found: fred's ASK is not to be used.)
+                Err(error) if *error.kind() == ErrorKind::Routing => question(period.client.clone()).await,
+                answer => answer,
+            }
+        };
+        match timeout(self.settings.timeout, answer).await {
+            Ok(Ok(answer)) => {
+                if period.timeouts.load(Ordering::Relaxed) > 0 {
+                    period.timeouts.store(0, Ordering::Relaxed);
+                }
+                Ok(answer)
+            }
+            Ok(Err(error)) if *error.kind() != ErrorKind::Timeout => {
+                Err(DirectoryError::Unavailable(error.to_string()))
+            }
+            Ok(Err(_)) | Err(_) => {
+                if period.timeouts.fetch_add(1, Ordering::Relaxed) + 1 == MAX_TIMEOUTS {
+                    self.distrust(&period);
+                }
+                Err(DirectoryError::Timeout)
+            }
+        }
+    }
+
+    fn period(&self) -> Result<Arc<Period>, DirectoryError> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Up(period) => Ok(period.clone()),
+            State::Down(why) => Err(DirectoryError::Unavailable(why.clone())),
+            State::Starting => Err(DirectoryError::Unavailable("not connected yet".to_owned())),
+        }
+    }
+
+    /// Takes the link down after too many timeouts, and has it pinged at once.
+    fn distrust(&self, period: &Arc<Period>) {
+        if self.period().is_ok_and(|now| Arc::ptr_eq(&now, period)) {
+            self.set_down(format!("{MAX_TIMEOUTS} questions in a row timed out"));
+            self.doubt.notify_one();
+        }
+    }
+
+    /// Opens connection after connection, for as long as the runtime lives.
+    async fn keep(self: Arc<Self>) {
+        let mut failures = 0;
+        for attempt in 0.. {
+            match Session::open(&self.settings, attempt).await {
+                Ok(session) => {
+                    failures = 0;
+                    let why = self.attend(session).await;
+                    self.set_down(why);
+                }
+                Err(why) => {
+                    failures += 1;
+                    self.set_down(why);
+                }
+            }
+            sleep(backoff(failures, fastrand::f64())).await;
+        }
+    }
+
+    /// Pings an open connection until it is no good any more, and says why.
+    async fn attend(&self, mut session: Session) -> String {
+        let mut failed = 0;
+        self.set_up(&session.client);
+        loop {
+            tokio::select! {
+                why = session.ended() => return why,
+                () = self.doubt.notified() => {}
+                () = sleep(PING_INTERVAL) => {}
+            }
+            match timeout(self.settings.timeout, session.ping()).await {
+                Ok(Ok(())) => {
+                    failed = 0;
+                    self.set_up(&session.client);
+                }
+                Ok(Err(error)) => {
+                    failed += 1;
+                    self.set_down(error.to_string());
+                }
+                Err(_) => {
+                    failed += 1;
+                    self.set_down("a ping timed out".to_owned());
+                }
+            }
+            if failed == MAX_FAILED_PINGS {
+                return format!("{MAX_FAILED_PINGS} pings in a row failed");
+            }
+        }
+    }
+
+    fn set_up(&self, client: &Client) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Up(_)) {
+            return;
+        }
+        *state = State::Up(Arc::new(Period { client: client.clone(), timeouts: AtomicU32::new(0) }));
+        drop(state);
+        self.contact.send_replace(true);
+        info!(redis = self.settings.servers(), "Redis answers");
+    }
+
+    fn set_down(&self, why: String) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let known = matches!(*state, State::Down(_));
+        *state = State::Down(why.clone());
+        drop(state);
+        if !known {
+            warn!(redis = self.settings.servers(), why, "Redis cannot be asked");
+        }
+    }
+}
+
+/// How long to wait before the next attempt; `roll` is from 0 to 1.
+fn backoff(failures: u32, roll: f64) -> Duration {
+    let (least, most) = BACKOFF;
+    let full = least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most);
+    full.mul_f64(1.0 - roll / 2.0)
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Connects; the connection has answered a ping then.
+    async fn open(settings: &Settings, attempt: usize) -> Result<Self, String> {
+        let client = settings.client(attempt);
+        let connection = client.connect();
+        let mut session = Self { client, connection };
+        let patient = Options { timeout: Some(OPEN_TIMEOUT), ..Options::default() };
+        let ping = session.client.with_options(&patient);
+        // The ping waits in the client's queue until there is a connection. One that cannot be opened ends the
+        // connection's task, which knows better why.
+        let opened = tokio::select! {
+            biased;
+            why = session.ended() => Err(why),
+            pong = ping.ping::<()>(None) => pong.map_err(|error| error.to_string()),
+        };
+        opened.map(|()| session)
+    }
+
+    /// Waits for the end of the connection, and says why it ended. Not to be called again then.
+    async fn ended(&mut self) -> String {
+        match (&mut self.connection).await {
+            Ok(Ok(())) => "the connection was closed".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => format!("fred's task ended: {error}"),
+        }
+    }
+
+    /// Asks whether Redis still answers: in a Cluster, each of its primaries.
+    async fn ping(&self) -> Result<(), Error> {
+        if !self.client.is_clustered() {
+            return self.client.ping(None).await;
+        }
+        for server in self.client.active_connections() {
+            let there = Options { cluster_node: Some(server), ..Options::default() };
+            self.client.with_options(&there).ping::<()>(None).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_come_slower_and_slower_but_never_slower_than_one_a_second() {
+        let waits: Vec<u128> = (0..8).map(|failures| backoff(failures, 0.0).as_millis()).collect();
+        assert_eq!(waits, [100, 100, 200, 400, 800, 1000, 1000, 1000]);
+        assert_eq!(backoff(u32::MAX, 1.0), Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,123 @@
+//! Quick checks that Sentinel and Cluster work: finding the servers, following a failover or a moving slot.
+
+use super::*;
+use crate::directory::redis::tests::server::wait_for;
+
+/// A master, its replica, and one Sentinel that needs nobody's consent.
+fn watched() -> (Server, Server, Server) {
+    let master = Server::start(&[]);
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    wait_for("replication", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
+    let sentinel = Server::start(&["--sentinel"]);
+    assert_eq!(sentinel.cli(&["sentinel", "monitor", "main", "127.0.0.1", &master.port.to_string(), "1"]), "OK");
+    for (setting, value) in [("down-after-milliseconds", "300"), ("failover-timeout", "2000")] {
+        assert_eq!(sentinel.cli(&["sentinel", "set", "main", setting, value]), "OK");
+    }
+    (master, replica, sentinel)
+}
+
+#[tokio::test]
+async fn sentinel_leads_to_the_master_and_after_a_failover_to_the_next() {
+    let (mut master, replica, sentinel) = watched();
+    wait_for("the replica", || sentinel.cli(&["sentinel", "replicas", "main"]).contains(&replica.port.to_string()));
+    // The first Sentinel of the list does not exist.
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", free_port(), sentinel.port);
+    let directory = connected(&format!("redis-sentinel://{hosts}?sentinelServiceName=main")).await;
+    let claimed = directory.claim(&room("room_a"), &backend().nth(1)).await.expect("the master takes writes");
+    wait_for("replication", || replica.cli(&["exists", "room:room_a:pod"]) == "1");
+
+    master.kill();
+    until("down", async || !directory.is_up()).await;
+    until("the new master", async || directory.lookup(&room("room_a")).await == Ok(claimed.clone())).await;
+    assert!(directory.claim(&room("room_b"), &backend().nth(2)).await.is_ok());
+    assert_eq!(replica.cli(&["exists", "room:room_b:pod"]), "1");
+}
+
+/// Three primaries that share all slots.
+fn cluster() -> [Server; 3] {
+    let nodes = [(); 3].map(|()| {
+        let bus = free_port().to_string();
+        Server::start(&["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
+    });
+    for (node, (first, last)) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
+        assert_eq!(node.cli(&["cluster", "addslotsrange", first, last]), "OK");
+    }
+    for node in &nodes[1..] {
+        let myself = node.cli(&["cluster", "nodes"]);
+        // "<id> 127.0.0.1:<port>@<bus> myself,…": before it has met anybody it knows only the ports.
+        let bus = myself.split_once('@').and_then(|(_, rest)| rest.split_once([' ', ','])).expect("a bus port").0;
+        assert_eq!(nodes[0].cli(&["cluster", "meet", "127.0.0.1", &node.port.to_string(), bus]), "OK");
+    }
+    for node in &nodes {
+        wait_for("the cluster", || {
+            let slots = node.cli(&["cluster", "nodes"]);
+            node.cli(&["cluster", "info"]).contains("cluster_state:ok") && slots.matches("connected").count() == 3
+        });
+    }
+    nodes
+}
+
+#[tokio::test]
+async fn a_cluster_is_asked_where_the_room_is_while_its_slot_moves_too() {
+    let nodes = cluster();
+    let directory = connected(&format!("redis-cluster://127.0.0.1:{}", nodes[1].port)).await;
+    for index in 0..20_u16 {
+        let id = format!("room_{index}");
+        let claimed = directory.claim(&room(&id), &backend().nth(index)).await.expect("the cluster is up");
+        assert_eq!(directory.lookup(&room(&id)).await, Ok(claimed));
+    }
+    let spread = nodes.each_ref().map(|node| node.cli(&["dbsize"]));
+    assert!(spread.iter().all(|size| size != "0"), "{spread:?}");
+    for ordinal in 0..40 {
+        nodes[0].cli(&["-c", "set", &format!("pod:backend-{ordinal}:metrics"), r#"{"activeRooms":1}"#]);
+    }
+    assert_eq!(directory.heartbeats().await.map(|beats| beats.len()), Ok(40));
+
+    let key = "room:room_1:pod";
+    let slot = nodes[0].cli(&["cluster", "keyslot", key]);
+    let holds = |node: &&Server| node.cli(&["exists", key]) == "1";
+    let from = nodes.iter().find(holds).expect("somebody holds it");
+    let to = nodes.iter().find(|node| node.port != from.port).expect("there are three");
+    let [from_id, to_id] = [from, to].map(|node| node.cli(&["cluster", "myid"]));
+    to.cli(&["cluster", "setslot", &slot, "importing", &from_id]);
+    from.cli(&["cluster", "setslot", &slot, "migrating", &to_id]);
+    let before = directory.lookup(&room("room_1")).await.expect("it is still there");
+    from.cli(&["migrate", "127.0.0.1", &to.port.to_string(), key, "0", "1000"]);
+    // On its way; the other rooms are not disturbed.
+    let others = async |round: u16| {
+        let mut lookups = JoinSet::new();
+        for index in (0..20).filter(|&index| index != 1) {
+            let directory = directory.clone();
+            lookups.spawn(async move {
+                let answer = directory.lookup(&room(&format!("room_{index}"))).await;
+                assert!(
+                    matches!(&answer, Ok(Answer::Assigned(there)) if there.pod == backend().nth(index)),
+                    "{answer:?}"
+                );
+            });
+        }
+        let asked = directory.lookup(&room("room_1")).await;
+        lookups.join_all().await;
+        assert!(unavailable(asked).contains("redirections"), "{round}");
+    };
+    for round in 0..10 {
+        others(round).await;
+    }
+    for node in [to, from] {
+        node.cli(&["cluster", "setslot", &slot, "node", &to_id]);
+    }
+    assert_eq!(directory.lookup(&room("room_1")).await, Ok(before));
+    assert!(directory.is_up());
+}
+
+#[tokio::test]
+async fn a_cluster_with_a_primary_that_hangs_is_down_and_comes_back() {
+    let nodes = cluster();
+    let directory = connected(&format!("redis-cluster://127.0.0.1:{}", nodes[0].port)).await;
+    for node in &nodes {
+        node.signal("STOP");
+        until("down", async || !directory.is_up()).await;
+        node.signal("CONT");
+        until("up", async || directory.is_up()).await;
+    }
+}

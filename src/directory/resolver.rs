@@ -1,0 +1,307 @@
+//! The directory as the request path sees it: cached, bounded, never waited for longer than allowed.
+//!
+//! Rules, from the contract:
+//! - An assignment is used for `--cache-ttl` without asking again; "unassigned" and "unusable" for
+//!   `--cache-negative`.
+//! - However many requests want a room at once, the directory is asked once (single flight). The question runs
+//!   detached from whoever asked first: a client that hangs up must not fail the others.
+//! - While the directory cannot be asked, the last assignment is used until `--cache-ttl` + `--cache-stale` after it
+//!   was last confirmed; then the answer is that nothing is known, never a guess.
+//! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
+//!   that lags, or a raced reply, must not send a room back to its old pod.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::memory::now_ms;
+use super::{Directory, DirectoryError};
+use crate::config::DirectoryConfig;
+use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
+use crate::core::placement::{self, Limits};
+use crate::core::room::RoomId;
+use crate::metrics::{Metrics, seconds};
+
+/// How long heartbeats are used for placing rooms and for `/health/cluster`.
+const HEARTBEATS_FOR: Duration = Duration::from_secs(1);
+
+/// The resolver, shared by all worker threads. Cheap to clone: a handle.
+#[derive(Debug)]
+pub struct Resolver<D>(Arc<Inner<D>>);
+
+#[derive(Debug)]
+struct Inner<D> {
+    directory: D,
+    policy: DirectoryConfig,
+    cache: Cache<RoomId<'static>, Entry>,
+    flights: Mutex<HashMap<RoomId<'static>, Flight>>,
+    heartbeats: tokio::sync::Mutex<Option<Heartbeats>>,
+    metrics: Arc<Metrics>,
+    /// Where questions run, whichever thread asks.
+    runtime: Handle,
+}
+
+/// What is remembered of a room.
+#[derive(Clone, Debug)]
+struct Entry {
+    answer: Answer,
+    /// When the directory was last asked: decides freshness.
+    asked: Instant,
+    /// When it last said this: decides how long it may be used stale.
+    confirmed: Instant,
+}
+
+/// A question under way.
+#[derive(Clone, Debug)]
+struct Flight {
+    started: Instant,
+    landed: watch::Receiver<Option<Resolution>>,
+}
+
+#[derive(Debug)]
+struct Heartbeats {
+    read: Instant,
+    pods: Vec<(PodId, Heartbeat)>,
+}
+
+/// Why a new room could not be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlacementError {
+    /// Every pod is at a limit, or none has been heard of.
+    NoCapacity,
+    /// The directory cannot be asked.
+    DirectoryUnavailable,
+}
+
+// === impl Resolver ===
+
+impl<D> Clone for Resolver<D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<D: Directory> Resolver<D> {
+    /// A resolver over `directory`. Has to be called within the runtime on which questions shall run.
+    pub fn new(directory: D, policy: DirectoryConfig, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
+            directory,
+            cache: Cache::new(policy.capacity),
+            policy,
+            flights: Mutex::default(),
+            heartbeats: tokio::sync::Mutex::default(),
+            metrics,
+            runtime: Handle::current(),
+        }))
+    }
+
+    /// The directory behind it.
+    pub fn directory(&self) -> &D {
+        &self.0.directory
+    }
+
+    /// How many rooms are remembered.
+    pub fn cached_rooms(&self) -> usize {
+        self.0.cache.len()
+    }
+
+    /// The room's pod as far as it can be known now. With `newer_than`, only an answer to a question asked after that
+    /// moment will do: how a failed connection asks past the cache.
+    pub async fn resolve(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
+        let lookups = &self.0.metrics.lookups;
+        if let Some(answer) = self.0.remembered(room, Instant::now(), newer_than) {
+            let result = if matches!(answer, Answer::Assigned(_)) { &lookups.hit } else { &lookups.negative };
+            result.inc();
+            return Resolution::Fresh(answer);
+        }
+        let resolution = self.ask(room, newer_than).await;
+        match resolution {
+            Resolution::Fresh(_) => lookups.miss.inc(),
+            Resolution::Stale(_) => lookups.stale.inc(),
+            Resolution::Unknown => lookups.error.inc(),
+        }
+        resolution
+    }
+
+    /// Joins the question under way, or asks.
+    async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
+        loop {
+            if !self.0.directory.is_up() {
+                return self.0.without_directory(room, Instant::now());
+            }
+            let mut flight = self.join_or_start(room);
+            // An error means that the question died unanswered, with its runtime.
+            let landed = flight.landed.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
+            if newer_than.is_none_or(|moment| flight.started > moment) {
+                return landed.unwrap_or(Resolution::Unknown);
+            }
+        }
+    }
+
+    fn join_or_start(&self, room: &RoomId<'_>) -> Flight {
+        let mut flights = self.0.flights();
+        if let Some(flight) = flights.get(room.as_str()) {
+            return flight.clone();
+        }
+        let (landing, landed) = watch::channel(None);
+        let flight = Flight { started: Instant::now(), landed };
+        let room = room.clone().into_owned();
+        flights.insert(room.clone(), flight.clone());
+        let question = Question { inner: Arc::clone(&self.0), room };
+        self.0.runtime.spawn(async move {
+            let resolution = question.put().await;
+            // The flight leaves the map before it lands: who comes later starts a new one.
+            drop(question);
+            landing.send_replace(Some(resolution));
+        });
+        flight
+    }
+
+    /// Places an unassigned room: chooses a pod by the heartbeats and claims the room for it. Whoever wins a race, what
+    /// holds afterwards is the answer.
+    ///
+    /// # Errors
+    ///
+    /// No pod has space, or the directory cannot be asked.
+    pub async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
+        let inner = &self.0;
+        let pod = inner.choose(limits, roll).await?;
+        let claimed = tokio::time::timeout(inner.policy.timeout, inner.directory.claim(room, &pod)).await;
+        match claimed {
+            Ok(Ok(answer)) => Ok(Resolution::Fresh(inner.learn(room, answer, Instant::now()))),
+            Ok(Err(_)) | Err(_) => Err(PlacementError::DirectoryUnavailable),
+        }
+    }
+
+    /// The pods' heartbeats, at most [`HEARTBEATS_FOR`] old.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be asked.
+    pub async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
+        let mut remembered = self.0.heartbeats.lock().await;
+        Ok(self.0.refresh(&mut remembered).await?.pods.clone())
+    }
+}
+
+// === impl Inner ===
+
+impl<D: Directory> Inner<D> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<RoomId<'static>, Flight>> {
+        // Inserts and removals only: nothing is left half-done by a panic.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The remembered answer, where it is still fresh.
+    fn remembered(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Answer> {
+        let entry = self.cache.get(room.as_str())?;
+        let lifetime = match entry.answer {
+            Answer::Assigned(_) => self.policy.ttl,
+            Answer::Unassigned | Answer::Unusable(_) => self.policy.negative,
+        };
+        let new_enough = newer_than.is_none_or(|moment| entry.asked > moment);
+        (new_enough && now.saturating_duration_since(entry.asked) < lifetime).then_some(entry.answer)
+    }
+
+    /// What is left to go by while the directory cannot be asked.
+    fn without_directory(&self, room: &RoomId<'_>, now: Instant) -> Resolution {
+        match self.cache.get(room.as_str()) {
+            Some(Entry { answer: Answer::Assigned(assignment), confirmed, .. })
+                if self.may_be_stale(confirmed, now) =>
+            {
+                Resolution::Stale(assignment)
+            }
+            _ => Resolution::Unknown,
+        }
+    }
+
+    fn may_be_stale(&self, confirmed: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(confirmed) < self.policy.ttl + self.policy.stale
+    }
+
+    /// Remembers an answer, unless it goes back in time; returns what is to be used.
+    fn learn(&self, room: &RoomId<'_>, answer: Answer, now: Instant) -> Answer {
+        let mut entry = Entry { answer, asked: now, confirmed: now };
+        if let Some((held, confirmed)) = self.newer_than_answer(room, &entry.answer, now) {
+            self.metrics.epoch_regressions.inc();
+            tracing::warn!(room = room.as_str(), pod = %held.pod, epoch = %held.epoch, "the directory went back to a lower epoch; keeping the higher one");
+            entry = Entry { answer: Answer::Assigned(held), asked: now, confirmed };
+        }
+        let answer = entry.answer.clone();
+        self.cache.insert(room.clone().into_owned(), entry);
+        answer
+    }
+
+    /// The remembered assignment, where it has a higher epoch than the answer and may still be used.
+    fn newer_than_answer(&self, room: &RoomId<'_>, answer: &Answer, now: Instant) -> Option<(Assignment, Instant)> {
+        let Answer::Assigned(new) = answer else {
+            return None;
+        };
+        match self.cache.get(room.as_str())? {
+            Entry { answer: Answer::Assigned(held), confirmed, .. }
+                if held.epoch > new.epoch && self.may_be_stale(confirmed, now) =>
+            {
+                Some((held, confirmed))
+            }
+            _ => None,
+        }
+    }
+
+    async fn refresh<'a>(&self, remembered: &'a mut Option<Heartbeats>) -> Result<&'a mut Heartbeats, DirectoryError> {
+        let expired = remembered.as_ref().is_none_or(|beats| beats.read.elapsed() >= HEARTBEATS_FOR);
+        if expired {
+            let pods = tokio::time::timeout(self.policy.timeout, self.directory.heartbeats())
+                .await
+                .map_err(|_| DirectoryError::Timeout)??;
+            *remembered = Some(Heartbeats { read: Instant::now(), pods });
+        }
+        Ok(remembered.as_mut().expect("just filled where it was empty"))
+    }
+
+    /// A pod for a new room. It counts as one room more at once: its next heartbeat may be a minute away.
+    async fn choose(&self, limits: Limits, roll: u64) -> Result<PodId, PlacementError> {
+        let mut remembered = self.heartbeats.lock().await;
+        let beats = self.refresh(&mut remembered).await.map_err(|_| PlacementError::DirectoryUnavailable)?;
+        let pod = placement::choose(&beats.pods, limits, now_ms(), roll).cloned().ok_or(PlacementError::NoCapacity)?;
+        for (_, beat) in beats.pods.iter_mut().filter(|(candidate, _)| *candidate == pod) {
+            beat.active_rooms += 1;
+        }
+        Ok(pod)
+    }
+}
+
+/// One question to the directory; takes its flight out of the map when it is dropped, answered or not.
+struct Question<D: Directory> {
+    inner: Arc<Inner<D>>,
+    room: RoomId<'static>,
+}
+
+impl<D: Directory> Question<D> {
+    async fn put(&self) -> Resolution {
+        let Inner { directory, policy, metrics, .. } = &*self.inner;
+        let started = Instant::now();
+        // The directory keeps its own deadline; this one is for the day it does not.
+        let answer = tokio::time::timeout(policy.timeout, directory.lookup(&self.room)).await;
+        metrics.directory_duration.observe(seconds(started.elapsed()));
+        match answer.unwrap_or(Err(DirectoryError::Timeout)) {
+            Ok(answer) => Resolution::Fresh(self.inner.learn(&self.room, answer, started)),
+            Err(error) => {
+                tracing::debug!(room = self.room.as_str(), %error, "lookup failed");
+                self.inner.without_directory(&self.room, Instant::now())
+            }
+        }
+    }
+}
+
+impl<D: Directory> Drop for Question<D> {
+    fn drop(&mut self) {
+        self.inner.flights().remove(self.room.as_str());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! Time is never waited for here: a lifetime of zero has always passed, one of an hour never.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::config::DirectoryKind;
+use crate::core::assignment::{BadAssignment, Epoch, StatefulSet};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A directory that says what the test wants, and counts how often it was asked.
+#[derive(Clone, Debug)]
+struct Scripted(Arc<Script>);
+
+#[derive(Debug)]
+struct Script {
+    answer: Mutex<Result<Answer, DirectoryError>>,
+    asked: AtomicUsize,
+    up: AtomicBool,
+    /// Each lookup takes a permit: with none left it hangs.
+    gate: Semaphore,
+}
+
+impl Directory for Scripted {
+    async fn lookup(&self, _: &RoomId<'_>) -> Result<Answer, DirectoryError> {
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
+        self.0.gate.acquire().await.expect("never closed").forget();
+        self.0.answer.lock().expect("no panic").clone()
+    }
+
+    async fn claim(&self, _: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
+        let mut answer = self.0.answer.lock().expect("no panic");
+        if *answer == Ok(Answer::Unassigned) {
+            *answer = Ok(Answer::Assigned(Assignment { pod: pod.clone(), epoch: Epoch(1) }));
+        }
+        answer.clone()
+    }
+
+    async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
+        let beat = Heartbeat { last_update: now_ms(), ..Heartbeat::default() };
+        Ok((0..3).map(|ordinal| (pod(ordinal), beat)).collect())
+    }
+
+    fn is_up(&self) -> bool {
+        self.0.up.load(Ordering::SeqCst)
+    }
+
+    async fn first_contact(&self) {}
+}
+
+fn pod(ordinal: u16) -> PodId {
+    StatefulSet::parse("backend").expect("a name").nth(ordinal)
+}
+
+fn assigned(ordinal: u16, epoch: u64) -> Answer {
+    Answer::Assigned(Assignment { pod: pod(ordinal), epoch: Epoch(epoch) })
+}
+
+fn room(name: &str) -> RoomId<'_> {
+    RoomId::parse(name).expect("a room")
+}
+
+struct Case {
+    script: Arc<Script>,
+    resolver: Resolver<Scripted>,
+    metrics: Arc<Metrics>,
+}
+
+impl Case {
+    fn new(ttl: Duration, stale: Duration, negative: Duration, first: Answer) -> Self {
+        let script = Arc::new(Script {
+            answer: Mutex::new(Ok(first)),
+            asked: AtomicUsize::new(0),
+            up: AtomicBool::new(true),
+            gate: Semaphore::new(1000),
+        });
+        let kind = DirectoryKind::Memory;
+        let policy = DirectoryConfig { kind, timeout: Duration::from_millis(50), ttl, stale, negative, capacity: 100 };
+        let metrics = Arc::new(Metrics::new());
+        let resolver = Resolver::new(Scripted(Arc::clone(&script)), policy, Arc::clone(&metrics));
+        Self { script, resolver, metrics }
+    }
+
+    fn says(&self, answer: Result<Answer, DirectoryError>) {
+        *self.script.answer.lock().expect("no panic") = answer;
+    }
+
+    async fn resolves(&self) -> Resolution {
+        self.resolver.resolve(&room("room_a"), None).await
+    }
+
+    fn asked(&self) -> usize {
+        self.script.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn away() -> Result<Answer, DirectoryError> {
+    Err(DirectoryError::Unavailable("gone".to_owned()))
+}
+
+#[tokio::test]
+async fn a_fresh_assignment_is_not_asked_for_again() {
+    let case = Case::new(HOUR, HOUR, Duration::ZERO, assigned(1, 10));
+    for _ in 0..3 {
+        assert_eq!(case.resolves().await, Resolution::Fresh(assigned(1, 10)));
+    }
+    assert_eq!(case.asked(), 1);
+    assert_eq!((case.metrics.lookups.miss.get(), case.metrics.lookups.hit.get()), (1, 2));
+}
+
+#[tokio::test]
+async fn an_expired_assignment_is_asked_for_again() {
+    let case = Case::new(Duration::ZERO, HOUR, Duration::ZERO, assigned(1, 10));
+    case.resolves().await;
+    case.says(Ok(assigned(2, 11)));
+    assert_eq!(case.resolves().await, Resolution::Fresh(assigned(2, 11)));
+    assert_eq!(case.asked(), 2);
+}
+
+#[tokio::test]
+async fn unassigned_and_unusable_are_remembered_for_their_own_time() {
+    for answer in [Answer::Unassigned, Answer::Unusable(BadAssignment::ForeignPod)] {
+        let remembering = Case::new(Duration::ZERO, HOUR, HOUR, answer.clone());
+        remembering.resolves().await;
+        assert_eq!(remembering.resolves().await, Resolution::Fresh(answer.clone()));
+        assert_eq!((remembering.asked(), remembering.metrics.lookups.negative.get()), (1, 1));
+        let forgetful = Case::new(HOUR, HOUR, Duration::ZERO, answer);
+        forgetful.resolves().await;
+        forgetful.resolves().await;
+        assert_eq!(forgetful.asked(), 2);
+    }
+}
+
+#[tokio::test]
+async fn however_many_ask_the_directory_is_asked_once() {
+    let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
+    let asking: Vec<_> = (0..100)
+        .map(|_| {
+            let resolver = case.resolver.clone();
+            tokio::spawn(async move { resolver.resolve(&room("room_a"), None).await })
+        })
+        .collect();
+    for asking in asking {
+        assert_eq!(asking.await.expect("no panic"), Resolution::Fresh(assigned(1, 10)));
+    }
+    assert_eq!(case.asked(), 1);
+    assert!(case.resolver.0.flights().is_empty());
+}
+
+#[tokio::test]
+async fn the_first_askers_death_does_not_fail_the_others() {
+    let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
+    case.script.gate.forget_permits(1000);
+    let resolver = case.resolver.clone();
+    let first = tokio::spawn(async move { resolver.resolve(&room("room_a"), None).await });
+    while case.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let resolver = case.resolver.clone();
+    let second = tokio::spawn(async move { resolver.resolve(&room("room_a"), None).await });
+    first.abort();
+    case.script.gate.add_permits(1);
+    assert_eq!(second.await.expect("no panic"), Resolution::Fresh(assigned(1, 10)));
+    assert_eq!(case.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_away_leaves_the_last_assignment_for_a_while() {
+    let case = Case::new(Duration::ZERO, HOUR, Duration::ZERO, assigned(1, 10));
+    case.resolves().await;
+    case.says(away());
+    assert_eq!(case.resolves().await, Resolution::Stale(Assignment { pod: pod(1), epoch: Epoch(10) }));
+    assert_eq!(case.resolver.resolve(&room("room_b"), None).await, Resolution::Unknown);
+    assert_eq!((case.metrics.lookups.stale.get(), case.metrics.lookups.error.get()), (1, 1));
+
+    let case = Case::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, assigned(1, 10));
+    case.resolves().await;
+    case.says(away());
+    assert_eq!(case.resolves().await, Resolution::Unknown, "--cache-stale is over");
+}
+
+#[tokio::test]
+async fn a_directory_known_to_be_away_is_not_asked() {
+    let case = Case::new(Duration::ZERO, HOUR, Duration::ZERO, assigned(1, 10));
+    case.resolves().await;
+    case.script.up.store(false, Ordering::SeqCst);
+    assert_eq!(case.resolves().await, Resolution::Stale(Assignment { pod: pod(1), epoch: Epoch(10) }));
+    assert_eq!(case.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_hanging_directory_is_waited_for_no_longer_than_the_timeout() {
+    let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
+    case.script.gate.forget_permits(1000);
+    assert_eq!(case.resolves().await, Resolution::Unknown);
+    assert!(case.resolver.0.flights().is_empty(), "the question is over too");
+}
+
+#[tokio::test]
+async fn an_answer_from_before_the_failure_will_not_do() {
+    let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
+    case.resolves().await;
+    case.says(Ok(assigned(2, 11)));
+    let failed_at = Instant::now();
+    let again = case.resolver.resolve(&room("room_a"), Some(failed_at)).await;
+    assert_eq!(again, Resolution::Fresh(assigned(2, 11)));
+    assert_eq!(
+        case.resolver.resolve(&room("room_a"), Some(failed_at)).await,
+        again,
+        "one answer serves all that failed"
+    );
+    assert_eq!(case.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_lower_epoch_is_not_followed_while_the_higher_one_is_remembered() {
+    let case = Case::new(Duration::ZERO, HOUR, Duration::ZERO, assigned(2, 11));
+    case.resolves().await;
+    case.says(Ok(assigned(1, 10)));
+    assert_eq!(case.resolves().await, Resolution::Fresh(assigned(2, 11)));
+    assert_eq!(case.metrics.epoch_regressions.get(), 1);
+    case.says(Ok(assigned(3, 11)));
+    assert_eq!(
+        case.resolves().await,
+        Resolution::Fresh(assigned(3, 11)),
+        "an equal epoch is the directory's to decide"
+    );
+
+    let case = Case::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, assigned(2, 11));
+    case.resolves().await;
+    case.says(Ok(assigned(1, 10)));
+    assert_eq!(case.resolves().await, Resolution::Fresh(assigned(1, 10)), "nothing is held for ever");
+}
+
+#[tokio::test]
+async fn placing_spreads_rooms_between_two_heartbeats() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    let limits = Limits { rooms: 20, participants: 80 };
+    let mut pods = std::collections::BTreeMap::<PodId, usize>::new();
+    for number in 0..6 {
+        case.says(Ok(Answer::Unassigned));
+        let placed = case.resolver.place(&room(&format!("room_{number}")), limits, 0).await;
+        let Ok(Resolution::Fresh(Answer::Assigned(assignment))) = placed else {
+            panic!("not placed: {placed:?}");
+        };
+        *pods.entry(assignment.pod).or_default() += 1;
+    }
+    assert_eq!(pods.into_values().collect::<Vec<_>>(), [2, 2, 2]);
+    assert_eq!(case.asked(), 1, "the heartbeats are read once");
+}
+
+#[tokio::test]
+async fn a_room_that_somebody_else_placed_first_stays_there() {
+    let case = Case::new(HOUR, HOUR, HOUR, assigned(2, 7));
+    let limits = Limits { rooms: 20, participants: 80 };
+    let placed = case.resolver.place(&room("room_a"), limits, 0).await;
+    assert_eq!(placed, Ok(Resolution::Fresh(assigned(2, 7))));
+    assert_eq!(case.resolves().await, Resolution::Fresh(assigned(2, 7)));
+}

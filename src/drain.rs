@@ -1,0 +1,224 @@
+//! The end of the process, told to everything that has to end.
+//!
+//! [`Signal`] carries the [`Phase`] to all threads. Within a worker thread every connection and tunnel holds a
+//! [`Member`] of that worker's [`Roster`]: it reads the phase as a plain cell on each poll (no lock, no atomic
+//! on the hot path) and is woken once when the phase changes. A worker is done when its roster is empty.
+//!
+//! hyper-util's `GracefulShutdown` is not used: it cannot watch a connection that may upgrade and never
+//! tracks tunnels (see `hyper_util::server::graceful`; axum-server issue 40).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use tokio::sync::watch;
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Normal service.
+    Serving,
+    /// SIGTERM has come. Still serving, but saying goodbye on every answer, so that the ingress lets go of
+    /// its connections while new ones go elsewhere.
+    LameDuck,
+    /// No new connections. Whatever is in flight ends.
+    Draining,
+}
+
+/// Sends the phase to all threads.
+#[derive(Debug)]
+pub struct Signal(watch::Sender<Phase>);
+
+/// Receives the phase in one thread.
+pub type Watch = watch::Receiver<Phase>;
+
+/// The connections and tunnels of one worker thread.
+#[derive(Debug)]
+pub struct Roster {
+    phase: Cell<Phase>,
+    members: RefCell<HashMap<u64, Waker>>,
+    next: Cell<u64>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+/// One connection's or tunnel's place in its worker's roster; leaves it on drop.
+#[derive(Debug)]
+pub struct Member {
+    roster: Rc<Roster>,
+    id: u64,
+    enrolled: Cell<bool>,
+}
+
+// === impl Signal ===
+
+impl Signal {
+    /// Starts in [`Phase::Serving`].
+    pub fn new() -> Self {
+        Self(watch::Sender::new(Phase::Serving))
+    }
+
+    /// A receiver for one thread.
+    pub fn watch(&self) -> Watch {
+        self.0.subscribe()
+    }
+
+    /// Moves on to a later phase; there is no way back.
+    pub fn advance(&self, to: Phase) {
+        self.0.send_if_modified(|phase| {
+            let later = to > *phase;
+            *phase = to.max(*phase);
+            later
+        });
+    }
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Roster ===
+
+impl Roster {
+    /// An empty roster in [`Phase::Serving`].
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self {
+            phase: Cell::new(Phase::Serving),
+            members: RefCell::default(),
+            next: Cell::new(0),
+            waiting: RefCell::default(),
+        })
+    }
+
+    /// The phase, as this worker knows it.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// A place for a new connection or tunnel. It counts from now on.
+    pub fn join(self: &Rc<Self>) -> Member {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        self.members.borrow_mut().insert(id, Waker::noop().clone());
+        Member { roster: Rc::clone(self), id, enrolled: Cell::new(false) }
+    }
+
+    /// Follows the signal until [`Phase::Draining`], waking every member at each change.
+    pub async fn follow(&self, mut watch: Watch) {
+        loop {
+            let phase = *watch.borrow_and_update();
+            self.enter(phase);
+            // The sender going away means the same as its last word.
+            if phase == Phase::Draining || watch.changed().await.is_err() {
+                return self.enter(Phase::Draining);
+            }
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        if phase == self.phase.replace(phase) {
+            return;
+        }
+        let wakers: Vec<_> = self.members.borrow().values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends once nobody is left.
+    pub async fn emptied(&self) {
+        poll_fn(|cx| {
+            if self.members.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            *self.waiting.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// How many are left.
+    pub fn len(&self) -> usize {
+        self.members.borrow().len()
+    }
+
+    /// Whether nobody is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// The phase. Registers the task to be woken when it changes: call it from within the task's `poll`.
+    pub fn phase(&self, waker: &Waker) -> Phase {
+        if !self.enrolled.replace(true) {
+            self.roster.members.borrow_mut().insert(self.id, waker.clone());
+        }
+        self.roster.phase()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut members = self.roster.members.borrow_mut();
+        members.remove(&self.id);
+        if members.is_empty() {
+            if let Some(waiting) = self.roster.waiting.borrow_mut().take() {
+                waiting.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn phases_only_move_forward() {
+        let signal = Signal::new();
+        let watch = signal.watch();
+        signal.advance(Phase::Draining);
+        signal.advance(Phase::LameDuck);
+        assert_eq!(*watch.borrow(), Phase::Draining);
+    }
+
+    #[test]
+    fn members_are_woken_at_a_change_and_the_last_one_ends_the_wait() {
+        let roster = Roster::new();
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let (one, two) = (roster.join(), roster.join());
+        assert_eq!(one.phase(&waker), Phase::Serving);
+        roster.enter(Phase::LameDuck);
+        roster.enter(Phase::LameDuck);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "once, and only who asked");
+        assert_eq!(two.phase(&waker), Phase::LameDuck);
+
+        let mut emptied = pin!(roster.emptied());
+        let mut cx = Context::from_waker(&waker);
+        assert!(emptied.as_mut().poll(&mut cx).is_pending());
+        drop(one);
+        assert!(emptied.as_mut().poll(&mut cx).is_pending());
+        drop(two);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        assert!(emptied.poll(&mut cx).is_ready());
+    }
+}

@@ -1,0 +1,356 @@
+//! Every metric's name, labels and meaning, declared once.
+//!
+//! Handles that the request path touches are resolved here or when a pod is first seen, so that counting
+//! is an atomic addition. Whatever goes up and down is a [`Held`] guard: it undoes itself on drop, and no
+//! code path can forget to. No room id is ever a label: the number of rooms has no bound.
+//!
+//! The `prometheus` crate writes the text format (0.0.4) that the contract promises; prometheus-client
+//! writes OpenMetrics only, and takes a lock per histogram observation.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// 100 µs to 60 s: a cache hit on one end, a Socket.IO long poll on the other.
+const REQUEST_BUCKETS: [f64; 18] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// 50 µs to 1 s: a lookup on a quiet network, and the longest sensible `--redis-timeout`.
+const DIRECTORY_BUCKETS: [f64; 13] =
+    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// `pod_router_requests_total{kind,code,source}`.
+    pub requests: IntCounterVec,
+    /// `pod_router_request_duration_seconds`: time to the response head.
+    pub request_duration: Histogram,
+    /// `pod_router_room_lookups_total{result}`.
+    pub lookups: Lookups,
+    /// `pod_router_directory_up`.
+    pub directory_up: IntGauge,
+    /// `pod_router_directory_duration_seconds`: one question to the directory.
+    pub directory_duration: Histogram,
+    /// `pod_router_epoch_regressions_total`: answers older than one already used, not followed.
+    pub epoch_regressions: IntCounter,
+    /// `pod_router_cached_rooms`.
+    pub cached_rooms: IntGauge,
+    /// `pod_router_websocket_connections`.
+    pub websockets: IntGauge,
+    /// `pod_router_downstream_connections`, tunnels included.
+    pub downstream_connections: IntGauge,
+    /// `pod_router_accept_errors_total`: the listener could not accept, most often for want of open files.
+    pub accept_errors: IntCounter,
+    /// `pod_router_tunnel_bytes_total{direction}`.
+    pub tunnel_bytes: TunnelBytes,
+    /// `pod_router_rejected_total{reason}`.
+    pub rejected: IntCounterVec,
+    /// `pod_router_log_lines_dropped_total`: the log's reader was too slow.
+    pub log_lines_dropped: IntGauge,
+    upstream_requests: IntCounterVec,
+    upstream_connect_failures: IntCounterVec,
+    upstream_connections: IntGaugeVec,
+    upstream_tunnels: IntGaugeVec,
+    pods: Mutex<BTreeMap<Arc<str>, PodMetrics>>,
+}
+
+/// Results of asking for a room's pod.
+#[derive(Debug)]
+pub struct Lookups {
+    /// A remembered assignment, fresh.
+    pub hit: IntCounter,
+    /// The directory was asked and answered.
+    pub miss: IntCounter,
+    /// A remembered assignment, past its time, because the directory cannot be asked.
+    pub stale: IntCounter,
+    /// Remembered as unassigned or unusable.
+    pub negative: IntCounter,
+    /// Nothing to go by.
+    pub error: IntCounter,
+}
+
+/// Bytes relayed by tunnels.
+#[derive(Debug)]
+pub struct TunnelBytes {
+    /// From clients to pods.
+    pub upstream: IntCounter,
+    /// From pods to clients.
+    pub downstream: IntCounter,
+}
+
+/// What is counted per pod. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PodMetrics {
+    name: Arc<str>,
+    requests: IntCounterVec,
+    /// `pod_router_upstream_connect_failures_total{pod}`.
+    pub connect_failures: IntCounter,
+    /// `pod_router_upstream_connections{pod}`: open ones, tunnels included.
+    pub connections: IntGauge,
+    /// `pod_router_upstream_websocket_connections{pod}`.
+    pub tunnels: IntGauge,
+}
+
+/// One unit of a gauge, given back on drop.
+#[derive(Debug)]
+pub struct Held(IntGauge);
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything; the series that have no variable label are there from the start.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let lookups = counters(&registry, "pod_router_room_lookups_total", "Lookups of a room's pod.", &["result"]);
+        let bytes = counters(&registry, "pod_router_tunnel_bytes_total", "Bytes relayed by tunnels.", &["direction"]);
+        let build = gauges(&registry, "pod_router_build_info", "The running build.", &["version", "revision"]);
+        build.with_label_values(&[VERSION, REVISION]).set(1);
+        let metrics = Self {
+            requests: counters(
+                &registry,
+                "pod_router_requests_total",
+                "Requests answered.",
+                &["kind", "code", "source"],
+            ),
+            request_duration: histogram(
+                &registry,
+                "pod_router_request_duration_seconds",
+                "Time to the response head.",
+                &REQUEST_BUCKETS,
+            ),
+            lookups: Lookups {
+                hit: lookups.with_label_values(&["hit"]),
+                miss: lookups.with_label_values(&["miss"]),
+                stale: lookups.with_label_values(&["stale"]),
+                negative: lookups.with_label_values(&["negative"]),
+                error: lookups.with_label_values(&["error"]),
+            },
+            directory_up: gauge(&registry, "pod_router_directory_up", "1 while the directory can be asked."),
+            directory_duration: histogram(
+                &registry,
+                "pod_router_directory_duration_seconds",
+                "Time of one question to the directory.",
+                &DIRECTORY_BUCKETS,
+            ),
+            epoch_regressions: counter(
+                &registry,
+                "pod_router_epoch_regressions_total",
+                "Directory answers with a lower epoch than one already used; not followed.",
+            ),
+            cached_rooms: gauge(&registry, "pod_router_cached_rooms", "Rooms in the local cache."),
+            websockets: gauge(&registry, "pod_router_websocket_connections", "Open WebSocket tunnels."),
+            downstream_connections: gauge(
+                &registry,
+                "pod_router_downstream_connections",
+                "Open connections from clients or the ingress, tunnels included.",
+            ),
+            accept_errors: counter(
+                &registry,
+                "pod_router_accept_errors_total",
+                "Connections that could not be accepted.",
+            ),
+            tunnel_bytes: TunnelBytes {
+                upstream: bytes.with_label_values(&["upstream"]),
+                downstream: bytes.with_label_values(&["downstream"]),
+            },
+            rejected: counters(
+                &registry,
+                "pod_router_rejected_total",
+                "Requests and connections the router answered itself.",
+                &["reason"],
+            ),
+            log_lines_dropped: gauge(
+                &registry,
+                "pod_router_log_lines_dropped",
+                "Log lines lost since the start because their reader was too slow.",
+            ),
+            upstream_requests: counters(
+                &registry,
+                "pod_router_upstream_requests_total",
+                "Responses from pods; code \"none\" where none came.",
+                &["pod", "code"],
+            ),
+            upstream_connect_failures: counters(
+                &registry,
+                "pod_router_upstream_connect_failures_total",
+                "Connections to pods that failed.",
+                &["pod"],
+            ),
+            upstream_connections: gauges(
+                &registry,
+                "pod_router_upstream_connections",
+                "Open connections to pods, tunnels included.",
+                &["pod"],
+            ),
+            upstream_tunnels: gauges(
+                &registry,
+                "pod_router_upstream_websocket_connections",
+                "Open WebSocket tunnels per pod.",
+                &["pod"],
+            ),
+            pods: Mutex::default(),
+            registry,
+        };
+        metrics.touch_labelled();
+        metrics
+    }
+
+    /// A vector without a series is not exposed at all; dashboards and alerts want the name from the start.
+    fn touch_labelled(&self) {
+        for (kind, source) in [("http", "room"), ("http", "default"), ("websocket", "room"), ("redirect", "room")] {
+            let code = if kind == "redirect" {
+                "302"
+            } else if kind == "websocket" {
+                "101"
+            } else {
+                "200"
+            };
+            self.requests.with_label_values(&[kind, code, source]);
+        }
+    }
+
+    /// The handles of one pod or default-backend address, made when it is first met.
+    pub fn pod(&self, name: &str) -> PodMetrics {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = pods.get(name) {
+            return known.clone();
+        }
+        let made = PodMetrics {
+            name: name.into(),
+            requests: self.upstream_requests.clone(),
+            connect_failures: self.upstream_connect_failures.with_label_values(&[name]),
+            connections: self.upstream_connections.with_label_values(&[name]),
+            tunnels: self.upstream_tunnels.with_label_values(&[name]),
+        };
+        pods.insert(made.name.clone(), made.clone());
+        made
+    }
+
+    /// Every pod met so far, by name.
+    pub fn pods(&self) -> Vec<PodMetrics> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing into a Vec does not fail, and every family has a valid name");
+        String::from_utf8(text).expect("the encoder writes UTF-8")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The crate's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The revision the build was made from, where the build said so.
+pub const REVISION: &str = match option_env!("POD_ROUTER_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+// === impl PodMetrics ===
+
+impl PodMetrics {
+    /// The pod's name, or the default backend's address.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Counts a response by its status, or "none".
+    pub fn count(&self, code: &str) {
+        self.requests.with_label_values(&[&*self.name, code]).inc();
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Takes one unit.
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+// === constructors ===
+
+const VALID: &str = "names and labels are constants of this file, each used once";
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    let made = IntCounter::new(name, help).expect(VALID);
+    registry.register(Box::new(made.clone())).expect(VALID);
+    made
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let made = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
+    registry.register(Box::new(made.clone())).expect(VALID);
+    made
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let made = IntGauge::new(name, help).expect(VALID);
+    registry.register(Box::new(made.clone())).expect(VALID);
+    made
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let made = IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID);
+    registry.register(Box::new(made.clone())).expect(VALID);
+    made
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let made = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())).expect(VALID);
+    registry.register(Box::new(made.clone())).expect(VALID);
+    made
+}
+
+/// Seconds as Prometheus counts them.
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_unit_is_given_back() {
+        let metrics = Metrics::new();
+        let held = (Held::new(&metrics.websockets), Held::new(&metrics.websockets));
+        assert_eq!(metrics.websockets.get(), 2);
+        drop(held);
+        assert_eq!(metrics.websockets.get(), 0);
+    }
+
+    #[test]
+    fn a_pod_is_registered_once_however_often_it_is_met() {
+        let metrics = Metrics::new();
+        metrics.pod("backend-1").count("200");
+        metrics.pod("backend-1").count("200");
+        assert_eq!(metrics.pods().len(), 1);
+        let line = r#"pod_router_upstream_requests_total{code="200",pod="backend-1"} 2"#;
+        assert!(metrics.render().contains(line), "{}", metrics.render());
+    }
+}

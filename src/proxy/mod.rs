@@ -1,0 +1,250 @@
+//! The path of one request, top to bottom.
+//!
+//! `handle` reads the head, finds the room, asks the resolver, lets `core::decision` decide, and then redirects,
+//! refuses or forwards. What it must not do: decide by itself (that is `core`), pick a status (`reject`), or touch Redis
+//! (`directory`). One [`Proxy`] per worker thread: nothing in it is locked.
+
+mod body;
+mod dns;
+mod forward;
+mod record;
+mod reject;
+mod socket;
+mod tunnel;
+mod upgrade;
+mod upstream;
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+
+pub use body::ResponseBody;
+pub use dns::Dns;
+pub use reject::TOO_MANY_CONNECTIONS;
+pub use socket::tune;
+
+use self::forward::Forwarding;
+use self::record::{Exchange, Record, RouteSource};
+use self::reject::{Answer, Reject};
+use self::upstream::Pool;
+use crate::config::Config;
+use crate::core::assignment::Assignment;
+use crate::core::decision::{self, Plan};
+use crate::core::forwarded::Client;
+use crate::core::head::{self, Kind, X_REQUEST_ID};
+use crate::core::room::RoomId;
+use crate::directory::Directory;
+use crate::directory::resolver::Resolver;
+use crate::drain::{Phase, Roster};
+use crate::metrics::{Held, Metrics};
+
+/// The longest request id that is kept from a trusted proxy.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Everything one worker thread needs to answer requests.
+#[derive(Debug)]
+pub struct Proxy<D> {
+    config: Arc<Config>,
+    resolver: Resolver<D>,
+    pool: Rc<Pool>,
+    metrics: Rc<Arc<Metrics>>,
+    roster: Rc<Roster>,
+    /// Whose turn it is among the default backend's addresses.
+    turn: Cell<usize>,
+}
+
+/// The downstream connection a request came on.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The peer, and whether it is believed.
+    pub client: Client,
+    /// Set while a handshake may still be answered with a 101: a graceful shutdown of the connection would turn that
+    /// 101's `Connection: upgrade` into `close` (hyper's `enforce_version`).
+    pub upgrading: Cell<bool>,
+    /// Counts the connection for as long as it, or the tunnel it became, lives.
+    pub permit: Permit,
+}
+
+/// A place among `--max-connections`.
+pub type Permit = Held;
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+enum Route {
+    /// To the room's pod.
+    Pod(Assignment),
+    /// To any address of the default backend.
+    Default,
+}
+
+impl<D: Directory> Proxy<D> {
+    /// The proxy of one worker thread. Has to be called on that thread's runtime.
+    pub fn new(
+        config: Arc<Config>,
+        resolver: Resolver<D>,
+        dns: Dns,
+        metrics: Arc<Metrics>,
+        roster: Rc<Roster>,
+    ) -> Rc<Self> {
+        let pool = Pool::new(config.upstream.clone(), dns, Arc::clone(&metrics));
+        tokio::task::spawn_local(pool.sweep_forever());
+        // Replicas and threads that start together must not all begin with the same address.
+        let turn = Cell::new(fastrand::usize(..));
+        Rc::new(Self { config, resolver, pool, metrics: Rc::new(metrics), roster, turn })
+    }
+
+    /// Judges a peer by `--trusted-proxies`.
+    pub fn client(&self, ip: IpAddr) -> Client {
+        Client::new(ip, &self.config.downstream.trusted_proxies)
+    }
+
+    /// Answers one request.
+    pub async fn handle(
+        self: Rc<Self>,
+        downstream: Rc<Downstream>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let (mut head, body) = request.into_parts();
+        let request_id = request_id(&head, downstream.client.trusted);
+        let client = downstream.client.ip;
+        let mut record = Record::new(Rc::clone(&self.metrics), started, client, &head, request_id);
+        let kind = match head::inspect(&head) {
+            Ok(kind) => kind,
+            Err(error) => return self.refuse(record, Reject::Head(error), &body),
+        };
+        if kind == Kind::WebSocket {
+            record.exchange = Exchange::WebSocket;
+        }
+        let route = match self.route(&head, &mut record).await {
+            Ok(Routed::To(route)) => route,
+            Ok(Routed::Answered(answer)) => return self.answer(record, answer),
+            Err(reject) => return self.refuse(record, reject, &body),
+        };
+        let on_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| kind == Kind::WebSocket);
+        downstream.upgrading.set(on_upgrade.is_some());
+        let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind, on_upgrade };
+        let response = forwarding.run(head, body, route, record).await;
+        downstream.upgrading.set(reject::is_switch(response.status()));
+        response
+    }
+
+    /// Where the request goes, or the answer it gets from the router itself.
+    async fn route(&self, head: &Parts, record: &mut Record) -> Result<Routed, Reject> {
+        let routing = &self.config.routing;
+        let Some((room, _)) = routing.affinity.room(head).map_err(Reject::Affinity)? else {
+            record.source = RouteSource::Default;
+            return Ok(Routed::To(Route::Default));
+        };
+        record.room = Some(room.clone().into_owned());
+        let resolution = self.resolver.resolve(&room, None).await;
+        let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
+        let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
+        if plan == Plan::Place {
+            plan = self.place(&room).await?;
+        }
+        match (plan, redirect) {
+            (Plan::Redirect(pod), Some(redirect)) => {
+                record.exchange = Exchange::Redirect;
+                record.source = RouteSource::Room;
+                record.pod = pod.as_ref().map(|pod| pod.as_str().into());
+                Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
+            }
+            (plan, _) => {
+                let route = Route::from_plan(plan)?;
+                record.source = route.source();
+                Ok(Routed::To(route))
+            }
+        }
+    }
+
+    /// Gives an unassigned room a pod. Whoever wins the race, the plan follows what then holds.
+    async fn place(&self, room: &RoomId<'_>) -> Result<Plan, Reject> {
+        let limits = self.config.routing.limits;
+        let resolution = self.resolver.place(room, limits, fastrand::u64(..)).await.map_err(Reject::Placement)?;
+        Ok(decision::plan(false, resolution, self.config.routing.on_unassigned))
+    }
+
+    /// An answer of the router's own to a request that cannot be served. The connection ends where the request's body
+    /// has not been read (RFC 9112 section 9.3).
+    fn refuse(&self, mut record: Record, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
+        self.refuse_with(&mut record, reject);
+        let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), !body.is_end_stream());
+        self.answer(record, answer)
+    }
+
+    /// Counts a rejection and notes it in the record.
+    fn refuse_with(&self, record: &mut Record, reject: Reject) {
+        record.error = Some(reject.code());
+        self.metrics.rejected.with_label_values(&[reject.code()]).inc();
+        if let Reject::Room(decision::RoomRefusal::BadAssignment(why)) = reject {
+            tracing::warn!(
+                room = record.room.as_ref().map(RoomId::as_str),
+                reason = why.as_str(),
+                "unusable directory value"
+            );
+        }
+    }
+
+    fn answer(&self, mut record: Record, answer: Answer) -> Response<ResponseBody> {
+        record.answer(answer.status);
+        let request_id = record.request_id().clone();
+        let mut response = Response::new(ResponseBody::own(answer.body, record));
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        self.say_goodbye(response.headers_mut());
+        response
+    }
+
+    /// From the lame duck on, every answer asks the peer to take its next request elsewhere.
+    fn say_goodbye(&self, headers: &mut http::HeaderMap) {
+        if self.roster.phase() != Phase::Serving {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+/// What routing came to.
+enum Routed {
+    To(Route),
+    Answered(Answer),
+}
+
+impl Route {
+    /// The route a plan asks for, once redirects and placement are dealt with.
+    fn from_plan(plan: Plan) -> Result<Self, Reject> {
+        match plan {
+            Plan::Forward(assignment) => Ok(Self::Pod(assignment)),
+            // A room that is still unassigned right after it was claimed is being deleted: any pod may say so.
+            Plan::DefaultBackend | Plan::Place | Plan::Redirect(_) => Ok(Self::Default),
+            Plan::Refuse(refusal) => Err(Reject::Room(refusal)),
+        }
+    }
+
+    fn source(&self) -> RouteSource {
+        match self {
+            Self::Pod(_) => RouteSource::Room,
+            Self::Default => RouteSource::Default,
+        }
+    }
+}
+
+/// The id a trusted proxy gave the request, or a new one.
+fn request_id(head: &Parts, trusted: bool) -> HeaderValue {
+    let given = head.headers.get(X_REQUEST_ID).filter(|_| trusted);
+    let usable =
+        given.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
+    usable.cloned().unwrap_or_else(|| {
+        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        HeaderValue::from_str(&id).expect("hexadecimal digits")
+    })
+}

@@ -1,0 +1,190 @@
+//! The data listener of one worker thread: accepts, limits, and serves each connection until it ends or becomes a tunnel.
+//!
+//! Every thread has a listener of its own on the same address (`SO_REUSEPORT`), so that a connection, its requests and
+//! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::DownstreamConfig;
+use crate::directory::Directory;
+use crate::drain::{Phase, Roster, Watch};
+use crate::metrics::{Held, Metrics};
+use crate::proxy::{Downstream, Proxy, TOO_MANY_CONNECTIONS, tune};
+
+/// Connections the kernel holds for a thread that is busy.
+const BACKLOG: i32 = 4096;
+
+/// The pause after a failed accept: running out of open files passes, and must not be answered by spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections over the limit that are told so at one time; more are closed without a word.
+const MAX_REFUSALS: usize = 64;
+
+/// How long such a connection may take to read that it was refused.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+
+/// The buffer of a connection is at least this large; it bounds what is read ahead of a slow pod.
+const MIN_BUFFER: usize = 64 * 1024;
+
+/// A listening socket. With `shared`, others may listen on the same address in this process.
+///
+/// # Errors
+///
+/// The address is in use or cannot be had.
+pub fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    if shared && address.port() != 0 {
+        // `SO_REUSEPORT` alone would let a second router take the port unnoticed. Sockets of this process that share it
+        // already are told apart by whoever calls this: see [`listen_again`].
+        bind(address, false)?;
+    }
+    listen_again(address, shared)
+}
+
+/// Another listening socket on an address that this process already has.
+///
+/// # Errors
+///
+/// As [`listen`].
+pub fn listen_again(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = bind(address, shared)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    tune(&SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// One worker thread's listener and what its connections share.
+#[derive(Debug)]
+pub struct Server<D> {
+    proxy: Rc<Proxy<D>>,
+    roster: Rc<Roster>,
+    http: Builder,
+    max_connections: i64,
+    metrics: Arc<Metrics>,
+    refusals: Rc<Cell<usize>>,
+}
+
+impl<D: Directory> Server<D> {
+    /// A server for this thread.
+    pub fn new(proxy: Rc<Proxy<D>>, roster: Rc<Roster>, config: &DownstreamConfig, metrics: Arc<Metrics>) -> Rc<Self> {
+        let mut http = Builder::new();
+        http.timer(TokioTimer::new()) // without one, setting the next line panics on every connection
+            .header_read_timeout(config.idle) // hyper's default: 30 s. It is the idle timeout too.
+            .max_header_size(config.max_header_bytes) // hyper's default: none
+            .max_buf_size(config.max_header_bytes.max(MIN_BUFFER)) // hyper's default: about 400 KiB
+            .half_close(false) // hyper's default: a client that is gone takes its request with it
+            .keep_alive(true) // hyper's default
+            .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
+        let max_connections = i64::try_from(config.max_connections).unwrap_or(i64::MAX);
+        Rc::new(Self { proxy, roster, http, max_connections, metrics, refusals: Rc::default() })
+    }
+
+    /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
+    /// `drain_timeout`.
+    pub async fn run(self: Rc<Self>, listener: TcpListener, watch: Watch, drain_timeout: Duration) {
+        let mut draining = pin!(self.roster.follow(watch));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut draining => break,
+                accepted = listener.accept() => self.accepted(accepted).await,
+            }
+        }
+        drop(listener);
+        if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
+            tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
+        }
+    }
+
+    async fn accepted(self: &Rc<Self>, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        match accepted {
+            Ok((stream, peer)) => {
+                let permit = Held::new(&self.metrics.downstream_connections);
+                if self.metrics.downstream_connections.get() > self.max_connections {
+                    return self.refuse(stream);
+                }
+                let server = Rc::clone(self);
+                tokio::task::spawn_local(server.serve(stream, peer, permit));
+            }
+            Err(error) => {
+                self.metrics.accept_errors.inc();
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    /// Serves one connection to its end, or until it has become a tunnel.
+    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, permit: Held) {
+        let client = self.proxy.client(peer.ip());
+        let downstream = Rc::new(Downstream { client, upgrading: Cell::new(false), permit });
+        let service = service_fn(|request| {
+            let answer = Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request);
+            async { Ok::<_, std::convert::Infallible>(answer.await) }
+        });
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let member = self.roster.join();
+        let mut told = false;
+        let ended = poll_fn(|cx| {
+            if !told && member.phase(cx.waker()) == Phase::Draining && !downstream.upgrading.get() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        });
+        if let Err(error) = ended.await {
+            self.note_error(&error, peer);
+        }
+    }
+
+    /// hyper answers what it cannot parse by itself (400, 414, 431); only its error tells us.
+    fn note_error(&self, error: &hyper::Error, peer: SocketAddr) {
+        if error.is_parse() {
+            let reason = if error.is_parse_too_large() { "head-too-large" } else { "bad-request" };
+            self.metrics.rejected.with_label_values(&[reason]).inc();
+        }
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+
+    /// Tells a connection over the limit that it is, where that costs little.
+    fn refuse(&self, mut stream: TcpStream) {
+        self.metrics.rejected.with_label_values(&["too-many-connections"]).inc();
+        if self.refusals.get() >= MAX_REFUSALS {
+            return;
+        }
+        self.refusals.set(self.refusals.get() + 1);
+        let refusals = Rc::clone(&self.refusals);
+        tokio::task::spawn_local(async move {
+            // A new socket's send buffer takes this; where it does not, nobody is owed more.
+            let _ = stream.try_write(TOO_MANY_CONNECTIONS);
+            let _ = SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
+            // Closing with the request unread would reset the connection before the answer is read.
+            let mut rest = [0; 1024];
+            let read_out = async { while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {} };
+            let _ = tokio::time::timeout(REFUSAL_TIME, read_out).await;
+            refusals.set(refusals.get() - 1);
+        });
+    }
+}

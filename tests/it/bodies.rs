@@ -1,0 +1,147 @@
+//! Large bodies and many of them: they stream through, and the router's memory stays what it was.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::support::{Conn, Gate, PATIENCE, Pattern, Router, Stage, together, wait_stalled};
+
+const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
+
+/// What the router may need beyond what it had at rest, whatever passes through.
+const MOST_KIB: u64 = 64 * 1024;
+
+/// Runs `transfer` and fails if the router has grown by more than [`MOST_KIB`] meanwhile.
+#[track_caller]
+fn within_bounded_memory<T>(router: &Router, transfer: impl FnOnce() -> T) -> T {
+    let before = router.rss_kib();
+    let made = transfer();
+    let grown = router.peak_rss_kib().saturating_sub(before);
+    assert!(grown < MOST_KIB, "the router has grown by {grown} KiB");
+    made
+}
+
+/// Reads a body, checks it against the pattern and answers with its length.
+fn swallow(mut conn: Conn) -> io::Result<()> {
+    let head = conn.request()?;
+    let (mut pattern, mut len) = (Pattern::default(), 0);
+    conn.read_body(&head, |piece| {
+        pattern.expect(piece);
+        len += piece.len();
+    })?;
+    let len = len.to_string();
+    conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{len}", len.len()))
+}
+
+/// Answers a request with this many bytes of the pattern.
+fn pour(len: u64) -> impl Fn(Conn) -> io::Result<()> {
+    move |mut conn| {
+        conn.whole_request()?;
+        conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n"))?;
+        Pattern::pieces(len).try_for_each(|piece| conn.send(piece))
+    }
+}
+
+#[test]
+fn a_gibibyte_is_uploaded_in_bounded_memory() {
+    let stage = Stage::new();
+    stage.pods[0].play(swallow);
+    let response = within_bounded_memory(&stage.router, || {
+        let mut client = stage.client();
+        client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {GIB}\r\n\r\n"));
+        Pattern::pieces(GIB).for_each(|piece| client.send(piece));
+        client.read_response()
+    });
+    assert_eq!(response.text(), GIB.to_string());
+}
+
+#[test]
+fn a_chunked_upload_is_passed_on_in_bounded_memory() {
+    const LEN: u64 = 256 * MIB;
+    let stage = Stage::new();
+    stage.pods[0].play(swallow);
+    let response = within_bounded_memory(&stage.router, || {
+        let mut client = stage.client();
+        client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for piece in Pattern::pieces(LEN) {
+            client.send(format!("{:x}\r\n", piece.len()));
+            client.send(piece);
+            client.send("\r\n");
+        }
+        client.send("0\r\n\r\n");
+        client.read_response()
+    });
+    assert_eq!(response.text(), LEN.to_string());
+}
+
+#[test]
+fn a_gibibyte_is_downloaded_in_bounded_memory() {
+    let stage = Stage::new();
+    stage.pods[0].play(pour(GIB));
+    within_bounded_memory(&stage.router, || {
+        let mut client = stage.client();
+        client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = client.read_head();
+        assert_eq!(head.value("content-length"), Some(GIB.to_string().as_str()));
+        client.expect_pattern(&head, Pattern::default(), GIB);
+    });
+}
+
+/// None of the clients reads until all downloads have begun; then each gets every byte.
+#[test]
+fn two_hundred_slow_downloads_complete_in_bounded_memory() {
+    const CLIENTS: usize = 200;
+    // More than the sockets' own buffers hold, so that only backpressure can bound it.
+    const LEN: u64 = 16 * MIB;
+    let stage = Stage::new();
+    stage.pods[0].play(pour(LEN));
+    let (begun, all) = (AtomicUsize::new(0), Gate::shared());
+    within_bounded_memory(&stage.router, || {
+        together(CLIENTS, |_| {
+            let mut client = stage.client().with_patience(6 * PATIENCE);
+            client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+            let head = client.read_head();
+            if begun.fetch_add(1, Ordering::SeqCst) + 1 == CLIENTS {
+                all.open();
+            }
+            assert!(all.wait(), "all downloads have begun");
+            client.expect_pattern(&head, Pattern::default(), LEN);
+        });
+    });
+    assert_eq!(stage.pods[0].received().len(), CLIENTS);
+}
+
+/// What a pod does not read must stay with the client.
+#[test]
+fn an_upload_that_the_pod_does_not_take_waits_with_the_client() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        let head = conn.request()?;
+        held.wait();
+        let mut pattern = Pattern::default();
+        conn.read_body(&head, |piece| pattern.expect(piece))?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    });
+    let len = 256 * MIB;
+    let sent = AtomicU64::new(0);
+    within_bounded_memory(&stage.router, || {
+        let mut client = stage.client().with_patience(3 * PATIENCE);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_stalled(&sent);
+                assert!(sent.load(Ordering::SeqCst) < len / 2, "somebody has taken half of it");
+                gate.open();
+            });
+            client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n"));
+            for piece in Pattern::pieces(len) {
+                client.send(piece);
+                sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
+            }
+        });
+        assert_eq!(client.read_response().text(), "ok");
+    });
+}

@@ -1,0 +1,107 @@
+//! Directory values that are not what the mission describes: refused, counted, never dialled.
+
+use crate::support::{Pod, Stage, eventually};
+
+/// Values under a room's key that are no assignment of this StatefulSet. `{trap}` becomes the address of a
+/// listener that must not be dialled.
+const BAD: [&str; 16] = [
+    "",
+    "backend-0",
+    "{",
+    "{}",
+    "null",
+    "[]",
+    r#"["backend-0",1]"#,
+    r#"{"podId":"backend-0"}"#,
+    r#"{"podId":7,"assignedAt":1}"#,
+    r#"{"podId":"backend-0","assignedAt":"soon"}"#,
+    r#"{"podId":"backend-0","assignedAt":-1}"#,
+    r#"{"podId":"frontend-0","assignedAt":1}"#,
+    r#"{"podId":"{trap}","assignedAt":1}"#,
+    r#"{"podId":"backend-0@{trap}","assignedAt":1}"#,
+    r#"{"podId":"backend-0.evil.example","assignedAt":1}"#,
+    r#"{"podId":"backend-01","assignedAt":1}"#,
+];
+
+#[test]
+fn a_value_that_is_no_assignment_is_refused_counted_and_not_dialled() {
+    let (stage, trap) = (Stage::new(), Pod::start("trap"));
+    for (number, value) in BAD.iter().enumerate() {
+        let room = format!("room_bad{number}");
+        stage.redis.set(&format!("room:{room}:pod"), &value.replace("{trap}", &trap.addr().to_string()));
+        let response = stage.get(&format!("/{room}"));
+        assert_eq!(response.expect_error(503), "bad-assignment", "{value}");
+        let counted = stage.router.metric("pod_router_rejected_total", &[("reason", "bad-assignment")]);
+        assert_eq!(counted.round() as usize, number + 1, "{value}");
+    }
+    for pod in stage.pods.iter().chain([&stage.any, &trap]) {
+        assert_eq!(pod.accepted(), 0, "{} was dialled", pod.name());
+    }
+}
+
+#[test]
+fn a_key_of_another_type_is_refused() {
+    let stage = Stage::new();
+    for (room, command) in [
+        ("room_list", &["RPUSH", "room:room_list:pod", "backend-0"][..]),
+        ("room_set", &["SADD", "room:room_set:pod", "backend-0"]),
+        ("room_hash", &["HSET", "room:room_hash:pod", "podId", "backend-0"]),
+    ] {
+        stage.redis.command(command);
+        assert_eq!(stage.get(&format!("/{room}")).expect_error(503), "bad-assignment", "{room}");
+    }
+    // Redis itself is fine, and so is its connection.
+    assert!(stage.router.metric("pod_router_directory_up", &[]) > 0.5);
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}
+
+#[test]
+fn a_megabyte_is_refused() {
+    let stage = Stage::new();
+    let padding = "x".repeat(1024 * 1024);
+    stage.redis.set("room:room_big:pod", &format!(r#"{{"podId":"backend-0","assignedAt":1,"x":"{padding}"}}"#));
+    assert_eq!(stage.get("/room_big").expect_error(503), "bad-assignment");
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}
+
+#[test]
+fn fields_that_the_mission_does_not_know_do_no_harm() {
+    let stage = Stage::new();
+    stage.redis.set("room:room_more:pod", r#" {"x":{"y":[1]},"assignedAt":5,"podId":"backend-1","z":null} "#);
+    assert_eq!(stage.get("/room_more").pod(), "backend-1");
+}
+
+#[test]
+fn the_refusal_is_remembered_and_then_looked_at_again() {
+    let stage = Stage::with(&["--cache-negative", "1h"]);
+    stage.redis.set("room:room_b:pod", "{");
+    let monitor = stage.redis.monitor();
+    for _ in 0..5 {
+        stage.get("/room_b").expect_error(503);
+    }
+    assert_eq!(monitor.lookups("room_b"), 1);
+
+    let stage = Stage::with(&["--cache-negative", "100ms"]);
+    stage.redis.set("room:room_b:pod", "{");
+    stage.get("/room_b").expect_error(503);
+    stage.redis.assign("room_b", 1);
+    eventually("the repaired value is followed", || stage.get("/room_b").pod() == "backend-1");
+}
+
+/// A value that has gone bad is not outlived by the assignment that was good before it: Redis can be asked.
+#[test]
+fn a_value_that_turns_bad_is_refused_too() {
+    let stage = Stage::with(&["--cache-ttl", "100ms"]);
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    stage.redis.set("room:room_a:pod", r#"{"podId":"evil","assignedAt":9}"#);
+    eventually("the bad value is refused", || stage.get("/room_a").status() == 503);
+}
+
+#[test]
+fn a_page_load_of_such_a_room_is_not_redirected() {
+    let stage = Stage::new();
+    stage.redis.set("room:room_b:pod", r#"{"podId":"//evil.example/","assignedAt":9}"#);
+    let response = stage.request("GET /experiment/room_b HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n");
+    assert_eq!(response.expect_error(503), "bad-assignment");
+    assert!(!response.head.has("location"));
+}

@@ -1,0 +1,235 @@
+//! The end of the process: lame duck, drain, deadline, second signal.
+//!
+//! How far the end has come is read off the log ("draining") and the probes, never guessed by waiting.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Gate, PATIENCE, Router, Stage, eventually, script};
+
+const HANDSHAKE: &str = "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// A lame duck that no test waits for.
+const LONG: &str = "10m";
+
+fn wait_lame_duck(router: &Router) {
+    eventually("/readyz says no", || router.get_admin("/readyz").status() == 503);
+}
+
+/// Waits until no new connection is served any more.
+fn wait_draining(router: &Router) {
+    eventually("new connections are turned away", || match Client::try_connect(router.addr()) {
+        Ok(mut client) => client.try_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_err(),
+        Err(_) => true,
+    });
+}
+
+/// A stage whose pod 0 takes a request and answers once the gate is open.
+fn held_stage(args: &[&str]) -> (Stage, Arc<Gate>) {
+    let (stage, gate) = (Stage::with(args), Gate::shared());
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        held.wait();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+    });
+    (stage, gate)
+}
+
+fn wait_in_flight(stage: &Stage) {
+    eventually("the pod has the request", || stage.pods[0].received().len() == 1);
+}
+
+#[test]
+fn a_lame_duck_serves_and_says_goodbye() {
+    for signal in ["TERM", "INT"] {
+        let mut stage = Stage::with(&["--lame-duck", LONG]);
+        let mut kept = stage.client();
+        assert_eq!(kept.get("/room_a").head.value("connection"), None);
+        stage.router.signal(signal);
+        wait_lame_duck(&stage.router);
+        assert_eq!(stage.router.get_admin("/livez").status(), 200);
+        // Old connections are served, told to go, and closed; new ones as well.
+        for mut client in [kept, stage.client()] {
+            let response = client.get("/room_a");
+            assert_eq!(response.pod(), "backend-0");
+            assert_eq!(response.head.value("connection"), Some("close"));
+            client.expect_end();
+        }
+        let refused = stage.get("/room%5Fa");
+        refused.expect_error(400);
+        assert_eq!(refused.head.value("connection"), Some("close"));
+        assert!(!stage.router.has_exited());
+    }
+}
+
+#[test]
+fn an_idle_router_ends_after_the_lame_duck() {
+    let mut stage = Stage::with(&["--lame-duck", "300ms", "--drain-timeout", "60s"]);
+    let mut idle = stage.client();
+    idle.get("/room_a");
+    stage.router.signal("TERM");
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+    idle.expect_end();
+}
+
+#[test]
+fn sigint_is_a_clean_end_as_well() {
+    let mut stage = Stage::with(&["--lame-duck", "0s"]);
+    stage.router.signal("INT");
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_request_in_flight_is_finished() {
+    let (mut stage, gate) = held_stage(&["--lame-duck", "0s", "--drain-timeout", "60s"]);
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+    wait_in_flight(&stage);
+    stage.router.signal("TERM");
+    wait_draining(&stage.router);
+    assert!(!stage.router.has_exited());
+    gate.open();
+    assert_eq!(client.read_response().text(), "done");
+    client.expect_end();
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_download_in_flight_is_finished() {
+    let mut stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "60s"]);
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
+        held.wait();
+        conn.send("other")
+    });
+    let mut client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.read_head();
+    stage.router.signal("TERM");
+    wait_draining(&stage.router);
+    gate.open();
+    assert_eq!(client.read_body(&head).expect("the whole body"), b"firstother");
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_stuck_request_is_cut_at_the_deadline() {
+    let (mut stage, _gate) = held_stage(&["--lame-duck", "0s", "--drain-timeout", "500ms"]);
+    let mut client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_in_flight(&stage);
+    stage.router.signal("TERM");
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+    client.expect_end();
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let (mut stage, _gate) = held_stage(&["--lame-duck", LONG, "--drain-timeout", LONG]);
+    let client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_in_flight(&stage);
+    stage.router.signal("TERM");
+    wait_lame_duck(&stage.router);
+    stage.router.signal("TERM");
+    stage.router.wait_exit();
+}
+
+/// The clients of tunnels that end at the same moment would all come back at the same moment.
+#[test]
+fn tunnels_end_spread_over_the_window() {
+    const WINDOW: Duration = Duration::from_secs(4);
+    const TUNNELS: usize = 60;
+    let mut stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "4s"]);
+    stage.pods[0].play(script::websocket_echo);
+    let clients: Vec<_> = (0..TUNNELS)
+        .map(|_| {
+            let mut client = stage.client();
+            client.send(HANDSHAKE);
+            assert_eq!(client.read_head().second_word(), "101");
+            client
+        })
+        .collect();
+    let ended = |mut client: Client| {
+        move || {
+            client.expect_end();
+            Instant::now()
+        }
+    };
+    let watching: Vec<_> = clients.into_iter().map(|client| thread::spawn(ended(client))).collect();
+    stage.router.signal("TERM");
+    let mut ends: Vec<_> = watching.into_iter().map(|thread| thread.join().expect("the tunnel ends")).collect();
+    // In the order in which they were opened, and so not sorted if the order is random.
+    assert!(!ends.is_sorted(), "the tunnels have ended in the order of their opening");
+    ends.sort_unstable();
+    let spread = ends[TUNNELS - 1] - ends[0];
+    assert!(spread > WINDOW / 2, "all tunnels have ended within {spread:?}");
+    let crowd = ends.windows(TUNNELS / 2).map(|half| half[half.len() - 1] - half[0]).min().unwrap_or_default();
+    assert!(crowd > WINDOW / 8, "half of the tunnels have ended within {crowd:?}");
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+    let reasons: Vec<_> = stage.router.logs().into_iter().filter(|line| line["message"] == "tunnel closed").collect();
+    assert_eq!(reasons.len(), TUNNELS);
+}
+
+#[test]
+fn a_tunnel_lives_through_the_lame_duck() {
+    let stage = Stage::with(&["--lame-duck", LONG]);
+    stage.pods[0].play(script::websocket_echo);
+    let mut client = stage.client();
+    client.send(HANDSHAKE);
+    assert_eq!(client.read_head().second_word(), "101");
+    stage.router.signal("TERM");
+    wait_lame_duck(&stage.router);
+    client.send("still there?");
+    assert_eq!(client.read_exact(12), b"still there?");
+}
+
+/// hyper's graceful shutdown would turn the 101's `Connection: upgrade` into `close` (notes/style.md E12).
+#[test]
+fn a_handshake_in_flight_is_not_spoiled() {
+    for (lame_duck, wait) in [(LONG, wait_lame_duck as fn(&Router)), ("0s", wait_draining)] {
+        let stage = Stage::with(&["--lame-duck", lame_duck, "--drain-timeout", "60s"]);
+        let gate = Gate::shared();
+        let held = Arc::clone(&gate);
+        stage.pods[0].play(move |mut conn| {
+            let head = conn.request()?;
+            held.wait();
+            conn.send(script::switching_protocols(&head))?;
+            conn.send("welcome")?;
+            conn.until_closed()
+        });
+        let mut client = stage.client().with_patience(4 * PATIENCE);
+        client.send(HANDSHAKE);
+        wait_in_flight(&stage);
+        stage.router.signal("TERM");
+        wait(&stage.router);
+        gate.open();
+        let head = client.read_head();
+        assert_eq!(head.second_word(), "101");
+        let connection = head.value("connection").unwrap_or_default();
+        assert!(connection.eq_ignore_ascii_case("upgrade"), "{}", head.text());
+        assert_eq!(client.read_exact(7), b"welcome");
+    }
+}
+
+/// A handshake that arrives on the lame duck is served as well.
+#[test]
+fn a_handshake_during_the_lame_duck_is_served() {
+    let stage = Stage::with(&["--lame-duck", LONG]);
+    stage.pods[0].play(script::websocket_echo);
+    stage.router.signal("TERM");
+    wait_lame_duck(&stage.router);
+    let mut client = stage.client();
+    client.send(HANDSHAKE);
+    let head = client.read_head();
+    assert_eq!(head.second_word(), "101");
+    assert!(head.value("connection").is_some_and(|option| option.eq_ignore_ascii_case("upgrade")), "{}", head.text());
+    client.send("hello");
+    assert_eq!(client.read_exact(5), b"hello");
+}

@@ -1,0 +1,5 @@
+//! Pods that fail: away, restarting, moved, dying with a request in hand, silent.
+
+mod restart;
+mod unanswered;
+mod unreachable;

@@ -1,0 +1,133 @@
+//! Requests that got no answer: which are sent again (none that the pod may have seen), which time out.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{Stage, eventually, script};
+
+const POST: &str = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+
+/// A keep-alive connection that the pod has closed while it idled: nothing was sent on it, so even a POST may
+/// go again, on a new one. The pod's FIN has arrived before the next request is made.
+#[test]
+fn a_connection_gone_stale_costs_nothing() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer_and_close("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    let mut client = stage.client();
+    for number in 1..=20 {
+        assert_eq!(client.request(POST).text(), "ok");
+        eventually("the pod has closed the connection", || stage.pods[0].open() == 0);
+        assert_eq!(stage.pods[0].received().len(), number);
+    }
+}
+
+/// The same with a reset, as a pod that is killed leaves it.
+#[test]
+fn a_connection_reset_while_idle_costs_nothing() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        // The reset must not overtake the answer, and it would while that is unread.
+        thread::sleep(Duration::from_millis(20));
+        conn.reset();
+        Ok(())
+    });
+    let mut client = stage.client();
+    for number in 1..=10 {
+        assert_eq!(client.request(POST).text(), "ok");
+        eventually("the pod has reset the connection", || stage.pods[0].open() == 0);
+        assert_eq!(stage.pods[0].received().len(), number);
+    }
+}
+
+/// RFC 9110 section 9.2.2 would allow to repeat the GET. Engine.IO's polling forgives no repetition.
+#[test]
+fn a_request_the_pod_has_read_is_never_sent_again() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| conn.whole_request().map(drop));
+    let get = "GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (number, request) in [(1, get), (2, POST), (3, get)] {
+        assert_eq!(stage.request(request).expect_error(502), "pod-closed");
+        assert_eq!(stage.pods[0].received().len(), number);
+    }
+}
+
+#[test]
+fn nor_is_one_that_was_read_on_a_reused_connection() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        conn.whole_request().map(drop)
+    });
+    let mut client = stage.client();
+    for number in [2, 4] {
+        assert_eq!(client.get("/room_a").text(), "ok");
+        client.get("/room_a").expect_error(502);
+        assert_eq!(stage.pods[0].received().len(), number);
+    }
+    assert_eq!(stage.pods[0].accepted(), 2);
+}
+
+#[test]
+fn nor_is_one_that_was_reset() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.whole_request()?;
+        conn.reset();
+        Ok(())
+    });
+    stage.request(POST).expect_error(502);
+    assert_eq!(stage.pods[0].received().len(), 1);
+}
+
+#[test]
+fn an_answer_that_breaks_off_in_its_head_is_a_bad_gateway() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer_and_close("HTTP/1.1 200 OK\r\nContent-Le"));
+    stage.get("/room_a").expect_error(502);
+    assert_eq!(stage.pods[0].received().len(), 1);
+}
+
+#[test]
+fn a_silent_pod_is_answered_for() {
+    let stage = Stage::with(&["--response-timeout", "300ms"]);
+    stage.pods[0].play(script::silence);
+    let response = stage.request(POST);
+    assert_eq!(response.expect_error(504), "pod-timeout");
+    // The exchange is over on the pod's side too, and it is not repeated.
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    assert_eq!(stage.pods[0].received().len(), 1);
+    stage.pods[0].play(script::echo);
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}
+
+/// The time runs from the last byte of the request.
+#[test]
+fn a_slow_upload_is_not_timed_out() {
+    let stage = Stage::with(&["--response-timeout", "300ms"]);
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n");
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(50));
+        client.send("x");
+    }
+    assert_eq!(client.read_response().json()["bodyLength"], 20);
+}
+
+/// It ends with the response's head: a download may take its time.
+#[test]
+fn a_slow_download_is_not_timed_out() {
+    let stage = Stage::with(&["--response-timeout", "300ms"]);
+    stage.pods[0].play(|mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")?;
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(50));
+            conn.send("x")?;
+        }
+        Ok(())
+    });
+    assert_eq!(stage.get("/room_a").text(), "x".repeat(20));
+}

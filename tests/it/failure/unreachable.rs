@@ -1,0 +1,131 @@
+//! A pod that refuses connections: its requests are held, the directory is asked again, then they are given up.
+
+use std::thread;
+
+use crate::support::{Pod, Pods, Redis, Router, Stage, script};
+
+const FAILURES: &str = "pod_router_upstream_connect_failures_total";
+
+#[test]
+fn a_request_waits_for_its_pod_to_come_back_and_is_delivered_once() {
+    let mut stage = Stage::with(&["--pod-wait", "60s"]);
+    stage.pods.get_mut(0).unbind();
+    let mut client = stage.client();
+    let waiting =
+        thread::spawn(move || client.request("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"));
+    stage.router.wait_metric(FAILURES, &[("pod", "backend-0")], 2.0);
+    stage.pods.get_mut(0).bind();
+    let response = waiting.join().expect("the request is answered");
+    assert_eq!(response.pod(), "backend-0");
+    assert_eq!(response.json()["body"], "hello");
+    assert_eq!(stage.pods[0].received().len(), 1);
+}
+
+#[test]
+fn a_handshake_waits_as_well() {
+    let mut stage = Stage::with(&["--pod-wait", "60s"]);
+    stage.pods[0].play(script::websocket_echo);
+    stage.pods.get_mut(0).unbind();
+    let mut client = stage.client();
+    let waiting = thread::spawn(move || {
+        client.send(
+            "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        );
+        client.read_head()
+    });
+    stage.router.wait_metric(FAILURES, &[("pod", "backend-0")], 1.0);
+    stage.pods.get_mut(0).bind();
+    assert_eq!(waiting.join().expect("the handshake is answered").second_word(), "101");
+}
+
+#[test]
+fn a_pod_that_stays_away_is_given_up() {
+    let mut stage = Stage::with(&["--pod-wait", "300ms"]);
+    stage.pods.get_mut(0).unbind();
+    let response = stage.get("/room_a");
+    assert_eq!(response.expect_error(503), "pod-unreachable");
+    assert!(response.head.value("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+    assert!(stage.router.metric("pod_router_rejected_total", &[("reason", "pod-unreachable")]) > 0.5);
+    // A connection failure moves no room, and harms no other.
+    assert!(stage.pods[1].received().is_empty());
+    assert_eq!(stage.get("/").pod(), "any");
+}
+
+/// Never more than a retry: `Retry-After`, and the connection's next request is served.
+#[test]
+fn a_given_up_upload_does_not_spoil_what_follows() {
+    let mut stage = Stage::with(&["--pod-wait", "100ms"]);
+    stage.pods.get_mut(0).unbind();
+    let response = stage.request("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\nGET /x ");
+    response.expect_error(503);
+    stage.pods.get_mut(0).bind();
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}
+
+#[test]
+fn without_pod_wait_a_refusal_is_answered_at_once() {
+    let mut stage = Stage::with(&["--pod-wait", "0s"]);
+    stage.pods.get_mut(0).unbind();
+    assert_eq!(stage.get("/room_a").expect_error(503), "pod-unreachable");
+}
+
+/// The directory is asked again past the cache, which here would hold the old answer for an hour.
+#[test]
+fn a_room_that_moves_while_its_request_waits_is_followed() {
+    let mut stage = Stage::with(&["--pod-wait", "60s", "--cache-ttl", "1h"]);
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    stage.pods.get_mut(0).kill();
+    let mut client = stage.client();
+    let waiting =
+        thread::spawn(move || client.request("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"));
+    stage.router.wait_metric(FAILURES, &[("pod", "backend-0")], 1.0);
+    stage.redis.assign("room_a", 1);
+    let response = waiting.join().expect("the request is answered");
+    assert_eq!(response.pod(), "backend-1");
+    assert_eq!(response.json()["body"], "hello");
+    let head = stage.pods[1].only_head();
+    assert_eq!(head.value("x-room-pod"), Some("backend-1"));
+    // From now on the cache knows better as well.
+    assert_eq!(stage.get("/room_a").pod(), "backend-1");
+}
+
+#[test]
+fn a_client_that_gives_up_waiting_is_forgotten() {
+    let mut stage = Stage::with(&["--pod-wait", "60s"]);
+    stage.pods.get_mut(0).unbind();
+    let client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\nX-Request-Id: impatient\r\n\r\n");
+    stage.router.wait_metric(FAILURES, &[("pod", "backend-0")], 1.0);
+    drop(client);
+    let line = stage.router.access_line("impatient");
+    assert_eq!((line["room"].as_str(), line["pod"].as_str()), (Some("room_a"), Some("backend-0")));
+    stage.pods.get_mut(0).bind();
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    assert_eq!(stage.pods[0].received().len(), 1, "the abandoned request was sent");
+}
+
+/// A name that has no address is a pod that is not there (yet).
+#[test]
+fn a_pod_without_an_address_is_unreachable() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    redis.assign("room_a", 0);
+    let router = Router::builder()
+        .redis(&redis)
+        .default_backend([&any])
+        .args(&["--pod-address", "{pod}.no-such-name.invalid:3000", "--pod-wait", "200ms"])
+        .start_ready();
+    assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
+}
+
+#[test]
+fn a_default_backend_that_refuses_is_passed_over() {
+    let redis = Redis::start();
+    let mut pods = Pods::start(2);
+    let router = Router::builder().redis(&redis).default_backend(pods.iter()).start_ready();
+    pods.get_mut(0).unbind();
+    let mut client = router.client();
+    for _ in 0..6 {
+        assert_eq!(client.get("/").pod(), "backend-1");
+    }
+}

@@ -1,0 +1,9 @@
+//! HTTP/1.1 through the router: where requests go, what becomes of their heads, how messages and
+//! connections end.
+
+mod connections;
+mod headers;
+mod messages;
+mod redirect;
+mod routing;
+mod target;

@@ -1,0 +1,277 @@
+//! The life of connections on both sides: reuse, pipelining, early ends, streams.
+
+use std::sync::Arc;
+
+use crate::support::{Gate, Stage, eventually, script};
+
+#[test]
+fn a_pods_connection_is_used_again() {
+    let stage = Stage::new();
+    let mut client = stage.client();
+    for _ in 0..10 {
+        assert_eq!(client.get("/room_a").pod(), "backend-0");
+    }
+    assert_eq!(stage.pods[0].received().len(), 10);
+    assert_eq!(stage.pods[0].accepted(), 1);
+}
+
+#[test]
+fn each_pods_connections_are_kept_apart() {
+    let stage = Stage::new();
+    stage.redis.assign("room_b", 1);
+    let mut client = stage.client();
+    for _ in 0..5 {
+        assert_eq!(client.get("/room_a").pod(), "backend-0");
+        assert_eq!(client.get("/room_b").pod(), "backend-1");
+        assert_eq!(client.get("/").pod(), "any");
+    }
+    for pod in stage.pods.iter().chain([&stage.any]) {
+        assert_eq!((pod.accepted(), pod.received().len()), (1, 5), "{}", pod.name());
+    }
+}
+
+#[test]
+fn a_pod_that_says_close_is_dialled_again() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer_and_close("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"));
+    let mut client = stage.client();
+    for _ in 0..5 {
+        assert_eq!(client.get("/room_a").text(), "ok");
+    }
+    assert_eq!(stage.pods[0].accepted(), 5);
+}
+
+/// hyper's default would keep them 90 s; Node closes after 5 s (notes/correctness.md section 3.4).
+#[test]
+fn an_idle_connection_to_a_pod_is_given_up() {
+    let stage = Stage::with(&["--upstream-idle", "200ms"]);
+    stage.get("/room_a");
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}
+
+#[test]
+fn an_idle_client_connection_is_given_up() {
+    let stage = Stage::with(&["--downstream-idle", "200ms"]);
+    let mut client = stage.client();
+    client.get("/room_a");
+    client.expect_end();
+}
+
+/// RFC 9112 section 9.6.
+#[test]
+fn a_client_that_says_close_is_closed() {
+    let stage = Stage::new();
+    let mut client = stage.client();
+    let response = client.request("GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(response.head.value("connection"), Some("close"));
+    client.expect_end();
+    // That was between the client and the router: the pod's connection stays.
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    assert_eq!(stage.pods[0].open(), stage.pods[0].accepted());
+}
+
+/// Affinity is per request, not per connection (RFC 9112 section 9.3.2 has the order).
+#[test]
+fn pipelined_requests_of_different_rooms_go_each_to_its_pod_in_order() {
+    let stage = Stage::new();
+    stage.redis.assign("room_b", 1);
+    let mut client = stage.client();
+    let targets = ["/room_a/1", "/room_b/2", "/3", "/room_b/4", "/room_a/5"];
+    let requests: String = targets.iter().map(|target| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    client.send(requests);
+    for (target, pod) in targets.iter().zip(["backend-0", "backend-1", "any", "backend-1", "backend-0"]) {
+        let response = client.read_response();
+        assert_eq!(response.pod(), pod, "{target}");
+        assert!(response.json()["head"].as_str().is_some_and(|head| head.starts_with(&format!("GET {target} "))));
+    }
+}
+
+#[test]
+fn a_slow_first_answer_holds_back_the_second() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        held.wait();
+        conn.send("HTTP/1.1 200 OK\r\nX-Pod: slow\r\nContent-Length: 0\r\n\r\n")
+    });
+    let mut client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the slow pod has its request", || stage.pods[0].received().len() == 1);
+    gate.open();
+    assert_eq!(client.read_response().pod(), "slow");
+    assert_eq!(client.read_response().pod(), "any");
+}
+
+#[test]
+fn chunks_are_passed_on_as_they_come() {
+    let stage = Stage::new();
+    let gates: Vec<_> = (0..3).map(|_| Gate::shared()).collect();
+    let held = gates.clone();
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        for gate in &held {
+            conn.send("6\r\ndata:\n\r\n")?;
+            gate.wait();
+        }
+        conn.send("0\r\n\r\n")
+    });
+    let mut client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read_head().value("content-type"), Some("text/event-stream"));
+    for gate in gates {
+        // The next chunk is sent only once this one has arrived.
+        assert_eq!(client.read_chunk().as_deref(), Some(&b"data:\n"[..]));
+        gate.open();
+    }
+    assert_eq!(client.read_chunk(), None);
+}
+
+#[test]
+fn a_request_body_is_passed_on_as_it_comes() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let arrived = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.request()?;
+        assert_eq!(conn.wire().read_chunk()?.as_deref(), Some(&b"first"[..]));
+        arrived.open();
+        assert_eq!(conn.wire().read_chunk()?.as_deref(), Some(&b"second"[..]));
+        assert_eq!(conn.wire().read_chunk()?, None);
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    assert!(gate.wait(), "the first chunk has arrived");
+    client.send("6\r\nsecond\r\n0\r\n\r\n");
+    assert_eq!(client.read_response().status(), 200);
+}
+
+/// RFC 9112 section 9.3: an answer may come while the body is still being sent.
+#[test]
+fn an_early_answer_reaches_the_client_that_is_still_sending() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nmuch")?;
+        conn.half_close();
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\nfirst bytes");
+    let response = client.read_response();
+    assert_eq!((response.status(), response.text().as_str()), (413, "much"));
+    // The rest of the body is nobody's: it must not be read as the next request.
+    let _ = client.try_send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    assert!(stage.any.received().is_empty());
+}
+
+/// Engine.IO ends the session when a poll's connection closes, and counts on it (notes/correctness.md 1.3).
+#[test]
+fn a_client_that_goes_away_is_noticed_by_a_silent_pod() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::silence);
+    let endings: [fn(crate::support::Client); 3] = [drop, crate::support::Client::reset, |mut client| {
+        client.half_close();
+        client.expect_end();
+    }];
+    for (number, end) in endings.into_iter().enumerate() {
+        let client = stage.client();
+        client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("the pod has the request", || stage.pods[0].received().len() == number + 1);
+        assert_eq!(stage.pods[0].open(), 1);
+        end(client);
+        eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_amid_its_upload_is_noticed() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.until_closed()
+    });
+    let client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome of it");
+    eventually("the pod has the request", || stage.pods[0].received().len() == 1);
+    drop(client);
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+#[test]
+fn a_client_that_goes_away_amid_a_stream_is_noticed() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.read_head();
+    assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
+    drop(client);
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+/// A reply must never reach another request: an exchange that did not end cleanly takes its connection along.
+#[test]
+fn an_abandoned_exchanges_connection_is_not_used_again() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.request()?;
+        held.wait();
+        conn.send("HTTP/1.1 200 OK\r\nX-Pod: late\r\nContent-Length: 0\r\n\r\n")?;
+        script::echo(conn)
+    });
+    let client = stage.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the pod has the request", || stage.pods[0].received().len() == 1);
+    drop(client);
+    stage.pods[0].play(script::echo);
+    gate.open();
+    for _ in 0..5 {
+        assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    }
+    assert!(stage.pods[0].received()[1..].iter().all(|received| received.connection > 0));
+}
+
+/// RFC 9112 section 9.2: bytes that nobody asked for are no response.
+#[test]
+fn bytes_on_an_idle_connection_are_no_answer() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nX-Pod: asked\r\nContent-Length: 0\r\n\r\n")?;
+        held.wait();
+        conn.send("HTTP/1.1 200 OK\r\nX-Pod: unasked\r\nContent-Length: 0\r\n\r\n")?;
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    assert_eq!(client.get("/room_a").pod(), "asked");
+    stage.pods[0].play(script::echo);
+    gate.open();
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    assert_eq!(client.get("/room_a").pod(), "backend-0");
+}
+
+#[test]
+fn surplus_bytes_after_a_response_never_become_the_next() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer(
+        "HTTP/1.1 200 OK\r\nX-Pod: first\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Pod: surplus\r\nContent-Length: 0\r\n\r\n",
+    ));
+    let mut client = stage.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/room_a").pod(), "first");
+    }
+}

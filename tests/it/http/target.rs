@@ -1,0 +1,60 @@
+//! The request target: it reaches the pod byte for byte, and is read as Socket.IO's server reads it.
+
+use crate::support::Stage;
+
+/// RFC 9110 section 7.7: a proxy must not modify the path and query when it forwards.
+#[test]
+fn the_target_goes_to_the_pod_byte_for_byte() {
+    let stage = Stage::new();
+    for target in [
+        "/",
+        "/?",
+        "/x?",
+        "/x??a=?",
+        "/a%2Fb/%2e%2E/%7Ec",
+        "//a//b/",
+        "/a/../b/./c",
+        "/..",
+        "/a;b=c,d:e@f!$'()*+&=",
+        "/%e2%82%AC/%zz/%",
+        "/x?a=%20+&&b==c&;d",
+        "/x?a={b}|c^`[]",
+        "/x?next=http://evil/?q#",
+        "/api/room/room_a/..%2f..//?x=%2F?&",
+        "/socket.io/?EIO=4&transport=polling&t=Oq%2B&roomId=room_a&",
+    ] {
+        let head = stage.get(target).json()["head"].as_str().unwrap_or_default().to_owned();
+        // A fragment is no part of a target (RFC 9112 section 3.2).
+        let expected = target.split('#').next().unwrap_or_default();
+        assert_eq!(head.lines().next(), Some(format!("GET {expected} HTTP/1.1").as_str()));
+    }
+}
+
+#[test]
+fn a_very_long_target_passes() {
+    let stage = Stage::new();
+    let target = format!("/x?{}", "a".repeat(15_000));
+    let head = stage.get(&target).json()["head"].as_str().unwrap_or_default().to_owned();
+    assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")));
+}
+
+/// The table of notes/correctness.md section 1.2: what Socket.IO's own server makes of each query.
+#[test]
+fn a_query_names_the_room_that_socket_io_reads_in_it() {
+    let stage = Stage::new();
+    for (query, pod) in [
+        ("roomId=room_a", "backend-0"),
+        ("room%49d=room_a", "backend-0"),
+        ("roomId=room%5Fa", "backend-0"),
+        ("a=1&roomId=room%5fa&b", "backend-0"),
+        ("roomId=room_a#x", "backend-0"),
+        ("roomid=room_a", "any"),
+        ("roomId[]=room_a", "any"),
+        ("a=1;roomId=room_a", "any"),
+        ("a=roomId=room_a", "any"),
+        ("?roomId=room_a", "any"),
+        ("", "any"),
+    ] {
+        assert_eq!(stage.get(&format!("/socket.io/?{query}")).pod(), pod, "{query}");
+    }
+}
