@@ -85,6 +85,7 @@ pub mod admin;
 pub mod app;
 pub mod config;
 pub mod core;
+pub mod dev;
 pub mod directory;
 pub mod drain;
 pub mod metrics;
