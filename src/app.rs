@@ -23,7 +23,7 @@ use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Roster, Signal, Watch};
 use crate::metrics::Metrics;
-use crate::proxy::{Dns, Proxy};
+use crate::proxy::{CODES, Dns, Proxy};
 use crate::server::{Server, listen, listen_again};
 use crate::telemetry;
 
@@ -87,6 +87,7 @@ impl App {
     /// A thread could not be started.
     pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
         let metrics = Arc::new(Metrics::new());
+        announce_series(&metrics, &self.config);
         let ending = Signal::new();
         let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
         let shared = Shared {
@@ -165,6 +166,17 @@ async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
     tracing::info!(drain_timeout = ?config.drain.timeout, "draining");
     ending.advance(Phase::Draining);
     ended.recv().await;
+}
+
+/// Series whose labels are known are there from the start: an alert on a rate needs the zero before the first one.
+fn announce_series(metrics: &Metrics, config: &Config) {
+    for code in CODES {
+        metrics.rejected.with_label_values(&[code]);
+    }
+    let fixed = config.routing.fixed_pods.keys().map(ToString::to_string);
+    for name in config.routing.default_backend.iter().map(ToString::to_string).chain(fixed) {
+        metrics.pod(&name);
+    }
 }
 
 /// One worker thread, from its first connection to its last.

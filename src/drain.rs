@@ -165,10 +165,10 @@ impl Drop for Member {
     fn drop(&mut self) {
         let mut members = self.roster.members.borrow_mut();
         members.remove(&self.id);
-        if members.is_empty() {
-            if let Some(waiting) = self.roster.waiting.borrow_mut().take() {
-                waiting.wake();
-            }
+        if members.is_empty()
+            && let Some(waiting) = self.roster.waiting.borrow_mut().take()
+        {
+            waiting.wake();
         }
     }
 }

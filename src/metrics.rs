@@ -228,6 +228,7 @@ impl Metrics {
             connections: self.upstream_connections.with_label_values(&[name]),
             tunnels: self.upstream_tunnels.with_label_values(&[name]),
         };
+        self.upstream_requests.with_label_values(&[name, "200"]);
         pods.insert(made.name.clone(), made.clone());
         made
     }

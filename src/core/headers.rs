@@ -42,6 +42,10 @@ pub fn to_upstream(head: &mut request::Parts, added: &Added<'_>) {
     }
     forwarded::rewrite(&mut head.headers, &added.client);
     add_via(&mut head.headers, head.version);
+    if !head.headers.contains_key(HOST) {
+        // RFC 9112 section 3.2: HTTP/1.1 has a Host, empty where an HTTP/1.0 client named none.
+        head.headers.insert(HOST, HeaderValue::from_static(""));
+    }
     head.headers.insert(X_REQUEST_ID, added.request_id.clone());
     unname_room(&mut head.headers);
     if added.kind == Kind::WebSocket {

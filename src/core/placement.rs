@@ -17,7 +17,7 @@ pub struct Limits {
 
 /// The pod for a new room, if any has space. `now` is in milliseconds since 1970, as the heartbeats are.
 /// `roll` breaks ties, so that replicas that decide at once do not all pick the same pod.
-pub fn choose<'a>(pods: &'a [(PodId, Heartbeat)], limits: Limits, now: u64, roll: u64) -> Option<&'a PodId> {
+pub fn choose(pods: &[(PodId, Heartbeat)], limits: Limits, now: u64, roll: u64) -> Option<&PodId> {
     let open: Vec<_> = pods.iter().filter(|(_, beat)| is_open(beat, limits, now)).collect();
     let mean = open.iter().map(|(_, beat)| load(beat, limits)).sum::<f64>() / open.len().max(1) as f64;
     let scored: Vec<_> = open.iter().map(|(pod, beat)| (score(beat, limits, mean, now), pod)).collect();

@@ -7,7 +7,6 @@
 
 pub mod memory;
 pub mod redis;
-pub mod resolver;
 
 use std::fmt;
 use std::future::Future;

@@ -4,9 +4,17 @@
 //! one connection and knows whether it is up; here are the three questions of [`Directory`]. Nothing is
 //! cached, retried or decided here: the resolver does that, over any directory.
 //!
-//! All commands touch one key each, so they work in a Cluster as they do on one server. A Redis user of
-//! the router's own needs `+getrange +get +exists +eval +set +time +ping` (and `+select` for a database
-//! other than 0, `+cluster` in a Cluster) on `~room:*` and `~pod:*`.
+//! # What Redis has to be
+//!
+//! Version 5 or later. All commands touch one key each, so they work in a Cluster as they do on one server.
+//! A Redis user of the router's own needs `+getrange +get +exists +eval +set +time +ping` (and `+select` for a
+//! database other than 0; `+cluster +client|id` in a Cluster; `+role` behind Sentinel) on `~room:*` and `~pod:*`.
+//!
+//! `rediss` trusts the authorities the system trusts, or those in the file `SSL_CERT_FILE` names.
+//!
+//! The tests run Redis 7.0: one server with and without password, user and TLS; Sentinel with a failover; a
+//! Cluster with a moving slot and a hanging primary. TLS to Sentinels and Clusters is not tested: there the
+//! certificates have to be valid for the addresses Sentinels and nodes announce, usually IP addresses.
 //!
 //! # Threads
 //!

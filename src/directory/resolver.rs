@@ -10,13 +10,11 @@
 //! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
 //!   that lags, or a raced reply, must not send a room back to its old pod.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use super::memory::now_ms;
 use super::{Directory, DirectoryError};
@@ -25,6 +23,7 @@ use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
 use crate::core::placement::{self, Limits};
 use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
+use crate::single_flight::SingleFlight;
 
 /// How long heartbeats are used for placing rooms and for `/health/cluster`.
 const HEARTBEATS_FOR: Duration = Duration::from_secs(1);
@@ -38,7 +37,8 @@ struct Inner<D> {
     directory: D,
     policy: DirectoryConfig,
     cache: Cache<RoomId<'static>, Entry>,
-    flights: Mutex<HashMap<RoomId<'static>, Flight>>,
+    lookups: SingleFlight<RoomId<'static>, Resolution>,
+    placements: SingleFlight<RoomId<'static>, Result<Resolution, PlacementError>>,
     heartbeats: tokio::sync::Mutex<Option<Heartbeats>>,
     metrics: Arc<Metrics>,
     /// Where questions run, whichever thread asks.
@@ -53,13 +53,6 @@ struct Entry {
     asked: Instant,
     /// When it last said this: decides how long it may be used stale.
     confirmed: Instant,
-}
-
-/// A question under way.
-#[derive(Clone, Debug)]
-struct Flight {
-    started: Instant,
-    landed: watch::Receiver<Option<Resolution>>,
 }
 
 #[derive(Debug)]
@@ -92,7 +85,8 @@ impl<D: Directory> Resolver<D> {
             directory,
             cache: Cache::new(policy.capacity),
             policy,
-            flights: Mutex::default(),
+            lookups: SingleFlight::default(),
+            placements: SingleFlight::default(),
             heartbeats: tokio::sync::Mutex::default(),
             metrics,
             runtime: Handle::current(),
@@ -129,36 +123,20 @@ impl<D: Directory> Resolver<D> {
 
     /// Joins the question under way, or asks.
     async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
+        let key = room.clone().into_owned();
         loop {
             if !self.0.directory.is_up() {
                 return self.0.without_directory(room, Instant::now());
             }
-            let mut flight = self.join_or_start(room);
-            // An error means that the question died unanswered, with its runtime.
-            let landed = flight.landed.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
-            if newer_than.is_none_or(|moment| flight.started > moment) {
+            let mut flight = self.0.lookups.join(&key, &self.0.runtime, |room| {
+                let inner = Arc::clone(&self.0);
+                async move { inner.look_up(&room).await }
+            });
+            let landed = flight.land().await;
+            if newer_than.is_none_or(|moment| flight.started() > moment) {
                 return landed.unwrap_or(Resolution::Unknown);
             }
         }
-    }
-
-    fn join_or_start(&self, room: &RoomId<'_>) -> Flight {
-        let mut flights = self.0.flights();
-        if let Some(flight) = flights.get(room.as_str()) {
-            return flight.clone();
-        }
-        let (landing, landed) = watch::channel(None);
-        let flight = Flight { started: Instant::now(), landed };
-        let room = room.clone().into_owned();
-        flights.insert(room.clone(), flight.clone());
-        let question = Question { inner: Arc::clone(&self.0), room };
-        self.0.runtime.spawn(async move {
-            let resolution = question.put().await;
-            // The flight leaves the map before it lands: who comes later starts a new one.
-            drop(question);
-            landing.send_replace(Some(resolution));
-        });
-        flight
     }
 
     /// Places an unassigned room: chooses a pod by the heartbeats and claims the room for it. Whoever wins a race, what
@@ -168,13 +146,12 @@ impl<D: Directory> Resolver<D> {
     ///
     /// No pod has space, or the directory cannot be asked.
     pub async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
-        let inner = &self.0;
-        let pod = inner.choose(limits, roll).await?;
-        let claimed = tokio::time::timeout(inner.policy.timeout, inner.directory.claim(room, &pod)).await;
-        match claimed {
-            Ok(Ok(answer)) => Ok(Resolution::Fresh(inner.learn(room, answer, Instant::now()))),
-            Ok(Err(_)) | Err(_) => Err(PlacementError::DirectoryUnavailable),
-        }
+        let key = room.clone().into_owned();
+        let mut flight = self.0.placements.join(&key, &self.0.runtime, |room| {
+            let inner = Arc::clone(&self.0);
+            async move { inner.place(&room, limits, roll).await }
+        });
+        flight.land().await.unwrap_or(Err(PlacementError::DirectoryUnavailable))
     }
 
     /// The pods' heartbeats, at most [`HEARTBEATS_FOR`] old.
@@ -191,11 +168,6 @@ impl<D: Directory> Resolver<D> {
 // === impl Inner ===
 
 impl<D: Directory> Inner<D> {
-    fn flights(&self) -> MutexGuard<'_, HashMap<RoomId<'static>, Flight>> {
-        // Inserts and removals only: nothing is left half-done by a panic.
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The remembered answer, where it is still fresh.
     fn remembered(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Answer> {
         let entry = self.cache.get(room.as_str())?;
@@ -272,34 +244,28 @@ impl<D: Directory> Inner<D> {
         }
         Ok(pod)
     }
-}
 
-/// One question to the directory; takes its flight out of the map when it is dropped, answered or not.
-struct Question<D: Directory> {
-    inner: Arc<Inner<D>>,
-    room: RoomId<'static>,
-}
-
-impl<D: Directory> Question<D> {
-    async fn put(&self) -> Resolution {
-        let Inner { directory, policy, metrics, .. } = &*self.inner;
-        let started = Instant::now();
+    async fn look_up(&self, room: &RoomId<'_>) -> Resolution {
+        let asked = Instant::now();
         // The directory keeps its own deadline; this one is for the day it does not.
-        let answer = tokio::time::timeout(policy.timeout, directory.lookup(&self.room)).await;
-        metrics.directory_duration.observe(seconds(started.elapsed()));
+        let answer = tokio::time::timeout(self.policy.timeout, self.directory.lookup(room)).await;
+        self.metrics.directory_duration.observe(seconds(asked.elapsed()));
         match answer.unwrap_or(Err(DirectoryError::Timeout)) {
-            Ok(answer) => Resolution::Fresh(self.inner.learn(&self.room, answer, started)),
+            Ok(answer) => Resolution::Fresh(self.learn(room, answer, asked)),
             Err(error) => {
-                tracing::debug!(room = self.room.as_str(), %error, "lookup failed");
-                self.inner.without_directory(&self.room, Instant::now())
+                tracing::debug!(room = room.as_str(), %error, "lookup failed");
+                self.without_directory(room, Instant::now())
             }
         }
     }
-}
 
-impl<D: Directory> Drop for Question<D> {
-    fn drop(&mut self) {
-        self.inner.flights().remove(self.room.as_str());
+    async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
+        let pod = self.choose(limits, roll).await?;
+        let asked = Instant::now();
+        match tokio::time::timeout(self.policy.timeout, self.directory.claim(room, &pod)).await {
+            Ok(Ok(answer)) => Ok(Resolution::Fresh(self.learn(room, answer, asked))),
+            Ok(Err(_)) | Err(_) => Err(PlacementError::DirectoryUnavailable),
+        }
     }
 }
 

@@ -4,18 +4,20 @@
 //! addresses are kept for [`POSITIVE`] at most, failures for [`NEGATIVE`], and a pod's entry is dropped as soon as a
 //! connection to it fails. One question per name at a time, however many ask.
 //!
-//! Names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
-//! turning one question into four.
+//! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
+//! turning one question into four. `Host` never carries it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::runtime::Handle;
 
 use crate::core::address::HostPort;
+use crate::single_flight::SingleFlight;
 
 /// How long an address is used. CoreDNS' Kubernetes plugin answers with a lifetime of 5 s.
 const POSITIVE: Duration = Duration::from_secs(5);
@@ -26,16 +28,23 @@ const NEGATIVE: Duration = Duration::from_secs(1);
 /// The longest wait for one answer; resolv.conf's own default is 5 s a try.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// A name with this many dots is a full one: `service.namespace.svc.cluster.local` has four.
+const QUALIFIED: usize = 4;
+
 /// The cache, shared by all worker threads. Its size is bounded by the pods and backends there are.
 #[derive(Clone, Debug, Default)]
-pub struct Dns(Arc<Mutex<HashMap<HostPort, Entry>>>);
+pub struct Dns {
+    known: Arc<Mutex<HashMap<HostPort, Known>>>,
+    asking: SingleFlight<HostPort, Answer>,
+}
 
+/// `None`: the name has no address.
 type Answer = Option<Arc<[SocketAddr]>>;
 
 #[derive(Clone, Debug)]
-enum Entry {
-    Asking(watch::Receiver<Option<Answer>>),
-    Known { answer: Answer, until: Instant },
+struct Known {
+    answer: Answer,
+    until: Instant,
 }
 
 impl Dns {
@@ -48,55 +57,49 @@ impl Dns {
         if let Some(ip) = target.ip() {
             return Ok(Arc::new([SocketAddr::new(ip, target.port)]));
         }
-        let answer = match self.known_or_asking(target) {
-            Entry::Known { answer, .. } => answer,
-            Entry::Asking(mut answered) => {
-                answered.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()).flatten()
-            }
+        let known = self.known().get(target).filter(|known| known.until > Instant::now()).cloned();
+        let answer = match known {
+            Some(known) => known.answer,
+            None => self.ask(target).await,
         };
         answer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
     }
 
-    /// Forgets a name, because a connection to one of its addresses failed. A question under way goes on.
+    /// Forgets a name, because a connection to one of its addresses failed. That it has none is not forgotten.
     pub(super) fn forget(&self, target: &HostPort) {
-        let mut entries = self.entries();
-        if matches!(entries.get(target), Some(Entry::Known { answer: Some(_), .. })) {
-            entries.remove(target);
+        let mut known = self.known();
+        if known.get(target).is_some_and(|known| known.answer.is_some()) {
+            known.remove(target);
         }
     }
 
-    fn known_or_asking(&self, target: &HostPort) -> Entry {
-        let mut entries = self.entries();
-        match entries.get(target) {
-            Some(Entry::Known { until, .. }) if *until <= Instant::now() => {}
-            // An asker that died with its runtime leaves a closed channel behind.
-            Some(Entry::Asking(answered)) if answered.has_changed().is_err() => {}
-            Some(entry) => return entry.clone(),
-            None => {}
-        }
-        let (answering, answered) = watch::channel(None);
-        entries.insert(target.clone(), Entry::Asking(answered.clone()));
-        let (dns, target) = (self.clone(), target.clone());
-        // Detached: the request that asked first may be cancelled.
-        tokio::spawn(async move {
-            let answer = ask(&target).await;
-            let lifetime = if answer.is_some() { POSITIVE } else { NEGATIVE };
-            let known = Entry::Known { answer: answer.clone(), until: Instant::now() + lifetime };
-            dns.entries().insert(target, known);
-            answering.send_replace(Some(answer));
+    async fn ask(&self, target: &HostPort) -> Answer {
+        let mut flight = self.asking.join(target, &Handle::current(), |target| {
+            let dns = self.clone();
+            async move {
+                let answer = ask(&target).await;
+                let lifetime = if answer.is_some() { POSITIVE } else { NEGATIVE };
+                dns.known().insert(target, Known { answer: answer.clone(), until: Instant::now() + lifetime });
+                answer
+            }
         });
-        Entry::Asking(answered)
+        flight.land().await.flatten()
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<HostPort, Entry>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<HostPort, Known>> {
         // Inserts and removals only: nothing is left half-done by a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A pod's full name gets a trailing dot; a short one (`backend-service`, `backend.default`) needs the search list.
+fn as_asked(host: &str) -> Cow<'_, str> {
+    if host.matches('.').count() >= QUALIFIED && !host.ends_with('.') { format!("{host}.").into() } else { host.into() }
 }
 
 /// Asks the system's resolver once.
 async fn ask(target: &HostPort) -> Answer {
-    let name = format!("{}.", target.host.trim_end_matches('.'));
+    let name = as_asked(&target.host);
     let looked_up = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name.as_str(), target.port))).await;
     match looked_up {
         Ok(Ok(addresses)) => Some(addresses.collect::<Vec<_>>()).filter(|found| !found.is_empty()).map(Arc::from),
@@ -125,23 +128,33 @@ mod tests {
         assert_eq!(*found, ["[::1]:7".parse().expect("an address")]);
     }
 
+    #[test]
+    fn only_a_full_name_is_asked_for_as_such() {
+        let pod = "backend-0.backend.default.svc.cluster.local";
+        assert_eq!(as_asked(pod), format!("{pod}."));
+        for short in ["localhost", "backend-service", "backend.default.svc", "a.b.c.d.e."] {
+            assert_eq!(as_asked(short), short);
+        }
+    }
+
     #[tokio::test]
     async fn a_failure_is_remembered_only_briefly_and_an_address_until_it_fails() {
         let dns = Dns::default();
+        let remembered = |target: &HostPort, longest| {
+            let known = dns.known().get(target).cloned()?;
+            assert!(known.until <= Instant::now() + longest, "remembered for too long");
+            Some(known.answer.is_some())
+        };
         let local = target("localhost:7");
         dns.resolve(&local).await.expect("localhost resolves everywhere");
-        assert!(
-            matches!(dns.entries().get(&local), Some(Entry::Known { answer: Some(_), until }) if *until <= Instant::now() + POSITIVE)
-        );
+        assert_eq!(remembered(&local, POSITIVE), Some(true));
         dns.forget(&local);
-        assert!(dns.entries().get(&local).is_none());
+        assert_eq!(remembered(&local, POSITIVE), None);
 
         let nowhere = target("pod-router-test.invalid:7");
         dns.resolve(&nowhere).await.expect_err("RFC 6761: .invalid never resolves");
-        assert!(
-            matches!(dns.entries().get(&nowhere), Some(Entry::Known { answer: None, until }) if *until <= Instant::now() + NEGATIVE)
-        );
+        assert_eq!(remembered(&nowhere, NEGATIVE), Some(false));
         dns.forget(&nowhere);
-        assert!(dns.entries().get(&nowhere).is_some(), "a failure keeps its pause");
+        assert_eq!(remembered(&nowhere, NEGATIVE), Some(false), "a failure keeps its pause");
     }
 }

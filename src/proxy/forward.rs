@@ -51,10 +51,10 @@ impl<D: Directory> Forwarding<'_, D> {
         mut record: Record,
     ) -> Response<ResponseBody> {
         let has_body = !body.is_end_stream();
-        let (request, upload) = self.to_upstream(head, body, &record);
+        let (request, upload) = self.upstream_request(head, body, &record);
         record.upload = Some(Rc::clone(&upload));
         match self.attempts(request, &upload, route, &mut record).await {
-            Ok((response, lease)) => self.to_downstream(response, lease, record),
+            Ok((response, lease)) => self.respond(response, lease, record),
             Err(given_up) => {
                 self.proxy.refuse_with(&mut record, given_up.reject);
                 let close = has_body && given_up.body_unread;
@@ -64,7 +64,7 @@ impl<D: Directory> Forwarding<'_, D> {
         }
     }
 
-    fn to_upstream(&self, mut head: Parts, body: Incoming, record: &Record) -> (Request<RequestBody>, Rc<Upload>) {
+    fn upstream_request(&self, mut head: Parts, body: Incoming, record: &Record) -> (Request<RequestBody>, Rc<Upload>) {
         let added = Added { client: self.downstream.client, request_id: record.request_id(), kind: self.kind };
         headers::to_upstream(&mut head, &added);
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
@@ -192,7 +192,7 @@ impl<D: Directory> Forwarding<'_, D> {
         Route::from_plan(plan).map(Some).map_err(give_up)
     }
 
-    fn to_downstream(self, response: Response<Incoming>, lease: Lease, mut record: Record) -> Response<ResponseBody> {
+    fn respond(self, response: Response<Incoming>, lease: Lease, mut record: Record) -> Response<ResponseBody> {
         let (mut head, body) = response.into_parts();
         lease.endpoint().metrics().count(head.status.as_str());
         if reject::is_switch(head.status) {

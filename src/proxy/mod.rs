@@ -28,7 +28,7 @@ use hyper::upgrade::OnUpgrade;
 
 pub use body::ResponseBody;
 pub use dns::Dns;
-pub use reject::TOO_MANY_CONNECTIONS;
+pub use reject::{CODES, TOO_MANY_CONNECTIONS};
 pub use socket::tune;
 
 use self::forward::Forwarding;
@@ -55,7 +55,7 @@ pub struct Proxy<D> {
     config: Arc<Config>,
     resolver: Resolver<D>,
     pool: Rc<Pool>,
-    metrics: Rc<Arc<Metrics>>,
+    metrics: Arc<Metrics>,
     roster: Rc<Roster>,
     /// Whose turn it is among the default backend's addresses.
     turn: Cell<usize>,
@@ -98,7 +98,7 @@ impl<D: Directory> Proxy<D> {
         tokio::task::spawn_local(pool.sweep_forever());
         // Replicas and threads that start together must not all begin with the same address.
         let turn = Cell::new(fastrand::usize(..));
-        Rc::new(Self { config, resolver, pool, metrics: Rc::new(metrics), roster, turn })
+        Rc::new(Self { config, resolver, pool, metrics, roster, turn })
     }
 
     /// Judges a peer by `--trusted-proxies`.
@@ -116,7 +116,7 @@ impl<D: Directory> Proxy<D> {
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
         let client = downstream.client.ip;
-        let mut record = Record::new(Rc::clone(&self.metrics), started, client, &head, request_id);
+        let mut record = Record::new(Arc::clone(&self.metrics), started, client, &head, request_id);
         let kind = match head::inspect(&head) {
             Ok(kind) => kind,
             Err(error) => return self.refuse(record, Reject::Head(error), &body),

@@ -42,7 +42,7 @@ pub(super) enum RouteSource {
 /// One request's record.
 #[derive(Debug)]
 pub(super) struct Record {
-    metrics: Rc<Arc<Metrics>>,
+    metrics: Arc<Metrics>,
     started: Instant,
     /// When the response head was ready.
     answered: Option<(Instant, StatusCode)>,
@@ -69,7 +69,7 @@ pub(super) struct Record {
 impl Record {
     /// Opens the record of a request.
     pub(super) fn new(
-        metrics: Rc<Arc<Metrics>>,
+        metrics: Arc<Metrics>,
         started: Instant,
         client: IpAddr,
         head: &http::request::Parts,

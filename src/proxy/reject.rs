@@ -4,7 +4,7 @@
 //! matches to a status, a code for programs, a sentence for people and whether a retry makes sense.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -15,6 +15,30 @@ use crate::directory::resolver::PlacementError;
 
 /// The header that tells an answer of the router's own from a pod's.
 pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod-router-error");
+
+/// Every code of an answer of the router's own, the listener's included; the README's list, and the label values of
+/// `pod_router_rejected_total`.
+pub const CODES: [&str; 19] = [
+    "bad-assignment",
+    "bad-host",
+    "bad-request",
+    "bad-upgrade",
+    "directory-unavailable",
+    "duplicate-room",
+    "duplicate-sid",
+    "encoded-room",
+    "head-too-large",
+    "invalid-room",
+    "method-not-allowed",
+    "no-capacity",
+    "pod-closed",
+    "pod-timeout",
+    "pod-unreachable",
+    "too-many-connections",
+    "transfer-coding",
+    "unassigned-room",
+    "upgrade-with-body",
+];
 
 /// Why the router answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +81,8 @@ pub(super) fn redirect(location: &str) -> Answer {
     let mut headers = HeaderMap::with_capacity(8);
     let location = HeaderValue::from_str(location).expect("a template checked at start, and validated ids");
     headers.insert(LOCATION, location);
+    // hyper leaves it out of an answer to HEAD.
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     // RFC 9110 section 12.5.5: the same URL asked for with another Accept goes to the pod.
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -66,7 +92,7 @@ pub(super) fn redirect(location: &str) -> Answer {
 /// Written to a connection over `--max-connections` before it is closed; it gets no request handled.
 pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 111\r\n\r\n\
+    content-type: application/json\r\ncontent-length: 113\r\n\r\n\
     {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}";
 
 /// Whether the pod's final answer to a WebSocket handshake is a switch of protocols.
@@ -177,6 +203,7 @@ impl Reject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::assignment::BadAssignment;
 
     #[test]
     fn the_canned_answer_is_well_formed() {
@@ -184,6 +211,33 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
         serde_json::from_str::<serde_json::Value>(body).expect("JSON");
+    }
+
+    #[test]
+    fn every_code_is_listed() {
+        let failures = [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Head]
+            .into_iter()
+            .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
+        let all = [
+            Reject::Head(HeadError::BadHost),
+            Reject::Head(HeadError::MethodNotAllowed),
+            Reject::Head(HeadError::TransferCoding),
+            Reject::Head(HeadError::UpgradeWithBody),
+            Reject::Affinity(AffinityError::EncodedRoom),
+            Reject::Affinity(AffinityError::InvalidRoom),
+            Reject::Affinity(AffinityError::DuplicateRoom),
+            Reject::Affinity(AffinityError::DuplicateSid),
+            Reject::Room(RoomRefusal::Unassigned),
+            Reject::Room(RoomRefusal::BadAssignment(BadAssignment::Malformed)),
+            Reject::Room(RoomRefusal::DirectoryUnavailable),
+            Reject::Placement(PlacementError::NoCapacity),
+            Reject::Placement(PlacementError::DirectoryUnavailable),
+            Reject::BadUpgrade,
+        ];
+        for reject in all.into_iter().chain(failures) {
+            assert!(CODES.contains(&reject.code()), "{}", reject.code());
+        }
+        assert!(CODES.is_sorted());
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! every question is answered [`DirectoryError::Unavailable`] at once; nothing queues, because a request that
 //! waits for Redis would only wait in two places.
 //!
-//! In a Cluster the link is up while all primaries answer: fred opens a connection to each or to none.
+//! In a Cluster the link is up while all primaries answer: fred opens a connection to each or to none. While
+//! a slot is on its way between two of them, rooms of it that have left already cannot be asked for.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,10 +23,10 @@ use fred::types::ConnectHandle;
 use fred::types::config::Options;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::super::DirectoryError;
 use super::settings::Settings;
+use crate::directory::DirectoryError;
 
 /// Between two pings.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
@@ -42,7 +43,8 @@ pub(super) const MAX_IN_FLIGHT: usize = 10_000;
 /// One attempt to connect, over all Sentinels and primaries. Each step has a shorter deadline of its own.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two attempts, doubling from the first to the second, less up to half of it at random.
+/// Between two attempts, doubling from the first to the second, less up to half of it at random. No longer,
+/// so that a server that is back is asked again within a second or so.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The way to Redis, and whether it is open.
@@ -123,8 +125,7 @@ impl Link {
         // late when it is busy.
         let answer = async {
             match question(period.client.clone()).await {
-                // A slot of the Cluster has moved, and fred knows the new owner by now. (While the slot is on
-                // its way, the rooms that have left already are not found: fred's ASK is not to be used.)
+                // A slot of the Cluster has moved: fred does not follow (see `settings`), but knows the way now.
                 Err(error) if *error.kind() == ErrorKind::Routing => question(period.client.clone()).await,
                 answer => answer,
             }
@@ -229,7 +230,9 @@ impl Link {
         let known = matches!(*state, State::Down(_));
         *state = State::Down(why.clone());
         drop(state);
-        if !known {
+        if known {
+            debug!(redis = self.settings.servers(), why, "Redis still cannot be asked");
+        } else {
             warn!(redis = self.settings.servers(), why, "Redis cannot be asked");
         }
     }

@@ -1,5 +1,6 @@
 //! Time is never waited for here: a lifetime of zero has always passed, one of an hour never.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
@@ -147,7 +148,7 @@ async fn however_many_ask_the_directory_is_asked_once() {
         assert_eq!(asking.await.expect("no panic"), Resolution::Fresh(assigned(1, 10)));
     }
     assert_eq!(case.asked(), 1);
-    assert!(case.resolver.0.flights().is_empty());
+    assert!(case.resolver.0.lookups.is_idle());
 }
 
 #[tokio::test]
@@ -196,7 +197,7 @@ async fn a_hanging_directory_is_waited_for_no_longer_than_the_timeout() {
     let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
     case.script.gate.forget_permits(1000);
     assert_eq!(case.resolves().await, Resolution::Unknown);
-    assert!(case.resolver.0.flights().is_empty(), "the question is over too");
+    assert!(case.resolver.0.lookups.is_idle(), "the question is over too");
 }
 
 #[tokio::test]
@@ -250,6 +251,24 @@ async fn placing_spreads_rooms_between_two_heartbeats() {
     }
     assert_eq!(pods.into_values().collect::<Vec<_>>(), [2, 2, 2]);
     assert_eq!(case.asked(), 1, "the heartbeats are read once");
+}
+
+#[tokio::test]
+async fn a_room_is_placed_once_however_many_ask() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    let limits = Limits { rooms: 1, participants: 80 };
+    let asking: Vec<_> = (0..100)
+        .map(|roll| {
+            let resolver = case.resolver.clone();
+            tokio::spawn(async move { resolver.place(&room("room_a"), limits, roll).await })
+        })
+        .collect();
+    let mut placed = Vec::new();
+    for asking in asking {
+        placed.push(asking.await.expect("no panic").expect("there is space for one room in each of three pods"));
+    }
+    placed.dedup();
+    assert_eq!(placed.len(), 1);
 }
 
 #[tokio::test]
