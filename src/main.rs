@@ -1,13 +1,15 @@
 //! Parses, starts logging, builds the runtime, runs, and maps the outcome to an exit status.
 
+#![expect(clippy::print_stdout, reason = "dev says where to look")]
+
 use std::process::ExitCode;
 
 use pod_router::app::{self, App};
-use pod_router::config::{self, Command, Config, DirectoryKind};
+use pod_router::config::{self, Command, Config, DevArgs, DirectoryKind, LogFormat};
 use pod_router::directory::Directory;
 use pod_router::directory::memory::MemoryDirectory;
 use pod_router::directory::redis::RedisDirectory;
-use pod_router::telemetry;
+use pod_router::{cli, dev, telemetry};
 
 /// A start-up failure: an address in use, no threads left.
 const FAILED: u8 = 1;
@@ -27,20 +29,22 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         match command {
             Command::Serve(config) => serve(*config).await,
-            Command::Dev(_) | Command::Check(_) | Command::Explain(_) => fail(FAILED, "not merged yet"),
+            Command::Dev(args) => demonstrate(args).await,
+            Command::Check(config) => cli::check(&config).await,
+            Command::Explain(question) => cli::explain(&question).await,
         }
     })
 }
 
 async fn serve(config: Config) -> ExitCode {
     match &config.directory.kind {
-        DirectoryKind::Memory => run(config, MemoryDirectory::default()).await,
+        DirectoryKind::Memory => bind_and_run(config, MemoryDirectory::default()).await,
         DirectoryKind::Redis(redis) => {
             let statefulset = config.routing.statefulset.clone();
             match RedisDirectory::new(redis, config.directory.timeout, statefulset) {
                 Ok(directory) => {
                     directory.start();
-                    run(config, directory).await
+                    bind_and_run(config, directory).await
                 }
                 Err(error) => fail(WRONG, &error),
             }
@@ -48,12 +52,30 @@ async fn serve(config: Config) -> ExitCode {
     }
 }
 
-async fn run<D: Directory>(config: Config, directory: D) -> ExitCode {
-    let app = match App::bind(config.clone()) {
+async fn demonstrate(args: DevArgs) -> ExitCode {
+    let demo = match dev::start(args.admin_listen.to_string()).await {
+        Ok(demo) => demo,
+        Err(error) => return fail(FAILED, &format!("the demo pods could not start: {error}")),
+    };
+    let app = match App::bind(dev::config(&demo, &args)) {
         Ok(app) => app,
         Err(error) => return fail(FAILED, &error),
     };
-    let _logging = telemetry::start(config.log_format);
+    demo.set_admin(app.admin_address);
+    print!("{}", dev::urls(app.address, app.admin_address));
+    run(app, args.log_format, demo.directory).await
+}
+
+async fn bind_and_run<D: Directory>(config: Config, directory: D) -> ExitCode {
+    let log_format = config.log_format;
+    match App::bind(config) {
+        Ok(app) => run(app, log_format, directory).await,
+        Err(error) => fail(FAILED, &error),
+    }
+}
+
+async fn run<D: Directory>(app: App, log_format: LogFormat, directory: D) -> ExitCode {
+    let _logging = telemetry::start(log_format);
     let stop = match app::stop_signals() {
         Ok(stop) => stop,
         Err(error) => return fail(FAILED, &error.to_string()),

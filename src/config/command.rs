@@ -177,13 +177,8 @@ fn sentence(error: &clap::Error) -> String {
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let line = paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let said = line.trim_start_matches("error: ");
-    let meant = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand].into_iter().find_map(|kind| match error
-        .get(kind)?
-    {
-        ContextValue::String(meant) => Some(meant.clone()),
-        ContextValue::Strings(meant) => Some(meant.join(" or ")),
-        _ => None,
-    });
+    let suggestions = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand];
+    let meant = suggestions.into_iter().find_map(|kind| error.get(kind)).map(ContextValue::to_string);
     meant.map_or_else(|| format!("{said}; see pod-router --help"), |meant| format!("{said}; did you mean '{meant}'?"))
 }
 

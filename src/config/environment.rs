@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::ContextKind;
 use clap::{Arg, ArgAction, Command};
 
 use super::error::ConfigError;
@@ -123,10 +123,8 @@ impl Environment {
 /// The variable of the flag that clap would suggest instead of this one.
 fn similar(command: &Command, flag: &str) -> Option<String> {
     let tried = command.clone().try_get_matches_from(["pod-router".to_owned(), format!("--{flag}")]);
-    match tried.err()?.get(ContextKind::SuggestedArg)? {
-        ContextValue::String(flag) => variables(flag.trim_start_matches('-')).into_iter().next(),
-        _ => None,
-    }
+    let flag = tried.err()?.get(ContextKind::SuggestedArg)?.to_string();
+    variables(flag.trim_start_matches('-')).into_iter().next()
 }
 
 /// Whether Kubernetes set this variable for a Service whose name begins with `pod-router`

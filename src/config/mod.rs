@@ -222,15 +222,18 @@ impl fmt::Display for Secret {
     /// Masks what stands between the scheme and the last `@` of the authority, except the user name, and
     /// any password in the query (`sentinelPassword=`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (base, query) = self.0.split_once('?').map_or((self.0.as_str(), None), |(b, q)| (b, Some(q)));
-        match base.rsplit_once('@') {
+        // The last `@` first: a password that was not percent-encoded may hold a `?` of its own.
+        let host = match self.0.rsplit_once('@') {
             Some((before, host)) => {
                 let (scheme, credentials) = before.split_once("://").unwrap_or(("redis", before));
                 let user = credentials.split(':').next().unwrap_or_default();
-                write!(f, "{scheme}://{user}:***@{host}")?;
+                write!(f, "{scheme}://{user}:***@")?;
+                host
             }
-            None => f.write_str(base)?,
-        }
+            None => &self.0,
+        };
+        let (base, query) = host.split_once('?').map_or((host, None), |(base, query)| (base, Some(query)));
+        f.write_str(base)?;
         for (index, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let shown = if name.to_ascii_lowercase().contains("password") { "***" } else { value };
@@ -256,6 +259,7 @@ mod tests {
             ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
             ("redis://:hunter2@h:1", "redis://:***@h:1"),
             ("rediss://me:p@ss@h:1/2", "rediss://me:***@h:1/2"),
+            ("redis://:pa?ss@h:1", "redis://:***@h:1"),
             (
                 "redis-sentinel://h:1?sentinelServiceName=m&sentinelPassword=x",
                 "redis-sentinel://h:1?sentinelServiceName=m&sentinelPassword=***",

@@ -68,12 +68,11 @@ fn check(url: &str) -> Result<(), String> {
                     (@ is %40, / is %2F, : is %3A)"
             .to_owned());
     }
-    match kind {
-        Kind::Cluster if !matches!(path, "" | "0") => return Err("a cluster has only database 0".to_owned()),
-        _ if !path.is_empty() && path.parse::<u8>().is_err() => {
-            return Err("after the host comes a database number from 0 to 255".to_owned());
-        }
-        _ => {}
+    if kind == Kind::Cluster && !matches!(path, "" | "0") {
+        return Err("a cluster has only database 0".to_owned());
+    }
+    if !path.is_empty() && path.parse::<u8>().is_err() {
+        return Err("after the host comes a database number from 0 to 255".to_owned());
     }
     check_query(kind, query)
 }

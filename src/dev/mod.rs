@@ -12,30 +12,27 @@ mod pod;
 mod reply;
 mod sessions;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 
 use self::cluster::Cluster;
 use self::pod::Pod;
-use crate::config::{
-    Config, DirectoryConfig, DirectoryKind, DownstreamConfig, DrainConfig, LogFormat, RoutingConfig, UpstreamConfig,
-};
-use crate::core::address::{AddressTemplate, HostPort};
-use crate::core::affinity::Affinity;
+use crate::config::{self, Command, Config, DevArgs, LogFormat};
 use crate::core::assignment::{PodId, StatefulSet};
-use crate::core::decision::OnUnassigned;
-use crate::core::placement::Limits;
 use crate::directory::memory::MemoryDirectory;
 
 /// How many demo pods there are: with three, a move leaves one that is neither the old pod nor the new one.
 const PODS: u16 = 3;
 
 /// How long the router uses an assignment without asking again: short enough for a person who has just moved a room.
-const CACHE_TTL: Duration = Duration::from_millis(250);
+const CACHE_TTL: &str = "250ms";
+
+/// The pods' StatefulSet.
+const STATEFULSET: &str = "backend";
 
 /// The running demo pods and what they share with the router.
 #[derive(Clone, Debug)]
@@ -81,66 +78,29 @@ pub async fn start(admin: String) -> io::Result<Demo> {
     Ok(Demo { directory, pods, cluster })
 }
 
-/// The configuration of a router in front of `demo`: the contract's defaults, except for the in-memory directory and
-/// its short `--cache-ttl`, the demo pods as pods and default backend, and `--on-unassigned assign`.
-pub fn config(demo: &Demo, listen: SocketAddr, admin_listen: SocketAddr, log_format: LogFormat) -> Config {
-    Config {
-        listen,
-        admin_listen,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        log_format,
-        directory: DirectoryConfig {
-            kind: DirectoryKind::Memory,
-            timeout: Duration::from_millis(250),
-            ttl: CACHE_TTL,
-            stale: Duration::from_secs(600),
-            negative: Duration::from_millis(250),
-            capacity: 100_000,
-        },
-        routing: routing(demo),
-        downstream: DownstreamConfig {
-            idle: Duration::from_secs(120),
-            max_connections: 65_536,
-            max_header_bytes: 32_768,
-            trusted_proxies: TRUSTED_PROXIES
-                .iter()
-                .map(|network| network.parse().expect("a network written here"))
-                .collect(),
-            tunnel_idle: None,
-        },
-        upstream: UpstreamConfig {
-            connect_timeout: Duration::from_secs(2),
-            pod_wait: Duration::from_secs(5),
-            response_timeout: Duration::from_secs(60),
-            idle: Duration::from_secs(4),
-        },
-        drain: DrainConfig { lame_duck: Duration::from_secs(5), timeout: Duration::from_secs(30) },
-    }
-}
-
-/// Loopback and the private ranges, as the contract has it.
-const TRUSTED_PROXIES: [&str; 6] =
-    ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
-
-fn routing(demo: &Demo) -> RoutingConfig {
-    let affinity = [r"path:room_[\w-]+", "query:roomId@/socket.io/"];
-    let redirect = "/experiment/=/experiment?roomId={room}&pod={pod}";
-    let at = |address: &SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
-    RoutingConfig {
-        affinity: Affinity::new(affinity.iter().map(|rule| rule.parse().expect("a rule written here")).collect()),
-        redirect: Some(redirect.parse().expect("a redirect written here")),
-        statefulset: statefulset(),
-        // For pods that are not there: a name that never resolves (RFC 6761 section 6.4).
-        pod_address: AddressTemplate::new("{pod}.invalid:3000", "default").expect("a template written here"),
-        fixed_pods: demo.pods.iter().map(|(id, address)| (id.clone(), at(address))).collect(),
-        default_backend: demo.pods.iter().map(|(_, address)| at(address)).collect(),
-        on_unassigned: OnUnassigned::Assign,
-        limits: Limits { rooms: 20, participants: 80 },
+/// The configuration of a router in front of `demo`: what `serve` would make of these arguments, so that its defaults are
+/// the contract's. Leaving takes no time: there is no ingress to say goodbye to.
+pub fn config(demo: &Demo, args: &DevArgs) -> Config {
+    let log_format = match args.log_format {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+    };
+    let backends: Vec<_> = demo.pods.iter().map(|(_, address)| address.to_string()).collect();
+    let mut words = vec!["pod-router".to_owned(), "--directory=memory".to_owned(), "--on-unassigned=assign".to_owned()];
+    words.extend([format!("--cache-ttl={CACHE_TTL}"), "--lame-duck=0s".to_owned(), "--drain-timeout=1s".to_owned()]);
+    words.extend([format!("--listen={}", args.listen), format!("--admin-listen={}", args.admin_listen)]);
+    words.extend([format!("--log-format={log_format}"), format!("--default-backend={}", backends.join(","))]);
+    // For pods that are not there: a name that never resolves (RFC 6761 section 6.4).
+    words.extend([format!("--statefulset={STATEFULSET}"), "--pod-address={pod}.invalid:3000".to_owned()]);
+    words.extend(demo.pods.iter().map(|(pod, address)| format!("--pod={pod}={address}")));
+    match config::parse(words.into_iter().map(OsString::from), [], false) {
+        Ok(Command::Serve(config)) => *config,
+        other => unreachable!("these arguments are valid settings of serve: {other:?}"),
     }
 }
 
 fn statefulset() -> StatefulSet {
-    StatefulSet::parse("backend").expect("a DNS label")
+    StatefulSet::parse(STATEFULSET).expect("a DNS label")
 }
 
 /// The text to print once the router listens: the URLs to try, each under an address a browser on this machine can open.

@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::*;
+use crate::config::DirectoryKind;
+use crate::core::decision::OnUnassigned;
 use crate::core::placement;
 use crate::core::room::RoomId;
 use crate::directory::Directory;
@@ -114,7 +116,8 @@ async fn a_move_is_written_to_the_directory_by_whichever_pod_is_asked() {
 #[tokio::test]
 async fn heartbeats_place_the_first_rooms_on_different_pods() {
     let demo = demo().await;
-    let limits = config(&demo, any(), any(), LogFormat::Text).routing.limits;
+    let limits =
+        config(&demo, &DevArgs { listen: any(), admin_listen: any(), log_format: LogFormat::Text }).routing.limits;
     let mut chosen = BTreeSet::new();
     for name in ["room_a", "room_b", "room_c"] {
         let beats = demo.directory.heartbeats().await.expect("memory");
@@ -217,7 +220,7 @@ fn connect(pod: SocketAddr) -> tungstenite::WebSocket<std::net::TcpStream> {
 #[tokio::test]
 async fn the_configuration_is_the_contracts_around_the_demo_pods() {
     let demo = demo().await;
-    let config = config(&demo, any(), any(), LogFormat::Text);
+    let config = config(&demo, &DevArgs { listen: any(), admin_listen: any(), log_format: LogFormat::Text });
     assert!(matches!(config.directory.kind, DirectoryKind::Memory));
     assert_eq!(config.routing.on_unassigned, OnUnassigned::Assign);
     assert_eq!(config.routing.default_backend.len(), 3);

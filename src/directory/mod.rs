@@ -7,6 +7,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod resolver;
 
 use std::fmt;
 use std::future::Future;

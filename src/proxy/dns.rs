@@ -100,7 +100,7 @@ fn as_asked(host: &str) -> Cow<'_, str> {
 /// Asks the system's resolver once.
 async fn ask(target: &HostPort) -> Answer {
     let name = as_asked(&target.host);
-    let looked_up = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name.as_str(), target.port))).await;
+    let looked_up = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((&*name, target.port))).await;
     match looked_up {
         Ok(Ok(addresses)) => Some(addresses.collect::<Vec<_>>()).filter(|found| !found.is_empty()).map(Arc::from),
         Ok(Err(error)) => {

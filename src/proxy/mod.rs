@@ -28,12 +28,12 @@ use hyper::upgrade::OnUpgrade;
 
 pub use body::ResponseBody;
 pub use dns::Dns;
-pub use reject::{CODES, TOO_MANY_CONNECTIONS};
+pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
 pub use socket::tune;
 
 use self::forward::Forwarding;
 use self::record::{Exchange, Record, RouteSource};
-use self::reject::{Answer, Reject};
+use self::reject::Answer;
 use self::upstream::Pool;
 use crate::config::Config;
 use crate::core::assignment::Assignment;

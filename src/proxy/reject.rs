@@ -42,7 +42,7 @@ pub const CODES: [&str; 19] = [
 
 /// Why the router answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reject {
+pub enum Reject {
     /// The head breaks a rule.
     Head(HeadError),
     /// The room's source is ambiguous or malformed.
@@ -119,7 +119,8 @@ impl Reject {
         Answer { status, headers, body: body.into() }
     }
 
-    fn status(self) -> StatusCode {
+    /// The status of the answer.
+    pub fn status(self) -> StatusCode {
         match self {
             Self::Head(HeadError::BadHost | HeadError::UpgradeWithBody) => StatusCode::BAD_REQUEST,
             Self::Head(HeadError::MethodNotAllowed) => StatusCode::METHOD_NOT_ALLOWED,
@@ -145,7 +146,7 @@ impl Reject {
     }
 
     /// The reason, for programs and metrics; listed in the README.
-    pub(super) fn code(self) -> &'static str {
+    pub fn code(self) -> &'static str {
         match self {
             Self::Head(HeadError::BadHost) => "bad-host",
             Self::Head(HeadError::UpgradeWithBody) => "upgrade-with-body",
@@ -164,7 +165,8 @@ impl Reject {
         }
     }
 
-    fn message(self) -> &'static str {
+    /// What happened and what to do, for people.
+    pub fn message(self) -> &'static str {
         match self {
             Self::Head(HeadError::BadHost) => "The request needs exactly one valid Host header.",
             Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",

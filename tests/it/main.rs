@@ -9,6 +9,8 @@ mod directory;
 mod drain;
 mod failure;
 mod http;
+mod page;
 mod regression;
+mod socketio;
 mod support;
 mod websocket;

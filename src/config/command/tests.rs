@@ -69,6 +69,7 @@ fn the_defaults_are_the_contracts() {
         ("--upstream-idle", "4s"),
         ("--downstream-idle", "2m"),
         ("--tunnel-idle", "off"),
+        ("--tunnel-linger", "30s"),
         ("--max-connections", "65536"),
         ("--max-header-bytes", "32768"),
         ("--trusted-proxies", "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated};
 pub(crate) use pod::{Conn, Pod, Pods};
+pub(crate) use process::Process;
 pub(crate) use redis::Redis;
 pub(crate) use router::{Router, RouterBuilder};
 pub(crate) use sample::Pattern;

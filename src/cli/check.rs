@@ -1,0 +1,60 @@
+//! `check`: the effective configuration, and whether what it names can be reached.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use crate::config::Config;
+use crate::core::address::HostPort;
+use crate::directory::Directory;
+
+/// Prints the configuration and a line for everything that is tried; whether all of it could be reached.
+pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mut impl Write) -> io::Result<bool> {
+    for (flag, value) in config.effective() {
+        writeln!(out, "{flag:<28} {value}")?;
+    }
+    writeln!(out)?;
+
+    let asked = Instant::now();
+    let heartbeats = directory.heartbeats().await;
+    let mut reached = report(out, "directory", heartbeats.as_ref().map(|_| asked).map_err(ToString::to_string))?;
+    let mut pods = BTreeMap::new();
+    for (pod, _) in heartbeats.unwrap_or_default() {
+        pods.insert(pod.to_string(), config.routing.address_of(&pod));
+    }
+    for (pod, address) in &config.routing.fixed_pods {
+        pods.insert(pod.to_string(), address.clone());
+    }
+    for (pod, address) in &pods {
+        reached &= report(out, &format!("{pod} at {address}"), dial(config, address).await)?;
+    }
+    if pods.is_empty() {
+        writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
+    }
+    for address in &config.routing.default_backend {
+        reached &= report(out, &format!("default backend {address}"), dial(config, address).await)?;
+    }
+    Ok(reached)
+}
+
+/// One line: what was tried, and how it went. Whether it went well.
+fn report(out: &mut impl Write, what: &str, since: Result<Instant, String>) -> io::Result<bool> {
+    match since {
+        Ok(since) => writeln!(out, "ok      {what} ({:.1} ms)", since.elapsed().as_secs_f64() * 1000.0)?,
+        Err(ref why) => writeln!(out, "FAILED  {what}: {why}")?,
+    }
+    Ok(since.is_ok())
+}
+
+/// Connects and hangs up; when it began, so that the time can be told.
+async fn dial(config: &Config, address: &HostPort) -> Result<Instant, String> {
+    let started = Instant::now();
+    let connect = TcpStream::connect((&*address.host, address.port));
+    match tokio::time::timeout(config.upstream.connect_timeout, connect).await {
+        Ok(Ok(_)) => Ok(started),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no connection within --connect-timeout".to_owned()),
+    }
+}

@@ -1,0 +1,175 @@
+//! `explain`: the routing of one request, put into words. It decides nothing: the affinity rules, the directory and
+//! [`decision::plan`] do, exactly as they do when the router serves.
+
+use serde::Serialize;
+
+use crate::config::{Config, DirectoryKind, Question};
+use crate::core::affinity::AffinityError;
+use crate::core::assignment::{Answer, Assignment, Resolution};
+use crate::core::decision::{self, OnUnassigned, Plan, RoomRefusal};
+use crate::core::redirect::Redirect;
+use crate::core::room::RoomId;
+use crate::directory::memory::now_ms;
+use crate::directory::{Directory, DirectoryError};
+use crate::proxy::Reject;
+
+/// Where a request would go, and why. The field names are what `--json` promises.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Explanation {
+    /// The target that was asked about.
+    target: String,
+    /// The affinity rule that found the room.
+    rule: Option<String>,
+    room: Option<String>,
+    /// The room's key in Redis.
+    key: Option<String>,
+    /// What the directory says: `assigned`, `unassigned`, `unusable: <reason>` or the reason it did not answer.
+    directory: Option<String>,
+    pod: Option<String>,
+    epoch: Option<u64>,
+    /// How long ago the assignment was made, in milliseconds.
+    age_ms: Option<u64>,
+    /// `redirect`, `pod`, `default-backend`, `assign` or `reject`.
+    decision: &'static str,
+    /// Where a redirect leads.
+    location: Option<String>,
+    /// The addresses that the request could be sent to.
+    addresses: Vec<String>,
+    /// The status of the router's own answer.
+    status: Option<u16>,
+    /// The code of the router's own answer.
+    error: Option<&'static str>,
+    /// The decision as a sentence.
+    because: String,
+}
+
+/// Explains one request against the directory as it is now.
+pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) -> Explanation {
+    let (config, head) = (&question.config, &question.head);
+    let routing = &config.routing;
+    let mut told = Explanation { target: head.uri.to_string(), ..Explanation::default() };
+    let found = match routing.affinity.room(head) {
+        Ok(found) => found,
+        Err(error) => return told.ambiguous(error),
+    };
+    let Some((room, rule)) = found else {
+        told.default_backend(config, "no affinity rule finds a room in it");
+        return told;
+    };
+    told.rule = routing.affinity.rules().get(rule).map(ToString::to_string);
+    told.room = Some(room.to_string());
+    if let DirectoryKind::Redis(redis) = &config.directory.kind {
+        told.key = Some(redis.room_key.key(&room));
+    }
+    let answer = directory.lookup(&room).await;
+    told.note_answer(&answer);
+    let resolution = answer.map_or(Resolution::Unknown, Resolution::Fresh);
+    let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
+    let plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
+    told.note_plan(config, &room, redirect, plan);
+    told
+}
+
+impl Explanation {
+    fn ambiguous(mut self, error: AffinityError) -> Self {
+        self.reject(Reject::Affinity(error));
+        self
+    }
+
+    fn reject(&mut self, reject: Reject) {
+        self.decision = "reject";
+        self.status = Some(reject.status().as_u16());
+        self.error = Some(reject.code());
+        self.because = reject.message().to_owned();
+    }
+
+    fn default_backend(&mut self, config: &Config, why: &str) {
+        self.decision = "default-backend";
+        self.addresses = config.routing.default_backend.iter().map(ToString::to_string).collect();
+        self.because = format!("{why}: any address of the default backend, in turn");
+    }
+
+    fn note_answer(&mut self, answer: &Result<Answer, DirectoryError>) {
+        self.directory = Some(match answer {
+            Ok(Answer::Assigned(assignment)) => {
+                self.note_assignment(assignment);
+                "assigned".to_owned()
+            }
+            Ok(Answer::Unassigned) => "unassigned".to_owned(),
+            Ok(Answer::Unusable(why)) => format!("unusable: {}", why.as_str()),
+            Err(error) => error.to_string(),
+        });
+    }
+
+    fn note_assignment(&mut self, assignment: &Assignment) {
+        self.pod = Some(assignment.pod.to_string());
+        self.epoch = Some(assignment.epoch.0);
+        self.age_ms = Some(now_ms().saturating_sub(assignment.epoch.0));
+    }
+
+    fn note_plan(&mut self, config: &Config, room: &RoomId<'_>, redirect: Option<&Redirect>, plan: Plan) {
+        match plan {
+            Plan::Redirect(pod) => {
+                self.decision = "redirect";
+                self.status = Some(302);
+                self.location = redirect.map(|redirect| redirect.location(room, pod.as_ref()));
+                self.because = "a browser's page load under the --redirect prefix".to_owned();
+            }
+            Plan::Forward(assignment) => {
+                self.decision = "pod";
+                self.addresses = vec![config.routing.address_of(&assignment.pod).to_string()];
+                self.because = format!("{} owns the room", assignment.pod);
+            }
+            Plan::DefaultBackend => {
+                debug_assert_eq!(config.routing.on_unassigned, OnUnassigned::DefaultBackend);
+                self.default_backend(config, "the room has no pod, and --on-unassigned is default-backend");
+            }
+            Plan::Place => {
+                self.decision = "assign";
+                self.because = "the room has no pod: one would be chosen by the heartbeats and claimed".to_owned();
+            }
+            Plan::Refuse(refusal) => {
+                self.reject(Reject::Room(refusal));
+                if refusal == RoomRefusal::DirectoryUnavailable {
+                    self.because.push_str(" (A router that has the room in its cache goes on using it.)");
+                }
+            }
+        }
+    }
+
+    /// One JSON object and a line feed.
+    pub(super) fn json(&self) -> String {
+        let mut text = serde_json::to_string(self).expect("a struct of strings and numbers always serialises");
+        text.push('\n');
+        text
+    }
+
+    /// For a person: a line for everything that is known.
+    pub(super) fn text(&self) -> String {
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
+        let lines = [
+            ("target", Some(self.target.clone())),
+            ("rule", self.rule.clone()),
+            ("room", self.room.clone()),
+            ("key", self.key.clone()),
+            ("directory", self.directory.clone()),
+            ("pod", self.pod.clone()),
+            ("epoch", number(self.epoch)),
+            ("assigned", self.age_ms.map(ago)),
+            ("decision", Some(self.decision.to_owned())),
+            ("location", self.location.clone()),
+            ("address", (!self.addresses.is_empty()).then(|| self.addresses.join(", "))),
+            ("status", self.status.map(|status| status.to_string())),
+            ("error", self.error.map(ToOwned::to_owned)),
+            ("because", Some(self.because.clone())),
+        ];
+        let known = lines.into_iter().filter_map(|(name, value)| value.map(|value| format!("{name:<10} {value}\n")));
+        known.collect()
+    }
+}
+
+fn ago(milliseconds: u64) -> String {
+    let whole = std::time::Duration::from_secs(milliseconds / 1000);
+    format!("{} ago", humantime::format_duration(whole))
+}
