@@ -1,8 +1,10 @@
 //! The life of connections on both sides: reuse, pipelining, early ends, streams.
 
+use std::io::Write;
 use std::sync::Arc;
+use std::thread;
 
-use crate::support::{Gate, Stage, eventually, script};
+use crate::support::{Gate, Pattern, Stage, eventually, script};
 
 #[test]
 fn a_pods_connection_is_used_again() {
@@ -168,6 +170,73 @@ fn an_early_answer_reaches_the_client_that_is_still_sending() {
     let _ = client.try_send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
     assert!(stage.any.received().is_empty());
+}
+
+/// Sends a large upload, unread or not, while it waits for the answer; returns the answer's status.
+fn status_amid_upload(stage: &Stage, target: &str) -> u16 {
+    const LEN: u64 = 16 * 1024 * 1024;
+    let mut client = stage.client();
+    let sink = client.wire().stream().try_clone().expect("a socket can be shared");
+    client.send(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n"));
+    let sending = thread::spawn(move || Pattern::pieces(LEN).try_for_each(|piece| (&sink).write_all(piece)));
+    let status = client.read_response().status();
+    // Taken whole or turned away: not left hanging.
+    let _ = sending.join().expect("sending does not panic");
+    status
+}
+
+#[test]
+fn an_early_answer_reaches_a_client_that_never_stops_sending() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nmuch")?;
+        conn.half_close();
+        conn.until_closed()
+    });
+    for _ in 0..10 {
+        assert_eq!(status_amid_upload(&stage, "/room_a"), 413);
+        assert_eq!(status_amid_upload(&stage, "/room%5Fa"), 400, "the router's own answer");
+    }
+}
+
+/// Closing with bytes unread resets the connection. The answer that was sent before is there to be read; that
+/// the router cannot write any more must not be all that it notices.
+#[test]
+fn an_early_answer_is_found_though_its_pod_has_gone() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nmuch")
+    });
+    for _ in 0..20 {
+        assert_eq!(status_amid_upload(&stage, "/room_a"), 413);
+    }
+}
+
+#[test]
+fn after_an_early_answer_the_rest_of_the_body_is_no_request() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        loop {
+            let head = conn.request()?;
+            conn.send("HTTP/1.1 200 OK\r\nX-Pod: early\r\nContent-Length: 0\r\n\r\n")?;
+            conn.read_body(&head, |_| {})?;
+        }
+    });
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for _ in 0..10 {
+        let mut client = stage.client();
+        client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", smuggled.len()));
+        assert_eq!(client.read_response().pod(), "early");
+        // The connection may go on, after the body, or end.
+        let _ = client.try_send(format!("{smuggled}GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        if let Ok(Some(head)) = client.wire().read_head() {
+            assert_eq!(head.value("x-pod"), Some("any"));
+        }
+    }
+    assert!(stage.any.received().iter().all(|received| received.head.second_word() == "/"));
+    assert_eq!(stage.get("/room_a").pod(), "early");
 }
 
 /// Engine.IO ends the session when a poll's connection closes, and counts on it (notes/correctness.md 1.3).

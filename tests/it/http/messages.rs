@@ -177,7 +177,8 @@ fn responses_without_a_body_keep_their_heads() {
 #[test]
 fn a_response_with_both_framings_is_read_as_chunked() {
     let stage = Stage::new();
-    let chunks = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    // It says that it closes: a request sent on a connection that closes unannounced may be lost.
+    let chunks = "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
     for length in [3, 11, 5000] {
         stage.pods[0]
             .play(script::answer_and_close(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{chunks}")));
@@ -244,6 +245,35 @@ fn informational_responses_are_swallowed_cleanly() {
     let response = stage.get("/room_a");
     assert_eq!((response.status(), response.text().as_str()), (200, "ok"));
     assert!(!response.head.has("link"));
+}
+
+/// A response whose trailers nobody has asked for.
+const WITH_TRAILERS: &str = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n\
+    0\r\nX-Sum: 1\r\nContent-Length: 9\r\n\r\n";
+
+/// RFC 9110 section 6.5.1: trailers are never merged into the head.
+#[test]
+fn response_trailers_do_no_harm() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer(WITH_TRAILERS));
+    let mut client = stage.client();
+    for _ in 0..3 {
+        let response = client.get("/room_a");
+        assert_eq!(response.text(), "hello");
+        assert!(!response.head.has("x-sum") && !response.head.has("content-length"), "{}", response.head.text());
+    }
+}
+
+/// The exchange has ended cleanly.
+#[test]
+fn response_trailers_do_not_cost_the_pods_connection() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer(WITH_TRAILERS));
+    let mut client = stage.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/room_a").text(), "hello");
+    }
+    assert_eq!(stage.pods[0].accepted(), 1);
 }
 
 /// Foreign protocols on the port end quickly and harm nobody (notes/correctness.md section 3.11).

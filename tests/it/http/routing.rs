@@ -1,5 +1,7 @@
 //! Which pod a request reaches: the affinity rules, the default backend, requests that are refused.
 
+use std::net::Ipv4Addr;
+
 use crate::support::{Pod, Pods, Redis, Router, Stage};
 
 #[test]
@@ -77,6 +79,24 @@ fn the_default_backends_addresses_take_turns() {
     }
     let counts: Vec<_> = pods.iter().map(|pod| pod.received().len()).collect();
     assert_eq!(counts, [3, 3, 3]);
+}
+
+/// A name may have several addresses (`::1` and `127.0.0.1` here), and not all of them listen.
+#[test]
+fn a_backend_may_be_named() {
+    let (redis, pod) = (Redis::start(), Pod::start_on("any", Ipv4Addr::LOCALHOST.into()));
+    redis.assign("room_a", 0);
+    let router = Router::builder()
+        .redis(&redis)
+        .arg("--default-backend", format!("localhost:{}", pod.addr().port()))
+        .arg("--pod", format!("backend-0=localhost:{}", pod.addr().port()))
+        .start_ready();
+    for target in ["/", "/room_a"] {
+        let response = router.get(target);
+        assert_eq!(response.pod(), "any", "{}", response.text());
+    }
+    // Where the request is sent is not what it says of where it was sent.
+    assert!(pod.received().iter().all(|received| received.head.value("host") == Some("test")));
 }
 
 #[test]

@@ -72,6 +72,11 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pod {
     pub(crate) fn start(name: impl Into<String>) -> Self {
+        Self::start_on(name, own_ip())
+    }
+
+    /// One at an address that others may use as well: it must not be unbound.
+    pub(crate) fn start_on(name: impl Into<String>, ip: IpAddr) -> Self {
         let shared = Arc::new(Shared {
             name: name.into(),
             script: Mutex::new(Arc::new(script::echo)),
@@ -80,7 +85,7 @@ impl Pod {
             open: AtomicUsize::new(0),
             sockets: Mutex::default(),
         });
-        let mut pod = Self { shared, addr: SocketAddr::new(own_ip(), 0), bound: None };
+        let mut pod = Self { shared, addr: SocketAddr::new(ip, 0), bound: None };
         pod.bind();
         pod
     }

@@ -44,7 +44,8 @@ pub(crate) fn answer(bytes: impl AsRef<[u8]>) -> impl Fn(Conn) -> io::Result<()>
     }
 }
 
-/// Answers one request with these bytes and closes.
+/// Answers one request with these bytes and closes. Unless they say so (or end with the connection, or are no
+/// valid answer), the next request has to wait for the close: sent before it is seen, it would be lost.
 pub(crate) fn answer_and_close(bytes: impl AsRef<[u8]>) -> impl Fn(Conn) -> io::Result<()> {
     move |mut conn| {
         conn.whole_request()?;

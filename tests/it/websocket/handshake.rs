@@ -71,7 +71,7 @@ fn the_client_gets_the_pods_101_as_it_was() {
     assert!(!head.has("content-length") && !head.has("transfer-encoding"), "{}", head.text());
 }
 
-/// Firefox sends both options (notes/style.md E23).
+/// Firefox sends both options (notes/style.md E23), jetty's client says `close` beside `Upgrade` (E12).
 #[test]
 fn the_upgrade_option_is_found_among_others_and_in_any_case() {
     let stage = Stage::new();
@@ -80,6 +80,7 @@ fn the_upgrade_option_is_found_among_others_and_in_any_case() {
         "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n",
         "Connection: keep-alive\r\nConnection: UPGRADE\r\nUpgrade: WebSocket\r\n",
         "connection:upgrade\r\nupgrade:websocket\r\n",
+        "Connection: close, Upgrade\r\nUpgrade: websocket\r\n",
     ] {
         let mut client = stage.client();
         client.send(format!(
