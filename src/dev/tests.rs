@@ -11,7 +11,6 @@ use super::*;
 use crate::config::DirectoryKind;
 use crate::core::decision::OnUnassigned;
 use crate::core::placement;
-use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::directory::memory::now_ms;
 

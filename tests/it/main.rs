@@ -13,4 +13,5 @@ mod page;
 mod regression;
 mod socketio;
 mod support;
+mod tidy;
 mod websocket;
