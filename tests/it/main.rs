@@ -5,6 +5,7 @@
 
 mod admin;
 mod bodies;
+mod cli;
 mod directory;
 mod drain;
 mod failure;

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{Client, Response, Truncated};
 pub(crate) use pod::{Conn, Pod, Pods};
 pub(crate) use process::Process;
-pub(crate) use redis::Redis;
+pub(crate) use redis::{Redis, now_ms};
 pub(crate) use router::{Router, RouterBuilder};
 pub(crate) use sample::Pattern;
 pub(crate) use stage::Stage;
