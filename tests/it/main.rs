@@ -7,6 +7,7 @@ mod admin;
 mod bodies;
 mod cli;
 mod directory;
+mod dns;
 mod drain;
 mod failure;
 mod http;
