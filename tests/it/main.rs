@@ -5,7 +5,9 @@
 
 mod admin;
 mod bodies;
+mod cli;
 mod directory;
+mod dns;
 mod drain;
 mod failure;
 mod http;

@@ -72,6 +72,11 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pod {
     pub(crate) fn start(name: impl Into<String>) -> Self {
+        Self::start_at_port(name, 0)
+    }
+
+    /// On an address of its own, as all are, but with this port.
+    pub(crate) fn start_at_port(name: impl Into<String>, port: u16) -> Self {
         let shared = Arc::new(Shared {
             name: name.into(),
             script: Mutex::new(Arc::new(script::echo)),
@@ -80,7 +85,7 @@ impl Pod {
             open: AtomicUsize::new(0),
             sockets: Mutex::default(),
         });
-        let mut pod = Self { shared, addr: SocketAddr::new(own_ip(), 0), bound: None };
+        let mut pod = Self { shared, addr: SocketAddr::new(own_ip(), port), bound: None };
         pod.bind();
         pod
     }
