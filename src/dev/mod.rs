@@ -73,9 +73,11 @@ pub async fn start(admin: String) -> io::Result<Demo> {
     }
     let directory = MemoryDirectory::default();
     let ids: Vec<PodId> = pods.iter().map(|(id, _)| id.clone()).collect();
-    // So that the redirect can be tried first: a room without a pod would be redirected without one.
-    directory.assign(&RoomId::parse(DEMO_ROOM).expect("a room written here"), &ids[1]);
     let cluster = Arc::new(Cluster::new(directory.clone(), ids.clone(), admin));
+    // So that the redirect can be tried first: a room without a pod would be redirected without one.
+    let room = RoomId::parse(DEMO_ROOM).expect("a room written here");
+    cluster.remember(&room);
+    cluster.assign(&room, &ids[1]);
     for (id, listener) in ids.into_iter().zip(listeners) {
         let pod = Arc::new(Pod::new(id, Arc::clone(&cluster)));
         pod.beat();
