@@ -164,7 +164,7 @@ impl<D: Directory> Resolver<D> {
         joined.answer().await.unwrap_or(Err(PlacementError::DirectoryUnavailable))
     }
 
-    /// The pods' heartbeats, at most [`HEARTBEATS_FOR`] old.
+    /// The pods' heartbeats, at most a second old.
     ///
     /// # Errors
     ///
