@@ -62,24 +62,26 @@ async fn demonstrate(args: DevArgs) -> ExitCode {
         Err(error) => return fail(FAILED, &error),
     };
     demo.set_admin(app.admin_address);
-    print!("{}", dev::urls(app.address, app.admin_address));
-    run(app, args.log_format, demo.directory).await
+    let urls = dev::urls(app.address, app.admin_address);
+    run(app, args.log_format, demo.directory, || print!("{urls}")).await
 }
 
 async fn bind_and_run<D: Directory>(config: Config, directory: D) -> ExitCode {
     let log_format = config.log_format;
     match App::bind(config) {
-        Ok(app) => run(app, log_format, directory).await,
+        Ok(app) => run(app, log_format, directory, || ()).await,
         Err(error) => fail(FAILED, &error),
     }
 }
 
-async fn run<D: Directory>(app: App, log_format: LogFormat, directory: D) -> ExitCode {
+/// Runs until a signal has ended it. `announce` is called once a signal would be heard.
+async fn run<D: Directory>(app: App, log_format: LogFormat, directory: D, announce: impl FnOnce()) -> ExitCode {
     let _logging = telemetry::start(log_format);
     let stop = match app::stop_signals() {
         Ok(stop) => stop,
         Err(error) => return fail(FAILED, &error.to_string()),
     };
+    announce();
     match app.run(directory, stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, &error.to_string()),

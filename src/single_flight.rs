@@ -22,18 +22,39 @@ pub struct Flight<T> {
     landed: watch::Receiver<Option<T>>,
 }
 
+/// What joining comes to.
+#[derive(Debug)]
+pub enum Joined<T> {
+    /// The answer is there.
+    Known(T),
+    /// The answer is to be waited for.
+    UnderWay(Flight<T>),
+}
+
 /// Takes a question out of the map when it is over, answered or not.
 struct Departure<K: Eq + Hash, T>(SingleFlight<K, T>, K);
 
 impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> SingleFlight<K, T> {
     /// The question about `key` that is under way, or `question`, started on `runtime`.
-    pub fn join<F>(&self, key: &K, runtime: &Handle, question: impl FnOnce(K) -> F) -> Flight<T>
+    ///
+    /// `known` looks, when no question is under way, whether the last one has left an answer: whoever missed it a moment ago
+    /// and finds no flight now has only come between the two.
+    pub fn join<F>(
+        &self,
+        key: &K,
+        runtime: &Handle,
+        known: impl FnOnce() -> Option<T>,
+        question: impl FnOnce(K) -> F,
+    ) -> Joined<T>
     where
         F: Future<Output = T> + Send + 'static,
     {
         let mut flights = self.flights();
         if let Some(flight) = flights.get(key) {
-            return flight.clone();
+            return Joined::UnderWay(flight.clone());
+        }
+        if let Some(answer) = known() {
+            return Joined::Known(answer);
         }
         let (landing, landed) = watch::channel(None);
         let flight = Flight { started: Instant::now(), landed };
@@ -45,7 +66,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Si
             drop(departure);
             landing.send_replace(Some(answer));
         });
-        flight
+        Joined::UnderWay(flight)
     }
 }
 
@@ -58,6 +79,16 @@ impl<K, T> SingleFlight<K, T> {
     /// Whether no question is under way.
     pub fn is_idle(&self) -> bool {
         self.flights().is_empty()
+    }
+}
+
+impl<T: Clone> Joined<T> {
+    /// The answer, waited for where it has to be. `None` means that the question died unanswered, with its runtime.
+    pub async fn answer(self) -> Option<T> {
+        match self {
+            Self::Known(answer) => Some(answer),
+            Self::UnderWay(mut flight) => flight.land().await,
+        }
     }
 }
 
@@ -108,19 +139,27 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let join = || {
             let asked = Arc::clone(&asked);
-            flights.join(&1, &Handle::current(), |_| async move { asked.fetch_add(1, Ordering::SeqCst) })
+            flights.join(&1, &Handle::current(), || None, |_| async move { asked.fetch_add(1, Ordering::SeqCst) })
         };
-        let (mut one, mut two) = (join(), join());
-        assert_eq!((one.land().await, two.land().await), (Some(0), Some(0)));
+        let (one, two) = (join(), join());
+        assert_eq!((one.answer().await, two.answer().await), (Some(0), Some(0)));
         assert!(flights.is_idle());
-        assert_eq!(join().land().await, Some(1));
+        assert_eq!(join().answer().await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_has_just_been_left_is_taken() {
+        let flights = SingleFlight::<u8, usize>::default();
+        let joined = flights.join(&1, &Handle::current(), || Some(7), |_| async { 8 });
+        assert_eq!(joined.answer().await, Some(7));
+        assert!(flights.is_idle());
     }
 
     #[tokio::test]
     async fn a_question_that_panics_fails_its_askers_and_not_the_next() {
         let flights = SingleFlight::<u8, usize>::default();
-        let mut broken = flights.join(&1, &Handle::current(), |_| async { panic!("as a bug would") });
-        assert_eq!(broken.land().await, None);
+        let broken = flights.join(&1, &Handle::current(), || None, |_| async { panic!("as a bug would") });
+        assert_eq!(broken.answer().await, None);
         assert!(flights.is_idle());
     }
 }

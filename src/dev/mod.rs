@@ -23,6 +23,7 @@ use self::cluster::Cluster;
 use self::pod::Pod;
 use crate::config::{self, Command, Config, DevArgs, LogFormat};
 use crate::core::assignment::{PodId, StatefulSet};
+use crate::core::room::RoomId;
 use crate::directory::memory::MemoryDirectory;
 
 /// How many demo pods there are: with three, a move leaves one that is neither the old pod nor the new one.
@@ -30,6 +31,9 @@ const PODS: u16 = 3;
 
 /// How long the router uses an assignment without asking again: short enough for a person who has just moved a room.
 const CACHE_TTL: &str = "250ms";
+
+/// The room that has a pod from the start.
+const DEMO_ROOM: &str = "room_demo";
 
 /// The pods' StatefulSet.
 const STATEFULSET: &str = "backend";
@@ -70,6 +74,10 @@ pub async fn start(admin: String) -> io::Result<Demo> {
     let directory = MemoryDirectory::default();
     let ids: Vec<PodId> = pods.iter().map(|(id, _)| id.clone()).collect();
     let cluster = Arc::new(Cluster::new(directory.clone(), ids.clone(), admin));
+    // So that the redirect can be tried first: a room without a pod would be redirected without one.
+    let room = RoomId::parse(DEMO_ROOM).expect("a room written here");
+    cluster.remember(&room);
+    cluster.assign(&room, &ids[1]);
     for (id, listener) in ids.into_iter().zip(listeners) {
         let pod = Arc::new(Pod::new(id, Arc::clone(&cluster)));
         pod.beat();

@@ -23,7 +23,7 @@ use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
 use crate::core::placement::{self, Limits};
 use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
-use crate::single_flight::SingleFlight;
+use crate::single_flight::{Joined, SingleFlight};
 
 /// How long heartbeats are used for placing rooms and for `/health/cluster`.
 const HEARTBEATS_FOR: Duration = Duration::from_secs(1);
@@ -128,13 +128,19 @@ impl<D: Directory> Resolver<D> {
             if !self.0.directory.is_up() {
                 return self.0.without_directory(room, Instant::now());
             }
-            let mut flight = self.0.lookups.join(&key, &self.0.runtime, |room| {
+            let known = || self.0.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
+            let joined = self.0.lookups.join(&key, &self.0.runtime, known, |room| {
                 let inner = Arc::clone(&self.0);
                 async move { inner.look_up(&room).await }
             });
-            let landed = flight.land().await;
-            if newer_than.is_none_or(|moment| flight.started() > moment) {
-                return landed.unwrap_or(Resolution::Unknown);
+            match joined {
+                Joined::Known(resolution) => return resolution,
+                Joined::UnderWay(mut flight) => {
+                    let landed = flight.land().await;
+                    if newer_than.is_none_or(|moment| flight.started() > moment) {
+                        return landed.unwrap_or(Resolution::Unknown);
+                    }
+                }
             }
         }
     }
@@ -147,14 +153,18 @@ impl<D: Directory> Resolver<D> {
     /// No pod has space, or the directory cannot be asked.
     pub async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
         let key = room.clone().into_owned();
-        let mut flight = self.0.placements.join(&key, &self.0.runtime, |room| {
+        let known = || {
+            let answer = self.0.remembered(room, Instant::now(), None)?;
+            matches!(answer, Answer::Assigned(_)).then_some(Ok(Resolution::Fresh(answer)))
+        };
+        let joined = self.0.placements.join(&key, &self.0.runtime, known, |room| {
             let inner = Arc::clone(&self.0);
             async move { inner.place(&room, limits, roll).await }
         });
-        flight.land().await.unwrap_or(Err(PlacementError::DirectoryUnavailable))
+        joined.answer().await.unwrap_or(Err(PlacementError::DirectoryUnavailable))
     }
 
-    /// The pods' heartbeats, at most [`HEARTBEATS_FOR`] old.
+    /// The pods' heartbeats, at most a second old.
     ///
     /// # Errors
     ///

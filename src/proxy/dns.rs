@@ -57,12 +57,7 @@ impl Dns {
         if let Some(ip) = target.ip() {
             return Ok(Arc::new([SocketAddr::new(ip, target.port)]));
         }
-        let known = self.known().get(target).filter(|known| known.until > Instant::now()).cloned();
-        let answer = match known {
-            Some(known) => known.answer,
-            None => self.ask(target).await,
-        };
-        answer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+        self.ask(target).await.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
     }
 
     /// Forgets a name, because a connection to one of its addresses failed. That it has none is not forgotten.
@@ -74,7 +69,9 @@ impl Dns {
     }
 
     async fn ask(&self, target: &HostPort) -> Answer {
-        let mut flight = self.asking.join(target, &Handle::current(), |target| {
+        let known =
+            || self.known().get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone());
+        let joined = self.asking.join(target, &Handle::current(), known, |target| {
             let dns = self.clone();
             async move {
                 let answer = ask(&target).await;
@@ -83,7 +80,7 @@ impl Dns {
                 answer
             }
         });
-        flight.land().await.flatten()
+        joined.answer().await.flatten()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<HostPort, Known>> {

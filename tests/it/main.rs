@@ -5,7 +5,9 @@
 
 mod admin;
 mod bodies;
+mod cli;
 mod directory;
+mod dns;
 mod drain;
 mod failure;
 mod http;
@@ -13,4 +15,5 @@ mod page;
 mod regression;
 mod socketio;
 mod support;
+mod tidy;
 mod websocket;

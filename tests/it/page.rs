@@ -13,7 +13,11 @@ fn dev() -> (Process, String) {
         command.args(["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     });
     let mut lines = BufReader::new(process.take_stdout()).lines().map_while(Result::ok);
-    let page = lines.find(|line| line.contains("The page")).expect("dev says where its page is");
+    let page = lines.find(|line| line.contains("The page")).unwrap_or_else(|| {
+        let mut errors = String::new();
+        let _ = process.take_stderr().read_to_string(&mut errors);
+        panic!("dev does not say where its page is: {errors}")
+    });
     let url = page.split_whitespace().last().expect("the line ends in the URL").to_owned();
     // What follows is the log: nobody reads it here, and a full pipe would not hold anybody up.
     std::thread::spawn(move || lines.for_each(drop));
@@ -21,11 +25,11 @@ fn dev() -> (Process, String) {
 }
 
 /// The steps a person takes: open a room, send on its WebSocket, move it, ask again, open the redirected page. With
-/// `POD_ROUTER_SCREENSHOT=PATH` the screenshot is kept.
+/// `SCREENSHOT=PATH` the screenshot is kept.
 #[test]
 fn a_person_can_click_through_it() {
     let (_dev, url) = dev();
-    let screenshot = std::env::var("POD_ROUTER_SCREENSHOT").unwrap_or_default();
+    let screenshot = std::env::var("SCREENSHOT").unwrap_or_default();
     let mut browser = Process::start("the browser", "node", |command| {
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node")).stdin(Stdio::piped());
         command.args(["page.mjs", "--url", &url, "--deadline", "120"]);

@@ -84,7 +84,7 @@ fn the_default_backends_addresses_take_turns() {
 /// A name may have several addresses (`::1` and `127.0.0.1` here), and not all of them listen.
 #[test]
 fn a_backend_may_be_named() {
-    let (redis, pod) = (Redis::start(), Pod::start_on("any", Ipv4Addr::LOCALHOST.into()));
+    let (redis, pod) = (Redis::start(), Pod::start_at("any", (Ipv4Addr::LOCALHOST, 0).into()));
     redis.assign("room_a", 0);
     let router = Router::builder()
         .redis(&redis)

@@ -8,6 +8,7 @@
 //! polled for by [`eventually`].
 
 mod client;
+mod nameserver;
 mod pod;
 mod process;
 mod redis;
@@ -23,9 +24,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated};
+pub(crate) use nameserver::NameServer;
 pub(crate) use pod::{Conn, Pod, Pods};
 pub(crate) use process::Process;
-pub(crate) use redis::Redis;
+pub(crate) use redis::{Redis, now_ms};
 pub(crate) use router::{Router, RouterBuilder};
 pub(crate) use sample::Pattern;
 pub(crate) use stage::Stage;

@@ -72,11 +72,16 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pod {
     pub(crate) fn start(name: impl Into<String>) -> Self {
-        Self::start_on(name, own_ip())
+        Self::start_at_port(name, 0)
     }
 
-    /// One at an address that others may use as well: it must not be unbound.
-    pub(crate) fn start_on(name: impl Into<String>, ip: IpAddr) -> Self {
+    /// On an address of its own, as all are, but with this port.
+    pub(crate) fn start_at_port(name: impl Into<String>, port: u16) -> Self {
+        Self::start_at(name, SocketAddr::new(own_ip(), port))
+    }
+
+    /// At an address that others may use as well: such a pod must not be unbound.
+    pub(crate) fn start_at(name: impl Into<String>, addr: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             name: name.into(),
             script: Mutex::new(Arc::new(script::echo)),
@@ -85,7 +90,7 @@ impl Pod {
             open: AtomicUsize::new(0),
             sockets: Mutex::default(),
         });
-        let mut pod = Self { shared, addr: SocketAddr::new(ip, 0), bound: None };
+        let mut pod = Self { shared, addr, bound: None };
         pod.bind();
         pod
     }

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use serde_json::Value as Json;
 
 use super::process::Process;
-use super::{Client, Pod, Redis, Response, eventually, wait_for};
+use super::{Client, NameServer, Pod, Redis, Response, eventually, wait_for};
 
 /// A running `pod-router serve`.
 pub(crate) struct Router {
@@ -27,6 +27,8 @@ pub(crate) struct Router {
 pub(crate) struct RouterBuilder {
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// The words before the program that give it a resolv.conf of its own.
+    wrapper: Vec<String>,
 }
 
 /// What the process has written so far.
@@ -56,6 +58,12 @@ impl RouterBuilder {
         self.arg("--default-backend", addrs.join(","))
     }
 
+    /// Names are resolved by this server only.
+    pub(crate) fn nameserver(mut self, names: &NameServer) -> Self {
+        self.wrapper = names.wrapper();
+        self
+    }
+
     pub(crate) fn arg(mut self, flag: &str, value: impl Into<String>) -> Self {
         self.args.extend([flag.to_owned(), value.into()]);
         self
@@ -74,7 +82,10 @@ impl RouterBuilder {
     /// Starts the router and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Router {
-        let mut process = Process::start("pod-router", env!("CARGO_BIN_EXE_pod-router"), |command| {
+        let words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_pod-router")]);
+        let words: Vec<_> = words.collect();
+        let mut process = Process::start("pod-router", words[0], |command| {
+            command.args(&words[1..]);
             for (name, _) in std::env::vars_os() {
                 if OWN_VARIABLES.iter().any(|own| name.to_string_lossy().starts_with(own)) {
                     command.env_remove(name);

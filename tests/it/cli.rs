@@ -1,0 +1,254 @@
+//! The command line: help, wrong settings, `check`, `explain`, and that the documents agree with it.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+use pod_router::config::{Setting, settings};
+use pod_router::proxy::CODES;
+use serde_json::Value;
+
+use crate::support::{Pod, Redis, now_ms};
+
+const README: &str = include_str!("../../README.md");
+
+/// The flags of the public contract; others may be added, none may be missing.
+const CONTRACT: [&str; 31] = [
+    "--listen",
+    "--admin-listen",
+    "--directory",
+    "--redis-url",
+    "--redis-timeout",
+    "--room-key",
+    "--affinity",
+    "--redirect",
+    "--statefulset",
+    "--pod-address",
+    "--pod",
+    "--default-backend",
+    "--on-unassigned",
+    "--cache-ttl",
+    "--cache-stale",
+    "--cache-negative",
+    "--cache-capacity",
+    "--connect-timeout",
+    "--pod-wait",
+    "--response-timeout",
+    "--upstream-idle",
+    "--downstream-idle",
+    "--tunnel-idle",
+    "--max-connections",
+    "--max-header-bytes",
+    "--trusted-proxies",
+    "--lame-duck",
+    "--drain-timeout",
+    "--threads",
+    "--log-format",
+    "--max-rooms-per-pod",
+];
+
+fn run(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pod-router"));
+    command.args(args).env_clear().envs(variables.iter().copied());
+    command.output().expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn explain(target: &str, args: &[&str]) -> Value {
+    let mut all = vec!["explain", target, "--json"];
+    all.extend(args);
+    let output = run(&all, &[]);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+/// A row of the README's table.
+fn row(setting: &Setting) -> String {
+    let defaults = setting.defaults.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
+    let defaults = if defaults.is_empty() { "none".to_owned() } else { defaults };
+    format!("| `{}` | {defaults} | {} |", setting.flag, setting.meaning)
+}
+
+#[test]
+fn readme_help_and_contract_name_the_same_settings() {
+    let help = stdout(&run(&["--help"], &[]));
+    let table: Vec<_> = settings().iter().map(row).collect();
+    for (setting, row) in settings().iter().zip(&table) {
+        assert!(README.contains(row.as_str()), "the README's table should be:\n{}", table.join("\n"));
+        assert!(help.contains(&format!("{} <", setting.flag)), "{} is not in --help", setting.flag);
+        for variable in &setting.variables {
+            assert!(help.contains(variable), "{variable} is not in --help");
+        }
+        let own = format!("POD_ROUTER_{}", setting.flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+        assert!(setting.variables.contains(&own), "{own}");
+    }
+    let rows = README.lines().filter(|line| line.starts_with("| `--")).count();
+    assert_eq!(rows, table.len(), "a row of the README names no setting");
+    let flags: BTreeSet<_> = settings().into_iter().map(|setting| setting.flag).collect();
+    for name in CONTRACT {
+        assert!(flags.contains(name), "{name} is missing");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_error_code() {
+    for code in CODES {
+        assert!(README.contains(&format!("| `{code}` |")), "{code} is not in the README");
+    }
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["explain", "--help"]] {
+        let output = run(args, &[]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
+        assert!(!output.stdout.is_empty());
+    }
+    assert!(stdout(&run(&["--version"], &[])).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_setting_is_one_clear_line_and_64() {
+    for (flag, value) in [
+        ("--listen", "localhost"),
+        ("--admin-listen", "1"),
+        ("--directory", "etcd"),
+        ("--redis-url", "http://x"),
+        ("--redis-timeout", "5"),
+        ("--room-key", "room"),
+        ("--affinity", "path:("),
+        ("--redirect", "/e/=//evil/{room}"),
+        ("--statefulset", "Back"),
+        ("--pod-address", "x:1"),
+        ("--pod", "other-1=127.0.0.1:1"),
+        ("--default-backend", "nowhere"),
+        ("--on-unassigned", "maybe"),
+        ("--cache-ttl", "2"),
+        ("--cache-stale", "-1s"),
+        ("--cache-negative", "x"),
+        ("--cache-capacity", "0"),
+        ("--connect-timeout", "0s"),
+        ("--pod-wait", "soon"),
+        ("--response-timeout", "1"),
+        ("--upstream-idle", ""),
+        ("--downstream-idle", "1 week and a bit"),
+        ("--tunnel-idle", "on"),
+        ("--tunnel-linger", "0"),
+        ("--max-connections", "0"),
+        ("--max-header-bytes", "100"),
+        ("--trusted-proxies", "10.0.0.0/33"),
+        ("--lame-duck", "5"),
+        ("--drain-timeout", "x"),
+        ("--threads", "0"),
+        ("--log-format", "xml"),
+        ("--max-rooms-per-pod", "0"),
+        ("--max-participants-per-pod", "many"),
+        ("--namespace", "a.b"),
+    ] {
+        let variable = format!("POD_ROUTER_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+        let by_flag = run(&[&format!("{flag}={value}")], &[]);
+        let mut outputs = vec![by_flag];
+        if !value.is_empty() {
+            outputs.push(run(&[], &[(&variable, value)]));
+        }
+        for output in outputs {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(64), "{flag} {value}: {said}");
+            assert_eq!(said.lines().count(), 1, "{flag} {value}: {said}");
+            assert!(said.contains(flag) && said.contains(value), "{flag} {value}: {said}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_nobody_knows_is_refused_with_a_suggestion() {
+    for (args, variables, meant) in [
+        (&["--cach-ttl=5s"][..], &[][..], "--cache-ttl"),
+        (&["chekc"], &[], "check"),
+        (&[], &[("POD_ROUTER_CACHE_TLL", "2s")], "POD_ROUTER_CACHE_TTL"),
+    ] {
+        let output = run(args, variables);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(64), 1), "{said}");
+        assert!(said.contains(meant), "{said}");
+    }
+}
+
+#[test]
+fn an_address_in_use_ends_the_start_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for flag in ["--listen", "--admin-listen"] {
+        let other = if flag == "--listen" { "--admin-listen" } else { "--listen" };
+        let output = run(&["--directory=memory", flag, &address, other, "127.0.0.1:0"], &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(flag) && said.contains(&address), "{said}");
+    }
+}
+
+#[test]
+fn explain_says_where_and_why() {
+    let redis = Redis::start();
+    redis.assign_at("room_a", 1, now_ms() - 5000);
+    redis.set("room:room_bad:pod", r#"{"podId":"evil.example","assignedAt":1}"#);
+    let url = redis.url();
+    let with = ["--redis-url", &url, "--pod", "backend-1=127.0.0.1:4001", "--default-backend", "127.0.0.1:4000"];
+    let told = |target: &str, more: &[&str]| {
+        let mut args = with.to_vec();
+        args.extend(more);
+        explain(target, &args)
+    };
+    let known = told("/api/room/room_a/x", &[]);
+    assert_eq!(known["decision"], "pod");
+    assert_eq!(known["addresses"], serde_json::json!(["127.0.0.1:4001"]));
+    assert_eq!((&known["key"], &known["rule"]), (&"room:room_a:pod".into(), &r"path:room_[\w-]+".into()));
+    assert!(known["ageMs"].as_u64().is_some_and(|age| age >= 5000), "{known}");
+    let page = told("https://app.example/experiment/room_a", &["--header", "Accept: text/html"]);
+    assert_eq!(page["location"], "/experiment?roomId=room_a&pod=backend-1");
+    assert_eq!(told("/socket.io/?roomId=room_a&EIO=4", &[])["pod"], "backend-1");
+    assert_eq!(told("/api/polls", &[])["decision"], "default-backend");
+    assert_eq!(told("/room_new", &[])["decision"], "default-backend");
+    assert_eq!(told("/room_new", &["--on-unassigned", "assign"])["decision"], "assign");
+    for (target, more, error, status) in [
+        ("/room_new", &["--on-unassigned", "reject"][..], "unassigned-room", 404),
+        ("/room_bad", &[], "bad-assignment", 503),
+        ("/room%5Fa", &[], "encoded-room", 400),
+        ("/socket.io/?roomId=a&roomId=b", &[], "duplicate-room", 400),
+        ("/socket.io/?sid=a&sid=b", &[], "duplicate-sid", 400),
+    ] {
+        let refused = told(target, more);
+        assert_eq!((&refused["error"], &refused["status"]), (&error.into(), &status.into()), "{target}");
+    }
+    let text = stdout(&run(&["explain", "/room_a", "--redis-url", &url], &[]));
+    assert!(text.contains("decision   pod\n"), "{text}");
+}
+
+#[test]
+fn check_tries_what_it_knows_and_masks_secrets() {
+    let (redis, pod) = (Redis::with_password("hunter2"), Pod::start("backend-0"));
+    let (host, port) = (redis.addr().ip().to_string(), redis.addr().port().to_string());
+    let variables = [("REDIS_HOST", host.as_str()), ("REDIS_PORT", &port), ("REDIS_PASSWORD", "hunter2")];
+    let (address, fixed) = (pod.addr().to_string(), format!("backend-0={}", pod.addr()));
+    let reached = run(&["check", "--pod", &fixed, "--default-backend", &address], &variables);
+    let said = stdout(&reached);
+    assert_eq!(reached.status.code(), Some(0), "{said}");
+    assert!(said.contains("ok      directory") && said.contains("ok      backend-0 at"), "{said}");
+    assert!(said.contains("--cache-ttl") && !said.contains("hunter2"), "{said}");
+
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("bound").to_string()
+    };
+    let failed =
+        run(&["check", "--default-backend", &closed, "--redis-url", &format!("redis://:hunter2@{closed}")], &[]);
+    let said = stdout(&failed);
+    assert_eq!(failed.status.code(), Some(69), "{said}");
+    assert!(said.contains("FAILED  directory") && said.contains("FAILED  default backend"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    assert_eq!(run(&["check", "--cache-ttl", "x"], &[]).status.code(), Some(64));
+}

@@ -1,0 +1,87 @@
+//! Pods by their StatefulSet name, with a name server of the test's own: one question a name, short memories, and a pod
+//! that comes back under another address.
+
+use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
+
+const BACKEND_0: &str = "backend-0.backend.default.svc.cluster.local";
+const ROOM: &str = "/room_a";
+
+/// A router that finds its pods by name, each on `port`.
+fn router(names: &NameServer, redis: &Redis, port: u16, args: &[&str]) -> Router {
+    let template = format!("{{pod}}.backend.{{namespace}}.svc.cluster.local:{port}");
+    Router::builder().nameserver(names).redis(redis).arg("--pod-address", template).args(args).start_ready()
+}
+
+#[test]
+fn a_pod_is_found_by_its_full_name_and_asked_for_once() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pod) = (Redis::start(), Pod::start("backend-0"));
+    // Every request needs a new connection, and so the address.
+    pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    names.set(BACKEND_0, pod.addr().ip());
+    redis.assign("room_a", 0);
+    let router = router(&names, &redis, pod.addr().port(), &[]);
+    for response in together(50, |_| router.get(ROOM)) {
+        assert_eq!(response.status(), 200);
+    }
+    // The search list is not walked; and all fifty, on however many threads, share one question.
+    assert_eq!(names.asked(), [BACKEND_0]);
+    assert_eq!(pod.received()[0].head.value("host"), Some("test"));
+}
+
+/// Kubernetes gives a restarted pod another address under its old name.
+#[test]
+fn a_failed_connection_forgets_the_address() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, mut old) = (Redis::start(), Pod::start("old"));
+    let new = Pod::start_at_port("new", old.addr().port());
+    names.set(BACKEND_0, old.addr().ip());
+    redis.assign("room_a", 0);
+    let router = router(&names, &redis, old.addr().port(), &[]);
+    assert_eq!(router.get(ROOM).pod(), "old");
+    old.kill();
+    names.set(BACKEND_0, new.addr().ip());
+    assert_eq!(router.get(ROOM).pod(), "new");
+}
+
+#[test]
+fn a_name_that_is_missing_is_waited_for_and_not_for_long_after_it_is_back() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pod) = (Redis::start(), Pod::start("backend-0"));
+    redis.assign("room_a", 0);
+    let wait = format!("{}s", PATIENCE.as_secs());
+    let router = router(&names, &redis, pod.addr().port(), &["--pod-wait", &wait]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| router.get(ROOM));
+        eventually("the name is asked for", || !names.asked().is_empty());
+        names.set(BACKEND_0, pod.addr().ip());
+        assert_eq!(waiting.join().expect("the request is answered").pod(), "backend-0");
+    });
+    assert!(names.asked().iter().all(|name| name == BACKEND_0), "{:?}", names.asked());
+}
+
+#[test]
+fn a_name_that_stays_missing_is_a_pod_that_cannot_be_reached() {
+    let Some(names) = NameServer::start() else { return };
+    let redis = Redis::start();
+    redis.assign("room_a", 0);
+    let router = router(&names, &redis, 1, &["--pod-wait", "300ms"]);
+    let response = router.get(ROOM);
+    assert_eq!((response.status(), response.head.value("retry-after")), (503, Some("1")));
+    assert_eq!(response.head.value("x-pod-router-error"), Some("pod-unreachable"));
+    // A failure is remembered for a second: the attempts of 300 ms have shared one question.
+    assert_eq!(names.asked().len(), 1);
+}
+
+/// A default backend in the same namespace is a short name: it needs the search list that a full name must not walk.
+#[test]
+fn a_short_name_is_looked_for_along_the_search_list() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pod) = (Redis::start(), Pod::start("any"));
+    names.set("backend-service.default.svc.cluster.local", pod.addr().ip());
+    let backend = format!("backend-service:{}", pod.addr().port());
+    let router = router(&names, &redis, 1, &["--default-backend", &backend]);
+    assert_eq!(router.get("/").pod(), "any");
+    assert!(names.asked().len() <= 2, "{:?}", names.asked());
+    assert_eq!(pod.accepted(), 1);
+}

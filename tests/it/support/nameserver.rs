@@ -1,0 +1,137 @@
+//! A name server of the test's own, and the resolv.conf that makes a router ask it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::pod::own_ip;
+
+/// The record types that `getaddrinfo` asks for.
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+/// A DNS server on an address of its own, port 53: resolv.conf knows no other port.
+pub(crate) struct NameServer {
+    shared: Arc<Shared>,
+    resolv_conf: PathBuf,
+    serving: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    names: Mutex<HashMap<String, Ipv4Addr>>,
+    asked: Mutex<Vec<String>>,
+    over: AtomicBool,
+}
+
+impl NameServer {
+    /// Starts it. `None`, said aloud, where port 53 is for root only and this is not root.
+    pub(crate) fn start() -> Option<Self> {
+        let address = own_ip();
+        let socket = match UdpSocket::bind(SocketAddr::new(address, 53)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                eprintln!("SKIPPED: a name server needs port 53, which is for root");
+                return None;
+            }
+            bound => bound.expect("the address is the test's own"),
+        };
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a duration above zero");
+        let resolv_conf = std::env::temp_dir().join(format!("pod-router-resolv-{address}"));
+        // As in a pod of a cluster: what is not fully qualified walks this list.
+        let text =
+            format!("nameserver {address}\nsearch default.svc.cluster.local svc.cluster.local\noptions ndots:5\n");
+        fs::write(&resolv_conf, text).expect("the temporary folder is writable");
+        let shared = Arc::new(Shared::default());
+        let answering = Arc::clone(&shared);
+        let serving = thread::spawn(move || answering.serve(&socket));
+        Some(Self { shared, resolv_conf, serving: Some(serving) })
+    }
+
+    /// From here on this name has this address.
+    pub(crate) fn set(&self, name: &str, address: IpAddr) {
+        let IpAddr::V4(address) = address else { panic!("{address} is not IPv4") };
+        lock(&self.shared.names).insert(name.to_owned(), address);
+    }
+
+    /// The names whose A records were asked for, in order.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        lock(&self.shared.asked).clone()
+    }
+
+    /// The words before a command that make it ask this server: a mount namespace with its resolv.conf.
+    pub(super) fn wrapper(&self) -> Vec<String> {
+        let bind = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+        let file = self.resolv_conf.to_string_lossy().into_owned();
+        ["unshare", "--mount", "--", "sh", "-c", bind, &file].map(str::to_owned).to_vec()
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::SeqCst);
+        if let Some(serving) = self.serving.take() {
+            // A panic in there has been reported where it happened.
+            let _ = serving.join();
+        }
+        let _ = fs::remove_file(&self.resolv_conf);
+    }
+}
+
+impl Shared {
+    fn serve(&self, socket: &UdpSocket) {
+        let mut query = [0; 512];
+        while !self.over.load(Ordering::SeqCst) {
+            // Nothing for a while: a look at whether it is over.
+            let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
+            if let Some(answer) = self.answer(&query[..length]) {
+                socket.send_to(&answer, from).expect("the resolver is on this machine");
+            }
+        }
+    }
+
+    /// RFC 1035 section 4: the header, the question repeated, and at most one address.
+    fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let (labels, end) = labels(query)?;
+        let kind = u16::from_be_bytes([*query.get(end)?, *query.get(end + 1)?]);
+        let name = labels.join(".");
+        let address = lock(&self.names).get(&name).copied();
+        if kind == A {
+            lock(&self.asked).push(name);
+        }
+        let found = address.filter(|_| kind == A);
+        let code = if address.is_none() || !matches!(kind, A | AAAA) { 3 } else { 0 };
+        let mut answer = query.get(..2)?.to_vec();
+        answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(found.is_some()), 0, 0, 0, 0]);
+        answer.extend(query.get(12..end + 4)?);
+        if let Some(address) = found {
+            // The name by a pointer to the question, type A, class IN, to be forgotten at once.
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+            answer.extend(address.octets());
+        }
+        Some(answer)
+    }
+}
+
+/// The labels of the question's name, and where its type begins.
+fn labels(query: &[u8]) -> Option<(Vec<String>, usize)> {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    loop {
+        let length = usize::from(*query.get(at)?);
+        at += 1;
+        if length == 0 {
+            return Some((labels, at));
+        }
+        labels.push(String::from_utf8_lossy(query.get(at..at + length)?).to_ascii_lowercase());
+        at += length;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
