@@ -52,16 +52,28 @@ pub(super) struct Upload {
 impl ResponseBody {
     /// An answer of the router's own.
     pub(super) fn own(bytes: Bytes, record: Record) -> Self {
-        Self { source: Source::Own(Full::new(bytes)), record }
+        let mut body = Self { source: Source::Own(Full::new(bytes)), record };
+        if body.is_end_stream() {
+            body.end();
+        }
+        body
     }
 
     /// A pod's answer. The connection goes back to the pool when the body has ended cleanly.
     pub(super) fn from_pod(incoming: Incoming, lease: Lease, record: Record) -> Self {
-        let mut lease = Some(lease);
-        if incoming.is_end_stream() {
+        let mut body = Self { source: Source::Pod { incoming, lease: Some(lease) }, record };
+        if body.is_end_stream() {
+            body.end();
+        }
+        body
+    }
+
+    /// The body has ended as it should.
+    fn end(&mut self) {
+        self.record.complete();
+        if let Source::Pod { lease, .. } = &mut self.source {
             lease.take().into_iter().for_each(Lease::give_back);
         }
-        Self { source: Source::Pod { incoming, lease }, record }
     }
 }
 
@@ -75,20 +87,17 @@ impl Body for ResponseBody {
             Source::Own(full) => {
                 ready!(Pin::new(full).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
             }
-            Source::Pod { incoming, lease } => {
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-                match &frame {
-                    Some(Ok(_)) if !incoming.is_end_stream() => {}
-                    Some(Ok(_)) | None => lease.take().into_iter().for_each(Lease::give_back),
-                    Some(Err(_)) => this.record.broken_by_pod(),
-                }
-                frame
-            }
+            Source::Pod { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
         };
         match &frame {
             Some(Ok(frame)) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
-            Some(Err(_)) => {}
-            None => this.record.complete(),
+            Some(Err(_)) => this.record.broken_by_pod(),
+            None => {}
+        }
+        // Nobody asks again after trailers, or after the last of a known length.
+        let over = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+        if over || this.is_end_stream() {
+            this.end();
         }
         Poll::Ready(frame)
     }

@@ -127,7 +127,7 @@ impl Drop for Record {
         let code = self.answered.as_ref().map_or(CLIENT_GONE, |(_, status)| status.as_str());
         let labels = [self.exchange.as_str(), code, self.source.as_str()];
         self.metrics.requests.with_label_values(&labels).inc();
-        let client_gone = self.answered.is_none().then_some("client-gone");
+        let client_gone = (!self.complete).then_some("client-gone");
         tracing::info!(
             target: "pod_router::access",
             request_id = self.request_id.to_str().unwrap_or_default(),

@@ -115,6 +115,11 @@ impl PodSocket {
             ready!(self.0.poll_write_ready(cx))?;
             match write(&self.0) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The pod has closed with some of the request unread, and may have answered first (413): the answer is
+                // still to be read, and where there is none, reading says so at once.
+                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    return Poll::Pending;
+                }
                 result => return Poll::Ready(result),
             }
         }
