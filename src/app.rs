@@ -88,6 +88,7 @@ impl App {
     pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
         let metrics = Arc::new(Metrics::new());
         announce_series(&metrics, &self.config);
+        raise_open_files(self.config.downstream.max_connections);
         let ending = Signal::new();
         let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
         let shared = Shared {
@@ -166,6 +167,17 @@ async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
     tracing::info!(drain_timeout = ?config.drain.timeout, "draining");
     ending.advance(Phase::Draining);
     ended.recv().await;
+}
+
+/// Raises the limit of open files as far as it goes: a client and its pod take one each. Where that is not enough for
+/// `--max-connections`, the log says so before the accept errors do.
+fn raise_open_files(max_connections: usize) {
+    let wanted = u64::try_from(max_connections).unwrap_or(u64::MAX).saturating_mul(2);
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit >= wanted => {}
+        Ok(limit) => tracing::info!(limit, wanted, "the limit of open files is below what --max-connections may need"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
 }
 
 /// Series whose labels are known are there from the start: an alert on a rate needs the zero before the first one.

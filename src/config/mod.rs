@@ -148,7 +148,7 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// `--pod-wait`: how long a request is held while its pod refuses connections.
     pub pod_wait: Duration,
-    /// `--response-timeout`: to the response head, from the last byte of the request.
+    /// `--response-timeout`: to the response head, from the last movement of the request body.
     pub response_timeout: Duration,
     /// `--upstream-idle`: idle keep-alive connections.
     pub idle: Duration,
