@@ -304,6 +304,8 @@ fn an_abandoned_exchanges_connection_is_not_used_again() {
     client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the pod has the request", || stage.pods[0].received().len() == 1);
     drop(client);
+    // A reply that comes before the router has noticed would end the exchange as it should.
+    stage.router.wait_log("the client is gone", |line| line["error"] == "client-gone");
     stage.pods[0].play(script::echo);
     gate.open();
     for _ in 0..5 {
