@@ -11,6 +11,10 @@ use pod_router::directory::memory::MemoryDirectory;
 use pod_router::directory::redis::RedisDirectory;
 use pod_router::{cli, dev, telemetry};
 
+/// glibc's allocator costs more a request and keeps what a rush of handshakes took (README, benchmarks).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A start-up failure: an address in use, no threads left.
 const FAILED: u8 = 1;
 

@@ -86,6 +86,8 @@ pub enum Stage {
     Connect,
     /// The request could not be handed to the connection.
     Send,
+    /// The client's request body broke off, or is malformed: no fault of the pod's.
+    Upload,
     /// The response head did not come, or made no sense.
     Head,
 }
@@ -123,7 +125,7 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     }
     match failure.stage {
         Stage::Send => Next::Resend,
-        Stage::Head => Next::GiveUp,
+        Stage::Upload | Stage::Head => Next::GiveUp,
         Stage::Resolve | Stage::Connect => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {

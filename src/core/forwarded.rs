@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -13,23 +12,13 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What an untrusted peer could use to claim another origin; the list Traefik clears.
-const CLAIMS: [HeaderName; 8] = [
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-uri"),
-    HeaderName::from_static("x-forwarded-method"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-scheme"),
-    HeaderName::from_static("x-real-ip"),
-];
-
 /// The peer on the downstream connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     /// Its address.
     pub ip: IpAddr,
+    /// The address as text: every request of the connection carries it.
+    text: Box<str>,
     /// Whether it is one of `--trusted-proxies`.
     pub trusted: bool,
 }
@@ -39,91 +28,65 @@ impl Client {
     /// counts as what it is.
     pub fn new(ip: IpAddr, trusted: &[IpNet]) -> Self {
         let ip = ip.to_canonical();
-        Self { ip, trusted: trusted.iter().any(|network| network.contains(&ip)) }
+        Self { ip, text: ip.to_string().into(), trusted: trusted.iter().any(|network| network.contains(&ip)) }
     }
 }
 
-/// Rewrites `X-Forwarded-For`, `-Proto` and `-Host`. `Forwarded` (RFC 7239) goes in any case: ingresses pass
-/// it through from clients unchecked.
-pub fn rewrite(headers: &mut HeaderMap, client: &Client) {
-    headers.remove(FORWARDED);
-    let peer = client.ip.to_string();
+/// Writes the `X-Forwarded-*` lines that the pod gets, besides what passes by itself
+/// ([`super::headers::goes_upstream`]). `host` is what the pod gets as `Host`.
+pub fn write(out: &mut Vec<u8>, headers: &HeaderMap, client: &Client, host: &[u8]) {
+    out.extend_from_slice(b"x-forwarded-for: ");
     if client.trusted {
-        let chain = appended(headers, &peer);
-        headers.insert(X_FORWARDED_FOR, chain);
-    } else {
-        for name in &CLAIMS {
-            headers.remove(name);
+        // All lines of the chain as one, and the peer at its right end.
+        for line in headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).filter(|line| !line.is_empty()) {
+            out.extend_from_slice(line);
+            out.extend_from_slice(b", ");
         }
-        headers.remove(X_FORWARDED_PROTO);
-        headers.remove(X_FORWARDED_HOST);
-        headers.insert(X_FORWARDED_FOR, value(&peer));
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    out.extend_from_slice(client.text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if !(client.trusted && headers.contains_key(X_FORWARDED_PROTO)) {
+        out.extend_from_slice(b"x-forwarded-proto: http\r\n");
     }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+    if !(client.trusted && headers.contains_key(X_FORWARDED_HOST)) {
+        out.extend_from_slice(b"x-forwarded-host: ");
+        out.extend_from_slice(host);
+        out.extend_from_slice(b"\r\n");
     }
-}
-
-/// All lines of the chain as one, and the peer at its right end.
-fn appended(headers: &HeaderMap, peer: &str) -> HeaderValue {
-    let mut chain = Vec::with_capacity(64);
-    for line in headers.get_all(X_FORWARDED_FOR) {
-        chain.extend_from_slice(line.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    chain.extend_from_slice(peer.as_bytes());
-    HeaderValue::from_bytes(&chain).unwrap_or_else(|_| value(peer))
-}
-
-fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("an address is printable ASCII")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rewritten(lines: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
+    fn written(lines: &[(&'static str, &'static str)], trusted: bool) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        rewrite(&mut headers, &Client { ip: [10, 0, 0, 9].into(), trusted });
-        headers
+        let networks = if trusted { vec!["10.0.0.0/8".parse().expect("a network")] } else { vec![] };
+        let mut out = Vec::new();
+        write(&mut out, &headers, &Client::new([10, 0, 0, 9].into(), &networks), b"me");
+        String::from_utf8(out).expect("text")
     }
 
-    const CLAIMED: [(&str, &str); 7] = [
-        ("host", "me"),
+    const CLAIMED: [(&str, &str); 4] = [
         ("x-forwarded-for", "1.1.1.1"),
         ("x-forwarded-for", "2.2.2.2"),
         ("x-forwarded-proto", "wss"),
         ("x-forwarded-host", "them"),
-        ("x-real-ip", "1.1.1.1"),
-        ("forwarded", "for=1.1.1.1"),
     ];
 
     #[test]
     fn an_untrusted_peer_says_nothing_of_itself() {
-        let headers = rewritten(&CLAIMED, false);
-        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.9");
-        assert_eq!(headers[X_FORWARDED_PROTO], "http");
-        assert_eq!(headers[X_FORWARDED_HOST], "me");
-        assert_eq!(headers.len(), 4);
+        let ours = "x-forwarded-for: 10.0.0.9\r\nx-forwarded-proto: http\r\nx-forwarded-host: me\r\n";
+        assert_eq!(written(&CLAIMED, false), ours);
+        assert_eq!(written(&[], true), ours);
     }
 
     #[test]
     fn a_trusted_proxys_word_is_kept_and_its_address_appended() {
-        let headers = rewritten(&CLAIMED, true);
-        assert_eq!(headers[X_FORWARDED_FOR], "1.1.1.1, 2.2.2.2, 10.0.0.9");
-        assert_eq!(headers[X_FORWARDED_PROTO], "wss");
-        assert_eq!(headers[X_FORWARDED_HOST], "them");
-        assert_eq!(headers["x-real-ip"], "1.1.1.1");
-        assert!(!headers.contains_key(FORWARDED));
+        assert_eq!(written(&CLAIMED, true), "x-forwarded-for: 1.1.1.1, 2.2.2.2, 10.0.0.9\r\n");
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //!
 //! hyper has already parsed the bytes; what it lets through and a gateway must not is refused here.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+use super::headers::connection_options;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ fn is_websocket(head: &Parts) -> bool {
         && head.headers.contains_key(SEC_WEBSOCKET_VERSION)
 }
 
-/// Whether these headers switch, or ask to switch, to exactly the WebSocket protocol.
+/// Whether these headers ask to switch to exactly the WebSocket protocol.
 pub fn offers_websocket(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(UPGRADE).iter();
     let only_websocket = matches!(
@@ -92,35 +92,7 @@ pub fn offers_websocket(headers: &HeaderMap) -> bool {
     only_websocket && connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// The options of all `Connection` lines (RFC 9110 section 7.6.1), as bytes: one odd line must not hide the
-/// others.
-pub fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|option| !option.is_empty())
-}
-
-/// Reduces an absolute-form target to origin form, its authority becoming the `Host` (RFC 9112 section
-/// 3.2.2: the received `Host` is ignored). Other forms are left byte for byte.
-pub fn to_origin_form(head: &mut Parts) {
-    let Some(authority) = head.uri.authority() else {
-        return;
-    };
-    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-        head.headers.insert(HOST, host);
-    }
-    let target = head.uri.path_and_query().cloned();
-    head.uri = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
-}
-
-/// The header that names a connection's room to the pod; never believed from a client.
-pub const X_ROOM_ID: HeaderName = HeaderName::from_static("x-room-id");
-/// The pod the router chose.
-pub const X_ROOM_POD: HeaderName = HeaderName::from_static("x-room-pod");
-/// The epoch of the assignment the router went by.
+/// The epoch of the assignment the router went by, told to the pod.
 pub const X_ROOM_EPOCH: HeaderName = HeaderName::from_static("x-room-epoch");
 /// The request's id, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -202,14 +174,5 @@ mod tests {
         for coding in ["gzip, chunked", "chunked, chunked", "identity", "xchunked", ""] {
             assert_eq!(with(coding), Err(HeadError::TransferCoding), "{coding}");
         }
-    }
-
-    #[test]
-    fn absolute_form_names_its_own_host() {
-        let mut parts =
-            Request::get("http://b:81/x?y=%2F").header("host", "a").body(()).expect("a head").into_parts().0;
-        to_origin_form(&mut parts);
-        assert_eq!(parts.uri.to_string(), "/x?y=%2F");
-        assert_eq!(parts.headers[HOST], "b:81");
     }
 }

@@ -16,3 +16,4 @@ pub mod headers;
 pub mod placement;
 pub mod redirect;
 pub mod room;
+pub mod wire;

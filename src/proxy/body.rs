@@ -1,158 +1,128 @@
-//! The bodies that pass through: streamed frame by frame, counted, never collected.
+//! The response bodies that pass through: streamed frame by frame, counted, never collected.
 
-use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use super::exchange::{Broken, Exchange};
 use super::record::Record;
-use super::upstream::Lease;
+use crate::core::wire::Part;
 
-/// A response body on its way to the client.
-///
-/// Dropped before its end, when the client has gone, it takes the pod's connection with it: that is how the pod learns
-/// of the abort (Engine.IO depends on it), and why a half-read response can never reach another request.
+/// A response body on its way to the client. Dropped before its end, when the client has gone, it takes the exchange
+/// and the pod's connection with it.
 #[derive(Debug)]
 pub struct ResponseBody {
     source: Source,
     record: Record,
+    broken: Option<Broken>,
 }
 
 #[derive(Debug)]
 enum Source {
-    /// The router's own answer.
+    /// Bytes at hand: the router's own answer, or nothing.
     Own(Full<Bytes>),
-    /// A pod's, and the connection it comes on.
-    Pod { incoming: Incoming, lease: Option<Lease> },
+    /// A pod's.
+    Pod(Box<Exchange>),
 }
 
-/// A request body on its way to the pod.
+/// Why a body broke off before its end; the connection to the client is then closed.
 #[derive(Debug)]
-pub(super) struct RequestBody {
-    incoming: Incoming,
-    upload: Rc<Upload>,
-}
-
-/// How far a request body has come; read by whoever waits for the response.
-#[derive(Debug)]
-pub(super) struct Upload {
-    /// When it last moved.
-    pub(super) moved: Cell<Instant>,
-    /// Bytes handed on.
-    pub(super) bytes: Cell<u64>,
-}
-
-// === impl ResponseBody ===
+pub struct BrokenBody(Broken);
 
 impl ResponseBody {
     /// An answer of the router's own.
     pub(super) fn own(bytes: Bytes, record: Record) -> Self {
-        let mut body = Self { source: Source::Own(Full::new(bytes)), record };
-        if body.is_end_stream() {
-            body.end();
-        }
+        let mut body = Self { source: Source::Own(Full::new(bytes)), record, broken: None };
+        body.end_if_over();
         body
     }
 
     /// A pod's answer. The connection goes back to the pool when the body has ended cleanly.
-    pub(super) fn from_pod(incoming: Incoming, lease: Lease, record: Record) -> Self {
-        let mut body = Self { source: Source::Pod { incoming, lease: Some(lease) }, record };
-        if body.is_end_stream() {
-            body.end();
-        }
+    pub(super) fn from_pod(exchange: Exchange, record: Record) -> Self {
+        let mut body = Self { source: Source::Pod(Box::new(exchange)), record, broken: None };
+        body.end_if_over();
         body
     }
 
-    /// The body has ended as it should.
-    fn end(&mut self) {
-        self.record.complete();
-        if let Source::Pod { lease, .. } = &mut self.source {
-            lease.take().into_iter().for_each(Lease::give_back);
+    /// Nobody asks again after trailers, or after the last of a known length: the end is noticed where it happens.
+    fn end_if_over(&mut self) {
+        if !self.is_end_stream() {
+            return;
         }
+        self.record.complete();
+        if let Source::Pod(exchange) = std::mem::replace(&mut self.source, Source::Own(Full::default())) {
+            exchange.finish();
+        }
+    }
+}
+
+impl ResponseBody {
+    /// The body cannot go on. hyper drops what it has not yet written as soon as it hears of it, so it hears of it
+    /// at its next turn: what the pod did send reaches the client.
+    fn break_off<T>(&mut self, broken: Broken, cx: &mut Context<'_>) -> Poll<T> {
+        tracing::debug!(%broken, "a response broke off");
+        if !matches!(broken, Broken::Upload(_)) {
+            self.record.broken_by_pod();
+        }
+        self.broken = Some(broken);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenBody;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         let this = self.get_mut();
+        if let Some(broken) = this.broken.take() {
+            return Poll::Ready(Some(Err(BrokenBody(broken))));
+        }
         let frame = match &mut this.source {
             Source::Own(full) => {
                 ready!(Pin::new(full).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
             }
-            Source::Pod { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
+            Source::Pod(exchange) => match ready!(exchange.poll_part(cx)) {
+                Some(Ok(Part::Data(data))) => Some(Ok(Frame::data(data))),
+                Some(Ok(Part::Trailers(fields))) => Some(Ok(Frame::trailers(fields))),
+                Some(Err(error)) => return this.break_off(error, cx),
+                None => None,
+            },
         };
-        match &frame {
-            Some(Ok(frame)) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
-            Some(Err(_)) => this.record.broken_by_pod(),
-            None => {}
+        if let Some(Ok(frame)) = &frame {
+            this.record.sent(frame.data_ref().map_or(0, Bytes::len));
         }
-        // Nobody asks again after trailers, or after the last of a known length.
-        let over = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
-        if over || this.is_end_stream() {
-            this.end();
-        }
+        this.end_if_over();
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(full) => full.is_end_stream(),
-            Source::Pod { incoming, .. } => incoming.is_end_stream(),
+            Source::Pod(exchange) => exchange.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(full) => full.size_hint(),
-            Source::Pod { incoming, .. } => incoming.size_hint(),
+            Source::Pod(exchange) => exchange.length().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
 
-// === impl RequestBody ===
-
-impl RequestBody {
-    /// Wraps a request body and gives the handle to watch it by.
-    pub(super) fn new(incoming: Incoming, now: Instant) -> (Self, Rc<Upload>) {
-        let upload = Rc::new(Upload { moved: Cell::new(now), bytes: Cell::new(0) });
-        (Self { incoming, upload: Rc::clone(&upload) }, upload)
+impl std::fmt::Display for BrokenBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
-        this.upload.moved.set(Instant::now());
-        match frame {
-            Some(Ok(frame)) if frame.is_data() => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                this.upload.bytes.set(this.upload.bytes.get() + length);
-                Poll::Ready(Some(Ok(frame)))
-            }
-            // Trailers stop here: a field that was checked in the head could come back in them (RFC 9110 section
-            // 6.5.1; traefik pull request 13822).
-            Some(Ok(_)) | None => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(error))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+impl std::error::Error for BrokenBody {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
     }
 }

@@ -6,24 +6,28 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{RequestBody, ResponseBody, Upload};
+use super::body::ResponseBody;
+use super::exchange::{self, Exchange, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade;
-use super::upstream::{Endpoint, Lease, Unanswered};
+use super::upload::Upload;
+use super::upstream::Endpoint;
 use super::{Downstream, Proxy, Route};
 use crate::core::assignment::{Assignment, PodId};
 use crate::core::balance;
-use crate::core::decision::{self, Next, Plan, RoomRefusal};
-use crate::core::head::{Kind, offers_websocket};
-use crate::core::headers::{self, Added};
+use crate::core::decision::{self, Next, Plan, RoomRefusal, Stage};
+use crate::core::head::{Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
+use crate::core::wire::Head;
+use crate::core::wire::request::{self, Added, Framing};
 use crate::directory::Directory;
 
 /// One request on its way to a pod.
@@ -51,10 +55,10 @@ impl<D: Directory> Forwarding<'_, D> {
         mut record: Record,
     ) -> Response<ResponseBody> {
         let has_body = !body.is_end_stream();
-        let (request, upload) = self.upstream_request(head, body, &record);
-        record.upload = Some(Rc::clone(&upload));
-        match self.attempts(request, &upload, route, &mut record).await {
-            Ok((response, lease)) => self.respond(response, lease, record),
+        let upload = self.upload(&head, body, &record);
+        record.upload = upload.progress();
+        match self.attempts(head, upload, route, &mut record).await {
+            Ok((head, exchange)) => self.respond(head, exchange, record),
             Err(given_up) => {
                 self.proxy.refuse_with(&mut record, given_up.reject);
                 let close = has_body && given_up.body_unread;
@@ -64,32 +68,38 @@ impl<D: Directory> Forwarding<'_, D> {
         }
     }
 
-    fn upstream_request(&self, mut head: Parts, body: Incoming, record: &Record) -> (Request<RequestBody>, Rc<Upload>) {
-        let added = Added { client: self.downstream.client, request_id: record.request_id(), kind: self.kind };
-        headers::to_upstream(&mut head, &added);
-        if !body.is_end_stream() && body.size_hint().exact().is_none() {
-            // hyper's client sends no body with GET and HEAD unless the head says that there is one.
-            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let (body, upload) = RequestBody::new(body, Instant::now());
-        (Request::from_parts(head, body), upload)
+    /// The request as the pod gets it.
+    fn upload(&self, head: &Parts, body: Incoming, record: &Record) -> Upload {
+        let framing = match body.size_hint().exact() {
+            Some(0) if !head.headers.contains_key(CONTENT_LENGTH) => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        let client = &self.downstream.client;
+        let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
+        Upload::new(request::head(head, &added), body, framing, Instant::now())
     }
 
     async fn attempts(
         &self,
-        mut request: Request<RequestBody>,
-        upload: &Upload,
+        mut head: Parts,
+        mut upload: Upload,
         mut route: Route,
         record: &mut Record,
-    ) -> Result<(Response<Incoming>, Lease), GivenUp> {
+    ) -> Result<(Head, Exchange), GivenUp> {
         let config = &self.proxy.config.upstream;
         let started = Instant::now();
         let turn = self.proxy.turn.replace(self.proxy.turn.get().wrapping_add(1));
+        // The request's fields are written; their map takes the response's.
+        head.headers.clear();
         for attempt in 0.. {
             let endpoint = self.endpoint(&route, turn, attempt);
-            record.pod = Some(Rc::clone(&endpoint).name().clone());
-            self.name_room(&route, record.room.as_ref(), request.headers_mut());
-            let Unanswered { failure, request: unsent } = match self.attempt(request, upload, &endpoint).await {
+            record.pod = Some(endpoint.name().clone());
+            upload.address(match &route {
+                Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
+                Route::Default => None,
+            });
+            let Unanswered { failure, unsent } = match self.attempt(&mut head, upload, &endpoint).await {
                 Ok(answered) => return Ok(answered),
                 Err(unanswered) => unanswered,
             };
@@ -98,7 +108,7 @@ impl<D: Directory> Forwarding<'_, D> {
                 endpoint.metrics().count("none");
                 return Err(GivenUp { reject: Reject::Pod(failure), body_unread: true });
             };
-            request = unsent;
+            upload = unsent;
             if let Next::Wait(pause) = next {
                 route = self.before_next_attempt(route, record, pause).await?;
             }
@@ -109,24 +119,25 @@ impl<D: Directory> Forwarding<'_, D> {
     /// One attempt: a connection, and the exchange on it.
     async fn attempt(
         &self,
-        request: Request<RequestBody>,
-        upload: &Upload,
+        head: &mut Parts,
+        upload: Upload,
         endpoint: &Rc<Endpoint>,
-    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+    ) -> Result<(Head, Exchange), Unanswered> {
         let pool = &self.proxy.pool;
         let lease = match pool.lease(endpoint).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(Unanswered { failure, request: Some(request) }),
+            Err(failure) => return Err(Unanswered { failure, unsent: Some(upload) }),
         };
         let reused = lease.was_reused();
-        let result = lease.exchange(request, upload, self.proxy.config.upstream.response_timeout).await;
+        let timeout = self.proxy.config.upstream.response_timeout;
+        let result = exchange::begin(lease, upload, &head.method, &mut head.headers, timeout).await;
         result.map_err(|mut unanswered| {
-            if !unanswered.failure.timed_out {
+            if !unanswered.failure.timed_out && unanswered.failure.stage != Stage::Upload {
                 pool.evict(endpoint);
             }
-            if unanswered.request.is_some() && !reused {
+            if unanswered.unsent.is_some() && !reused {
                 // Accepted and closed at once, as a pod does that is going down: to be waited for like a refusal.
-                unanswered.failure.stage = decision::Stage::Connect;
+                unanswered.failure.stage = Stage::Connect;
             }
             unanswered
         })
@@ -143,13 +154,6 @@ impl<D: Directory> Forwarding<'_, D> {
                 let address = &backends[chosen];
                 self.proxy.pool.endpoint(&address.to_string(), || address.clone())
             }
-        }
-    }
-
-    fn name_room(&self, route: &Route, room: Option<&RoomId<'_>>, headers: &mut HeaderMap) {
-        match (route, room) {
-            (Route::Pod(assignment), Some(room)) => headers::name_room(headers, room, assignment),
-            (Route::Pod(_) | Route::Default, _) => headers::unname_room(headers),
         }
     }
 
@@ -192,27 +196,30 @@ impl<D: Directory> Forwarding<'_, D> {
         Route::from_plan(plan).map(Some).map_err(give_up)
     }
 
-    fn respond(self, response: Response<Incoming>, lease: Lease, mut record: Record) -> Response<ResponseBody> {
-        let (mut head, body) = response.into_parts();
-        lease.endpoint().metrics().count(head.status.as_str());
+    fn respond(self, head: Head, exchange: Exchange, mut record: Record) -> Response<ResponseBody> {
+        exchange.lease().endpoint().metrics().count(head.status.as_str());
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        response.headers_mut().insert(X_REQUEST_ID, record.request_id().clone());
+        if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+            response.extensions_mut().insert(reason);
+        }
         if reject::is_switch(head.status) {
-            let asked_for = self.on_upgrade.filter(|_| offers_websocket(&head.headers));
-            let Some(on_client) = asked_for else {
+            let Some(on_client) = self.on_upgrade.filter(|_| head.websocket) else {
                 self.proxy.refuse_with(&mut record, Reject::BadUpgrade);
                 let answer = Reject::BadUpgrade.answer(record.request_id().to_str().unwrap_or_default(), true);
                 return self.proxy.answer(record, answer);
             };
-            let on_pod = head.extensions.remove::<OnUpgrade>();
-            headers::switch_protocols(&mut head, record.request_id());
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
             record.answer(head.status);
-            upgrade::start(self.proxy, self.downstream, lease, (on_client, on_pod), &record);
-            return Response::from_parts(head, ResponseBody::own(bytes::Bytes::new(), record));
+            upgrade::start(self.proxy, self.downstream, exchange, on_client, &record);
+            return response.map(|()| ResponseBody::own(bytes::Bytes::new(), record));
         }
-        headers::to_downstream(&mut head, record.request_id());
-        self.proxy.say_goodbye(&mut head.headers);
-        head.version = Version::HTTP_11;
+        self.proxy.say_goodbye(response.headers_mut());
         record.answer(head.status);
-        Response::from_parts(head, ResponseBody::from_pod(body, lease, record))
+        response.map(|()| ResponseBody::from_pod(exchange, record))
     }
 }
 

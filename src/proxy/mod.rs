@@ -6,12 +6,14 @@
 
 mod body;
 mod dns;
+mod exchange;
 mod forward;
 mod record;
 mod reject;
 mod socket;
 mod tunnel;
 mod upgrade;
+mod upload;
 mod upstream;
 
 use std::cell::Cell;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, StatusCode, Uri};
 
-use super::body::Upload;
+use super::upload::Progress;
 use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
 
@@ -60,8 +60,8 @@ pub(super) struct Record {
     pub(super) pod: Option<Arc<str>>,
     /// The code of the router's own answer, or of what cut the exchange short.
     pub(super) error: Option<&'static str>,
-    /// The request body's progress.
-    pub(super) upload: Option<Rc<Upload>>,
+    /// The request body's progress, if there is a body.
+    pub(super) upload: Option<Rc<Progress>>,
     bytes_out: u64,
     complete: bool,
 }

@@ -138,6 +138,7 @@ impl Reject {
             }
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
+                (Stage::Upload, _) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
                 (Stage::Head, false) => StatusCode::BAD_GATEWAY,
             },
@@ -158,6 +159,7 @@ impl Reject {
             Self::Placement(PlacementError::DirectoryUnavailable) => "directory-unavailable",
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
+                (Stage::Upload, _) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
                 (Stage::Head, false) => "pod-closed",
             },
@@ -192,6 +194,7 @@ impl Reject {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
                     "The pod cannot be reached at the moment; try again."
                 }
+                (Stage::Upload, _) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
                 (Stage::Head, false) => {
                     "The pod closed the connection without a valid answer; the request was not repeated."
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn every_code_is_listed() {
-        let failures = [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Head]
+        let failures = [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Upload, Stage::Head]
             .into_iter()
             .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
         let all = [

@@ -5,7 +5,6 @@
 //! side did not take (then it stops reading: that is the backpressure). A FIN is passed on as a FIN, and the other half
 //! may linger only so long (tokio's `copy_bidirectional` would wait for ever: tokio issue 4556).
 
-use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -18,14 +17,8 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::socket::with_buffer;
 use crate::drain::{Member, Phase};
-
-/// The worker's read buffer: large reads are what makes large messages cheap.
-const BUFFER: usize = 64 * 1024;
-
-thread_local! {
-    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
-}
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +142,7 @@ impl Direction {
     }
 
     fn read_and_write(&mut self, source: &TcpStream, sink: &TcpStream, moved: &mut bool) -> Result<(), Broken> {
-        SHARED.with_borrow_mut(|buffer| {
+        with_buffer(|buffer| {
             let read = match source.try_read(buffer) {
                 Ok(0) => {
                     self.state = State::SourceDone;

@@ -1,4 +1,5 @@
-//! From a matching 101 to a tunnel: both raw sockets, taken back from hyper with what it had read too early.
+//! From a matching 101 to a tunnel: the pod's socket, and the client's taken back from hyper, each with what had been
+//! read too early.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,10 +11,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::exchange::Exchange;
 use super::record::{Record, millis};
-use super::socket::PodSocket;
 use super::tunnel::{Direction, End, Limits, Tunnel};
-use super::upstream::Lease;
 use super::{Downstream, Proxy};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
@@ -41,11 +41,12 @@ struct Handshake {
 pub(super) fn start<D: Directory>(
     proxy: &Rc<Proxy<D>>,
     downstream: &Rc<Downstream>,
-    lease: Lease,
-    (on_client, on_pod): (OnUpgrade, Option<OnUpgrade>),
+    exchange: Exchange,
+    on_client: OnUpgrade,
     record: &Record,
 ) {
-    let pod = lease.endpoint().metrics().clone();
+    let pod = exchange.lease().endpoint().metrics().clone();
+    let (stream, early, open) = exchange.into_tunnel();
     let metrics = Arc::clone(&proxy.metrics);
     let handshake = Handshake {
         started: Instant::now(),
@@ -57,24 +58,13 @@ pub(super) fn start<D: Directory>(
             drain: proxy.config.drain.timeout,
         },
         member: proxy.roster.join(),
-        _held: (
-            Held::new(&metrics.websockets),
-            Held::new(&pod.tunnels),
-            Held::new(&pod.connections),
-            Rc::clone(downstream),
-        ),
+        _held: (Held::new(&metrics.websockets), Held::new(&pod.tunnels), open, Rc::clone(downstream)),
         pod,
         metrics,
     };
-    // The sender has no more to send, and what it holds of the socket must not outlive the tunnel.
-    drop(lease);
     tokio::task::spawn_local(async move {
-        let Some(on_pod) = on_pod else {
-            return tracing::warn!("a 101 came without its connection");
-        };
-        let both = async { tokio::try_join!(on_client, on_pod) };
-        match tokio::time::timeout(HAND_OVER, both).await {
-            Ok(Ok((client, pod))) => handshake.relay(client, pod).await,
+        match tokio::time::timeout(HAND_OVER, on_client).await {
+            Ok(Ok(client)) => handshake.relay(client, stream, early).await,
             Ok(Err(error)) => tracing::debug!(%error, "the 101 did not reach the client"),
             Err(_) => tracing::debug!("the 101 did not reach the client in time"),
         }
@@ -82,13 +72,12 @@ pub(super) fn start<D: Directory>(
 }
 
 impl Handshake {
-    async fn relay(self, client: Upgraded, pod: Upgraded) {
-        let (client, early_up) = raw::<TcpStream>(client);
-        let (pod, early_down) = raw::<PodSocket>(pod);
+    async fn relay(self, client: Upgraded, pod: TcpStream, early_down: Bytes) {
+        let (client, early_up) = raw(client);
         let bytes = &self.metrics.tunnel_bytes;
         let directions =
             (Direction::new(early_up, bytes.upstream.clone()), Direction::new(early_down, bytes.downstream.clone()));
-        let mut tunnel = Tunnel::new(&client, pod.stream(), directions, self.limits, self.member);
+        let mut tunnel = Tunnel::new(&client, &pod, directions, self.limits, self.member);
         let end = tunnel.relay().await;
         let (up, down) = (tunnel.up.bytes, tunnel.down.bytes);
         log_end(&self.request_id, self.room.as_ref(), self.pod.name(), self.started, (up, down), end);
@@ -96,11 +85,8 @@ impl Handshake {
 }
 
 /// The socket under an upgraded connection, and the bytes that were read beyond the head.
-fn raw<T>(upgraded: Upgraded) -> (T, Bytes)
-where
-    TokioIo<T>: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-{
-    let parts = upgraded.downcast::<TokioIo<T>>().expect("both sides are served on exactly these types");
+fn raw(upgraded: Upgraded) -> (TcpStream, Bytes) {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("clients are served on exactly this type");
     (parts.io.into_inner(), parts.read_buf)
 }
 

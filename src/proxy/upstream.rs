@@ -3,29 +3,25 @@
 //! One [`Pool`] per worker thread, so nothing here is locked or shared. A connection carries one exchange at a time and
 //! is kept only after an exchange that ended cleanly (a [`Lease`] that was not given back closes its connection). Idle
 //! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails:
-//! its pod has probably gone.
+//! its pod has probably gone. What is said on a connection is `exchange.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
-use super::body::{RequestBody, Upload};
 use super::dns::Dns;
-use super::socket::PodSocket;
+use super::socket;
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
 use crate::metrics::{Held, Metrics, PodMetrics};
-
-/// The longest response head, and with it the read buffer of a connection.
-const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
 /// How often idle connections past their time are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -62,8 +58,10 @@ struct Idle {
 
 #[derive(Debug)]
 struct Connection {
-    sender: SendRequest<RequestBody>,
-    socket: PodSocket,
+    stream: TcpStream,
+    /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
+    timer: Option<Pin<Box<Sleep>>>,
+    open: Held,
 }
 
 /// A connection while it carries an exchange.
@@ -73,15 +71,6 @@ pub(super) struct Lease {
     connection: Connection,
     idle_timeout: Duration,
     reused: bool,
-}
-
-/// A failed attempt, and the request where nothing of it was sent.
-#[derive(Debug)]
-pub(super) struct Unanswered {
-    /// What happened.
-    pub(super) failure: Failure,
-    /// The request, to be sent again.
-    pub(super) request: Option<Request<RequestBody>>,
 }
 
 // === impl Pool ===
@@ -143,28 +132,14 @@ impl Pool {
         };
         let addresses =
             self.dns.resolve(&endpoint.address).await.map_err(|error| failed(Stage::Resolve, &error, false))?;
-        let socket = PodSocket::connect(&addresses, self.config.connect_timeout)
+        let stream = socket::connect(&addresses, self.config.connect_timeout)
             .await
             .map_err(|error| failed(Stage::Connect, &error, error.kind() == std::io::ErrorKind::TimedOut))?;
-        let (sender, connection) = Builder::new()
-            .max_header_size(MAX_RESPONSE_HEAD) // hyper's default: none
-            .max_buf_size(MAX_RESPONSE_HEAD) // hyper's default: about 400 KiB
-            .max_headers(100) // hyper's default
-            .writev(true) // hyper's default: decided by the socket
-            .handshake(TokioIo::new(socket.clone()))
-            .await
-            .map_err(|error| failed(Stage::Connect, &error, false))?;
-        let held = Held::new(&endpoint.metrics.connections);
-        let weak = Rc::downgrade(endpoint);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection to a pod ended");
-            }
-            drop(held);
-            // What is closed holds a file descriptor for as long as it is kept.
-            weak.upgrade().into_iter().for_each(|endpoint| endpoint.drop_closed());
-        });
-        Ok(Connection { sender, socket })
+        if !socket::is_quiet(&stream) {
+            // Accepted and closed at once: a pod that is going down.
+            return Err(failed(Stage::Connect, &std::io::Error::from(std::io::ErrorKind::ConnectionReset), false));
+        }
+        Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics.connections) })
     }
 
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.
@@ -173,7 +148,7 @@ impl Pool {
         self.dns.forget(&endpoint.address);
     }
 
-    /// Closes idle connections when their time has come, for as long as the pool lives.
+    /// Closes idle connections when their time has come or their pod has closed them, for as long as the pool lives.
     pub(super) fn sweep_forever(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
         let pool: Weak<Self> = Rc::downgrade(self);
         async move {
@@ -184,7 +159,9 @@ impl Pool {
                 };
                 let now = Instant::now();
                 for endpoint in pool.endpoints.borrow().values() {
-                    endpoint.idle.borrow_mut().retain(|idle| idle.is_young(now, pool.config.idle));
+                    endpoint.idle.borrow_mut().retain(|idle| {
+                        idle.is_young(now, pool.config.idle) && socket::is_quiet(&idle.connection.stream)
+                    });
                 }
             }
         }
@@ -212,15 +189,11 @@ impl Endpoint {
                 idle.clear();
                 return None;
             }
-            if candidate.connection.sender.is_ready() && candidate.connection.socket.is_quiet() {
+            if socket::is_quiet(&candidate.connection.stream) {
                 return Some(candidate.connection);
             }
         }
         None
-    }
-
-    fn drop_closed(&self) {
-        self.idle.borrow_mut().retain(|idle| !idle.connection.sender.is_closed());
     }
 }
 
@@ -238,37 +211,9 @@ impl Lease {
         &self.endpoint
     }
 
-    /// Sends the request and waits for the response head. The response timeout runs from the last movement of the
-    /// request body: a long upload is no silence of the pod's.
-    ///
-    /// # Errors
-    ///
-    /// What happened, and the request back where nothing of it left this process.
-    pub(super) async fn exchange(
-        mut self,
-        request: Request<RequestBody>,
-        upload: &Upload,
-        response_timeout: Duration,
-    ) -> Result<(Response<Incoming>, Self), Unanswered> {
-        upload.moved.set(Instant::now());
-        let mut answer = std::pin::pin!(self.connection.sender.try_send_request(request));
-        let result = loop {
-            let deadline = upload.moved.get() + response_timeout;
-            match tokio::time::timeout_at(deadline.into(), &mut answer).await {
-                Ok(result) => break result,
-                Err(_) if upload.moved.get() + response_timeout > Instant::now() => {}
-                Err(_) => {
-                    let failure = Failure { stage: Stage::Head, sent: true, timed_out: true };
-                    return Err(Unanswered { failure, request: None });
-                }
-            }
-        };
-        result.map(|response| (response, self)).map_err(|mut error| {
-            let request = error.take_message();
-            tracing::debug!(error = %error.error(), unsent = request.is_some(), "no answer from the pod");
-            let stage = if request.is_some() { Stage::Send } else { Stage::Head };
-            Unanswered { failure: Failure { stage, sent: request.is_none(), timed_out: false }, request }
-        })
+    /// The connection.
+    pub(super) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.connection.stream
     }
 
     /// Whether the connection had carried an exchange before.
@@ -276,26 +221,33 @@ impl Lease {
         self.reused
     }
 
-    /// Keeps the connection for the next request, once it is ready for one. Called when an exchange has ended cleanly.
-    pub(super) fn give_back(self) {
-        if self.connection.sender.is_closed() {
-            return;
-        }
-        if self.connection.sender.is_ready() {
-            return self.keep();
-        }
-        // The response has ended before the request body has, or hyper has not been polled since.
-        tokio::task::spawn_local(async move {
-            let mut lease = self;
-            let ready = tokio::time::timeout(lease.idle_timeout, lease.connection.sender.ready()).await;
-            if matches!(ready, Ok(Ok(()))) {
-                lease.keep();
-            }
-        });
+    /// How long the connection may idle.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout
     }
 
-    fn keep(self) {
+    /// Ready when `deadline` has passed.
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let timer = self.connection.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        loop {
+            if timer.deadline() > deadline.into() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline.into());
+            }
+            ready!(timer.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Keeps the connection for the next request. Called when an exchange has ended cleanly.
+    pub(super) fn give_back(self) {
         let idle = Idle { connection: self.connection, since: Instant::now() };
         self.endpoint.idle.borrow_mut().push(idle);
+    }
+
+    /// The connection for good, for a tunnel, and what counts it among the open ones.
+    pub(super) fn into_stream(self) -> (TcpStream, Held) {
+        (self.connection.stream, self.connection.open)
     }
 }

@@ -1,0 +1,310 @@
+//! A pod's response head: what it says, how its body ends, and whether the connection outlives it.
+//!
+//! Framing fields never survive into the head that goes on: whoever sends it frames it anew.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use httparse::{Header, ParserConfig, Status};
+
+use super::Decoder;
+use crate::core::headers;
+
+/// The most header fields of a response.
+const MAX_FIELDS: usize = 100;
+
+/// Room for the fields that are put back or added later.
+const ADDED: usize = 4;
+
+/// A response head.
+#[derive(Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// The reason phrase, where it is not the usual one.
+    pub reason: Option<Bytes>,
+    /// The end-to-end fields.
+    pub headers: HeaderMap,
+    /// Whether it switches, as far as its fields say, to the WebSocket protocol.
+    pub websocket: bool,
+    /// Reads the body.
+    pub body: Decoder,
+    /// Whether the connection can carry another exchange once the body has been read.
+    pub keep_alive: bool,
+}
+
+/// Why a response head cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// It is not HTTP/1.x, or a line of it is broken.
+    Malformed,
+    /// More than [`MAX_FIELDS`] fields.
+    TooManyFields,
+    /// Two readers could disagree about where the body ends: differing or broken lengths, a transfer coding other than
+    /// chunked.
+    Framing,
+}
+
+/// What the fields of this hop come to.
+struct Hop {
+    chunked: bool,
+    length: Option<u64>,
+    close: bool,
+    keep_alive: bool,
+}
+
+/// Reads the head at the start of `received`, as far as it is there, and says how long it is. The fields go into `map`,
+/// which has to be empty.
+///
+/// # Errors
+///
+/// Why it cannot be used.
+pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<Option<(Head, usize)>, HeadError> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, received, &mut fields);
+    let length = match parsed {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(_) => return Err(HeadError::Malformed),
+    };
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(HeadError::Malformed)?;
+    let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let hop = Hop::read(response.headers, version)?;
+    let named = headers::Named::collect(connection_lines(response.headers));
+    copy_fields(response.headers, received, &named, map)?;
+    let body = hop.body(method, status);
+    let reason = response.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
+    let persistent = if version == Version::HTTP_10 { hop.keep_alive && !hop.close } else { !hop.close };
+    // RFC 9112 section 6.1: after a message with both, the connection is closed.
+    let ambiguous = hop.chunked && hop.length.is_some();
+    if hop.length.is_some() && !hop.chunked && allows_length(status) {
+        // Also where there is no body: it is what a HEAD asks for (RFC 9110 section 8.6).
+        let mut lengths = lines(response.headers, "content-length").flat_map(headers::list_elements);
+        map.insert(CONTENT_LENGTH, value(received, lengths.next().unwrap_or_default())?);
+    }
+    let head = Head {
+        status,
+        reason: reason.map(|reason| received.slice_ref(reason.as_bytes())),
+        headers: std::mem::take(map),
+        websocket: switches_to_websocket(response.headers),
+        keep_alive: persistent && !ambiguous && !matches!(body, Decoder::UntilClose),
+        body,
+    };
+    Ok(Some((head, length)))
+}
+
+/// RFC 9110 section 8.6: no `Content-Length` in a 1xx or 204.
+fn allows_length(status: StatusCode) -> bool {
+    !status.is_informational() && status != StatusCode::NO_CONTENT
+}
+
+fn copy_fields(
+    fields: &[Header<'_>],
+    received: &Bytes,
+    named: &headers::Named<'_>,
+    map: &mut HeaderMap,
+) -> Result<(), HeadError> {
+    map.reserve(fields.len() + ADDED);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
+        if headers::goes_downstream(name.as_str(), named) {
+            map.append(name, value(received, field.value)?);
+        }
+    }
+    Ok(())
+}
+
+/// A part of what was received as a field value, shared with it.
+fn value(received: &Bytes, part: &[u8]) -> Result<HeaderValue, HeadError> {
+    HeaderValue::from_maybe_shared(received.slice_ref(part)).map_err(|_| HeadError::Malformed)
+}
+
+fn connection_lines<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
+    lines(fields, "connection")
+}
+
+fn lines<'a>(fields: &'a [Header<'a>], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+    fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+}
+
+/// Exactly one `Upgrade`, to `websocket`, that a `Connection` line stands behind.
+fn switches_to_websocket(fields: &[Header<'_>]) -> bool {
+    let mut upgrades = lines(fields, "upgrade");
+    matches!((upgrades.next(), upgrades.next()), (Some(token), None) if token.eq_ignore_ascii_case(b"websocket"))
+        && options(fields).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+}
+
+fn options<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
+    connection_lines(fields).flat_map(headers::list_elements)
+}
+
+// === impl Hop ===
+
+impl Hop {
+    fn read(fields: &[Header<'_>], version: Version) -> Result<Self, HeadError> {
+        let mut hop = Self { chunked: false, length: None, close: false, keep_alive: false };
+        for field in fields {
+            if field.name.eq_ignore_ascii_case("content-length") {
+                hop.length(field.value)?;
+            } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
+                // RFC 9112 section 6.1: HTTP/1.0 has no transfer codings; and only chunked, once, is one that can
+                // be taken off here.
+                let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
+                if version == Version::HTTP_10 || hop.chunked || !is_chunked {
+                    return Err(HeadError::Framing);
+                }
+                hop.chunked = true;
+            }
+        }
+        for option in options(fields) {
+            hop.close |= option.eq_ignore_ascii_case(b"close");
+            hop.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+        Ok(hop)
+    }
+
+    /// RFC 9112 section 6.3: repeated lengths have to agree (`5, 5` is the same as `5`).
+    fn length(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        for element in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            let digits = !element.is_empty() && element.iter().all(u8::is_ascii_digit);
+            let text = std::str::from_utf8(element).ok().filter(|_| digits);
+            let length = text.and_then(|text| text.parse().ok()).ok_or(HeadError::Framing)?;
+            if self.length.replace(length).is_some_and(|before| before != length) {
+                return Err(HeadError::Framing);
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 6.3, for a response to a request that is not CONNECT.
+    fn body(&self, method: &Method, status: StatusCode) -> Decoder {
+        let bodiless = *method == Method::HEAD
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        match self.length {
+            _ if bodiless => Decoder::EMPTY,
+            _ if self.chunked => Decoder::chunked(),
+            Some(length) => Decoder::Length(length),
+            None => Decoder::UntilClose,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_for(method: &Method, text: &str) -> Result<Option<(Head, usize)>, HeadError> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()), method, &mut HeaderMap::new())
+    }
+
+    fn head(text: &str) -> Head {
+        let (head, length) = parse_for(&Method::GET, text).expect("a valid head").expect("a whole head");
+        assert_eq!(length, text.find("\r\n\r\n").expect("its end") + 4);
+        head
+    }
+
+    fn error(text: &str) -> HeadError {
+        parse_for(&Method::GET, text).expect_err("an error")
+    }
+
+    #[test]
+    fn a_head_and_nothing_of_this_hop() {
+        let head = head(
+            "HTTP/1.1 200 Fine\r\nContent-Length: 5\r\nConnection: keep-alive, X-Own\r\nKeep-Alive: timeout=5\r\n\
+             X-Own: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-Request-Id: theirs\r\n\r\nhello",
+        );
+        assert_eq!((head.status, head.reason.as_deref()), (StatusCode::OK, Some(&b"Fine"[..])));
+        let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-length", "set-cookie"]);
+        assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
+        assert!(matches!(head.body, Decoder::Length(5)) && head.keep_alive && !head.websocket);
+    }
+
+    #[test]
+    fn how_the_body_ends() {
+        let body = |method, text: &str| parse_for(&method, text).expect("valid").expect("whole").0.body;
+        let framed = |fields: &str| body(Method::GET, &format!("HTTP/1.1 200 OK\r\n{fields}\r\n"));
+        assert!(matches!(framed("content-length: 5, 5\r\nContent-Length: 5\r\n"), Decoder::Length(5)));
+        assert!(matches!(framed("Transfer-Encoding: Chunked\r\n"), Decoder::Chunked(_)));
+        assert!(matches!(framed("transfer-encoding: chunked\r\ncontent-length: 3\r\n"), Decoder::Chunked(_)));
+        assert!(matches!(framed(""), Decoder::UntilClose));
+        assert!(matches!(body(Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"), Decoder::Length(0)));
+        for status in ["204 No Content", "304 Not Modified", "103 Early Hints"] {
+            let text = format!("HTTP/1.1 {status}\r\ncontent-length: 5\r\n\r\n");
+            assert!(matches!(body(Method::GET, &text), Decoder::Length(0)), "{status}");
+        }
+    }
+
+    #[test]
+    fn lengths_pass_on_where_they_may() {
+        let length = |text: &str| head(text).headers.get("content-length").map(|value| value.as_bytes().to_vec());
+        assert_eq!(length("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"), Some(b"5".to_vec()));
+        assert_eq!(length("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n"), None);
+        assert_eq!(length("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn ambiguous_framing_is_an_error() {
+        for fields in [
+            "content-length: 5\r\ncontent-length: 6\r\n",
+            "content-length: 5, 6\r\n",
+            "content-length: +5\r\n",
+            "content-length: 5 5\r\n",
+            "content-length:\r\n",
+            "content-length: 99999999999999999999\r\n",
+            "transfer-encoding: gzip, chunked\r\n",
+            "transfer-encoding: chunked, chunked\r\n",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+            "transfer-encoding: identity\r\n",
+            "transfer-encoding:\r\n",
+        ] {
+            assert_eq!(error(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")), HeadError::Framing, "{fields:?}");
+        }
+        assert_eq!(error("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), HeadError::Framing);
+    }
+
+    #[test]
+    fn what_is_no_head_is_an_error() {
+        for text in [
+            "HTTP/2 200 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "hello\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nbad name: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx : 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx: 1\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\n",
+        ] {
+            assert_eq!(error(text), HeadError::Malformed, "{text:?}");
+        }
+        let many = "x: 1\r\n".repeat(MAX_FIELDS + 1);
+        assert_eq!(error(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")), HeadError::TooManyFields);
+        assert!(matches!(parse_for(&Method::GET, "HTTP/1.1 200 OK\r\nx: 1\r\n"), Ok(None)));
+    }
+
+    #[test]
+    fn whether_the_connection_lives_on() {
+        let lives = |text: &str| head(text).keep_alive;
+        assert!(lives("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"));
+        assert!(lives("HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 0\r\n\r\n"));
+        assert!(!lives("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n"));
+        assert!(!lives("HTTP/1.1 200 OK\r\nconnection: x\r\nconnection: Close\r\ncontent-length: 0\r\n\r\n"));
+        assert!(!lives("HTTP/1.1 200 OK\r\n\r\n"));
+        assert!(!lives("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_switch_to_websocket_names_it_once() {
+        let switches = |fields: &str| head(&format!("HTTP/1.1 101 X\r\n{fields}\r\n")).websocket;
+        assert!(switches("Upgrade: WebSocket\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n"));
+        assert!(!switches("Upgrade: websocket\r\n"));
+        assert!(!switches("Upgrade: h2c\r\nConnection: upgrade\r\n"));
+        assert!(!switches("Upgrade: websocket\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"));
+    }
+}

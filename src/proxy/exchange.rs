@@ -1,0 +1,278 @@
+//! One request and its response on a connection to a pod.
+//!
+//! Driven by whoever serves the client, in the same task: sending goes on while the response is waited for and read
+//! (a pod may answer early), and reading borrows the thread's buffer, so that an exchange which waits, as a long poll
+//! does, holds none. Dropped before its end, an exchange takes the connection with it: that is how the pod learns of an
+//! abort (Engine.IO depends on it), and why half a response can never reach another request.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use tokio::net::TcpStream;
+
+use super::reject;
+use super::socket::{self, BUFFER};
+use super::upload::{SendError, Upload};
+use super::upstream::Lease;
+use crate::core::decision::{Failure, Stage};
+use crate::core::wire::response::{self, HeadError};
+use crate::core::wire::{BodyError, Decoder, Head, Part};
+use crate::metrics::Held;
+
+/// The longest response head.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// What is read at once while a head is awaited. What comes with it of the body is copied once.
+const HEAD_READ: usize = 16 * 1024;
+
+/// From this many bytes on that are certain to come, they are read into a buffer of their own.
+const LARGE: u64 = 16 * 1024;
+
+/// An exchange whose response head has come.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    lease: Lease,
+    upload: Upload,
+    /// Received, and not yet handed on.
+    received: Bytes,
+    body: Decoder,
+    keep_alive: bool,
+}
+
+/// A failed attempt, and the request where nothing of it was sent.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    /// What happened.
+    pub(super) failure: Failure,
+    /// The request, to be sent again.
+    pub(super) unsent: Option<Upload>,
+}
+
+/// Why a response body broke off.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The pod's connection failed.
+    Connection(io::Error),
+    /// The pod's framing is wrong, or the connection closed too early.
+    Body(BodyError),
+    /// The client's request body failed while the response was under way.
+    Upload(hyper::Error),
+}
+
+/// Why no usable head came.
+#[derive(Debug)]
+enum NoHead {
+    /// The pod's connection failed, before or after something was sent.
+    Connection(io::Error),
+    /// What came is no response.
+    Head(HeadError),
+    /// More than [`MAX_HEAD`].
+    TooLong,
+    /// `--response-timeout` is over.
+    Timeout,
+    /// The client's body failed.
+    Upload(hyper::Error),
+}
+
+/// Sends the request and waits for the response head, at most `timeout` from the last movement of the request's body.
+/// The head's fields go into `map`.
+///
+/// # Errors
+///
+/// What happened, and the request back where nothing of it left this process.
+pub(super) async fn begin(
+    mut lease: Lease,
+    mut upload: Upload,
+    method: &Method,
+    map: &mut HeaderMap,
+    timeout: Duration,
+) -> Result<(Head, Exchange), Unanswered> {
+    let started = Instant::now();
+    let mut received = Bytes::new();
+    let head = poll_fn(|cx| {
+        let head = poll_head(&mut lease, &mut upload, &mut received, (method, &mut *map), cx);
+        if head.is_pending() {
+            let deadline = upload.moved().unwrap_or(started) + timeout;
+            return lease.poll_deadline(cx, deadline).map(|()| Err(NoHead::Timeout));
+        }
+        head
+    });
+    match head.await {
+        Ok(mut head) => {
+            let body = std::mem::replace(&mut head.body, Decoder::EMPTY);
+            let keep_alive = head.keep_alive;
+            Ok((head, Exchange { lease, upload, received, body, keep_alive }))
+        }
+        Err(error) => {
+            let sent = upload.was_begun();
+            tracing::debug!(%error, sent, "no answer from the pod");
+            let (timed_out, stage) = match error {
+                NoHead::Upload(_) => (false, Stage::Upload),
+                NoHead::Timeout => (true, Stage::Head),
+                NoHead::Connection(_) if !sent => (false, Stage::Send),
+                NoHead::Connection(_) | NoHead::Head(_) | NoHead::TooLong => (false, Stage::Head),
+            };
+            let unsent = (stage == Stage::Send).then_some(upload);
+            Err(Unanswered { failure: Failure { stage, sent, timed_out }, unsent })
+        }
+    }
+}
+
+fn poll_head(
+    lease: &mut Lease,
+    upload: &mut Upload,
+    received: &mut Bytes,
+    (method, map): (&Method, &mut HeaderMap),
+    cx: &mut Context<'_>,
+) -> Poll<Result<Head, NoHead>> {
+    match upload.poll_send(lease.stream(), cx) {
+        Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(NoHead::Upload(error))),
+        Poll::Ready(Err(SendError::Pod(error))) if !upload.was_begun() => {
+            return Poll::Ready(Err(NoHead::Connection(error)));
+        }
+        // The pod has closed with some of the request unread, and may have answered first (413): its answer is still
+        // to be read.
+        Poll::Ready(Err(SendError::Pod(_))) => upload.abandon(),
+        Poll::Ready(Ok(())) | Poll::Pending => {}
+    }
+    loop {
+        let more = ready!(socket::poll_receive(lease.stream(), cx, HEAD_READ)).map_err(NoHead::Connection)?;
+        if more.is_empty() {
+            return Poll::Ready(Err(NoHead::Connection(io::ErrorKind::UnexpectedEof.into())));
+        }
+        // Between two ends of a line there is nothing new to be understood.
+        let worth_a_look = more.contains(&b'\n');
+        *received = if received.is_empty() { more } else { [&received[..], &more[..]].concat().into() };
+        if worth_a_look && let Some(head) = final_head(received, method, map).map_err(NoHead::Head)? {
+            return Poll::Ready(Ok(head));
+        }
+        if received.len() >= MAX_HEAD {
+            return Poll::Ready(Err(NoHead::TooLong));
+        }
+    }
+}
+
+/// The first head in `received` that is an answer, taken out of it. Interim ones are not passed on: hyper's server
+/// cannot send them (crate documentation, deviations).
+fn final_head(received: &mut Bytes, method: &Method, map: &mut HeaderMap) -> Result<Option<Head>, HeadError> {
+    while let Some((head, length)) = response::parse(received, method, map)? {
+        *received = received.split_off(length);
+        if !head.status.is_informational() || reject::is_switch(head.status) {
+            return Ok(Some(head));
+        }
+        *map = head.headers;
+        map.clear();
+    }
+    Ok(None)
+}
+
+impl Exchange {
+    /// The connection it takes place on.
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// The next piece of the response body; `None` at its end.
+    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, Broken>>> {
+        if !self.upload.is_complete() {
+            match self.upload.poll_send(self.lease.stream(), cx) {
+                Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Some(Err(Broken::Upload(error)))),
+                Poll::Ready(Err(SendError::Pod(_))) => {
+                    self.upload.abandon();
+                    self.keep_alive = false;
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        loop {
+            if let Some(part) = self.body.decode(&mut self.received).map_err(Broken::Body).transpose() {
+                return Poll::Ready(Some(part));
+            }
+            if self.body.is_done() {
+                return Poll::Ready(None);
+            }
+            self.received = ready!(self.poll_receive(cx)).map_err(Broken::Connection)?;
+            if self.received.is_empty() {
+                self.body.close().map_err(Broken::Body)?;
+            }
+        }
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let certain = self.body.certain();
+        if certain >= LARGE {
+            let length = usize::try_from(certain).unwrap_or(BUFFER);
+            return socket::poll_receive_large(self.lease.stream(), cx, length);
+        }
+        socket::poll_receive(self.lease.stream(), cx, BUFFER)
+    }
+
+    /// Whether the response body is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.body.is_done()
+    }
+
+    /// How long the response body still is, where that was announced.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.body.length()
+    }
+
+    /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
+    /// something that nobody asked for.
+    pub(super) fn finish(self) {
+        if !self.keep_alive || !self.received.is_empty() {
+            return;
+        }
+        if self.upload.is_complete() {
+            return self.lease.give_back();
+        }
+        // The pod has answered without waiting for the rest of the request; it may still want it.
+        tokio::task::spawn_local(async move {
+            let Self { mut lease, mut upload, .. } = self;
+            let patience = lease.idle_timeout();
+            let sent = poll_fn(|cx| upload.poll_send(lease.stream(), cx));
+            if matches!(tokio::time::timeout(patience, sent).await, Ok(Ok(()))) {
+                lease.give_back();
+            }
+        });
+    }
+
+    /// The raw connection after a switch of protocols, what came of the new one already, and what counts it.
+    pub(super) fn into_tunnel(self) -> (TcpStream, Bytes, Held) {
+        let (stream, held) = self.lease.into_stream();
+        (stream, self.received, held)
+    }
+}
+
+impl fmt::Display for NoHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connection(error) => write!(f, "the connection failed: {error}"),
+            Self::Head(HeadError::Malformed) => f.write_str("the response head is malformed"),
+            Self::Head(HeadError::TooManyFields) => f.write_str("the response has too many header fields"),
+            Self::Head(HeadError::Framing) => f.write_str("the response is framed ambiguously"),
+            Self::TooLong => f.write_str("the response head is too long"),
+            Self::Timeout => f.write_str("--response-timeout is over"),
+            Self::Upload(error) => write!(f, "the client's body failed: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connection(error) => write!(f, "the pod's connection failed: {error}"),
+            Self::Body(BodyError::CutOff) => f.write_str("the pod closed the connection within its response"),
+            Self::Body(BodyError::Chunk) => f.write_str("the pod's chunked coding is broken"),
+            Self::Body(BodyError::TooLarge) => f.write_str("the pod's chunk extensions or trailers are too large"),
+            Self::Upload(error) => write!(f, "the client's body failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}

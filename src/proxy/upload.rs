@@ -1,0 +1,167 @@
+//! A request on its way to a pod: its head, then its body frame by frame, never collected.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Incoming};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use crate::core::assignment::Assignment;
+use crate::core::room::RoomId;
+use crate::core::wire::request::{self, Framing};
+
+/// What is still to be sent of a request.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// The head, later the line before a chunk; and how much of it has gone.
+    lead: (Vec<u8>, usize),
+    /// Where the room's lines begin in the head.
+    room_at: usize,
+    data: Bytes,
+    /// What ends the chunk, or the body.
+    tail: &'static [u8],
+    body: Option<Incoming>,
+    chunked: bool,
+    sent: bool,
+    progress: Option<Rc<Progress>>,
+}
+
+/// How far a request body has come; the access record reads it too.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// When it last moved.
+    moved: Cell<Instant>,
+    /// Bytes of body handed to the pod's socket.
+    pub(super) bytes: Cell<u64>,
+}
+
+/// Why a request could not be sent on.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// The pod's connection broke.
+    Pod(io::Error),
+    /// The client's body broke off, or is malformed.
+    Client(hyper::Error),
+}
+
+impl Upload {
+    /// A request with this head ([`request::head`]), to be sent to a pod by [`Self::address`] first.
+    pub(super) fn new(head: Vec<u8>, body: Incoming, framing: Framing, now: Instant) -> Self {
+        let room_at = head.len();
+        let body = (framing != Framing::None).then_some(body);
+        let progress = body.is_some().then(|| Rc::new(Progress { moved: Cell::new(now), bytes: Cell::new(0) }));
+        let chunked = framing == Framing::Chunked;
+        Self { lead: (head, 0), room_at, data: Bytes::new(), tail: b"", body, chunked, sent: false, progress }
+    }
+
+    /// Where to follow the body's progress, if there is one.
+    pub(super) fn progress(&self) -> Option<Rc<Progress>> {
+        self.progress.clone()
+    }
+
+    /// Completes the head for this attempt. Nothing may have been sent yet.
+    pub(super) fn address(&mut self, room: Option<(&RoomId<'_>, &Assignment)>) {
+        debug_assert!(!self.sent);
+        let head = &mut self.lead.0;
+        head.truncate(self.room_at);
+        if let Some((room, assignment)) = room {
+            request::name_room(head, room, assignment);
+        }
+        head.extend_from_slice(request::END);
+    }
+
+    /// Whether the pod may have seen anything of it.
+    pub(super) fn was_begun(&self) -> bool {
+        self.sent
+    }
+
+    /// Whether all of it has gone.
+    pub(super) fn is_complete(&self) -> bool {
+        self.body.is_none() && !self.has_unsent()
+    }
+
+    /// Sends no more of it: the pod has stopped reading.
+    pub(super) fn abandon(&mut self) {
+        self.lead = (Vec::new(), 0);
+        (self.data, self.tail, self.body) = (Bytes::new(), b"", None);
+    }
+
+    /// When the body last moved, if there is one: a long upload is no silence of the pod's.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        self.progress.as_ref().map(|progress| progress.moved.get())
+    }
+
+    /// Sends what can be sent. Ready when all of it has gone.
+    pub(super) fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        loop {
+            while self.has_unsent() {
+                let written = ready!(self.poll_write(stream, cx)).map_err(SendError::Pod)?;
+                if written == 0 {
+                    return Poll::Ready(Err(SendError::Pod(io::ErrorKind::WriteZero.into())));
+                }
+                self.sent = true;
+                self.advance(written);
+            }
+            let Some(body) = &mut self.body else {
+                return Poll::Ready(Ok(()));
+            };
+            let frame = ready!(Pin::new(body).poll_frame(cx)).transpose().map_err(SendError::Client)?;
+            self.progress.iter().for_each(|progress| progress.moved.set(Instant::now()));
+            match frame.map(hyper::body::Frame::into_data) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => self.send(data),
+                // Trailers stop here: a field that was checked in the head could come back in them (RFC 9110 section
+                // 6.5.1; traefik pull request 13822). They end the body.
+                Some(Err(_)) | None => {
+                    self.body = None;
+                    self.tail = if self.chunked { request::LAST_CHUNK } else { b"" };
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, data: Bytes) {
+        if self.chunked {
+            self.lead.0.clear();
+            self.lead.1 = 0;
+            request::chunk_start(&mut self.lead.0, data.len());
+            self.tail = request::END;
+        }
+        self.data = data;
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.lead.1 < self.lead.0.len() || !self.data.is_empty() || !self.tail.is_empty()
+    }
+
+    fn poll_write(&self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let lead = &self.lead.0[self.lead.1..];
+        if self.data.is_empty() && self.tail.is_empty() {
+            return Pin::new(stream).poll_write(cx, lead);
+        }
+        let parts = [IoSlice::new(lead), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+        Pin::new(stream).poll_write_vectored(cx, &parts)
+    }
+
+    fn advance(&mut self, written: usize) {
+        let of_lead = written.min(self.lead.0.len() - self.lead.1);
+        self.lead.1 += of_lead;
+        let of_data = (written - of_lead).min(self.data.len());
+        self.data.advance(of_data);
+        self.tail = &self.tail[written - of_lead - of_data..];
+        if let Some(progress) = &self.progress {
+            progress.bytes.set(progress.bytes.get() + of_data as u64);
+            progress.moved.set(Instant::now());
+        }
+        if self.data.is_empty() {
+            // An emptied `Bytes` would hold on to its allocation while the client is slow.
+            self.data = Bytes::new();
+        }
+    }
+}
