@@ -7,23 +7,25 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
 
 use crate::config::DownstreamConfig;
 use crate::directory::Directory;
 use crate::drain::{Phase, Roster, Watch};
 use crate::metrics::{Held, Metrics};
-use crate::proxy::{Downstream, Proxy, TOO_MANY_CONNECTIONS, tune};
+use crate::proxy::{ClientSocket, Downstream, Proxy, TOO_MANY_CONNECTIONS, tune};
 
 /// Connections the kernel holds for a thread that is busy.
 const BACKLOG: i32 = 4096;
@@ -82,23 +84,31 @@ pub struct Server<D> {
     roster: Rc<Roster>,
     http: Builder,
     max_connections: i64,
+    idle_timeout: Duration,
     metrics: Arc<Metrics>,
     refusals: Rc<Cell<usize>>,
+}
+
+/// Ends a connection on which no request has come for `--downstream-idle`, or not come to the end of its head. One timer
+/// for the whole connection, set again when it fires and not for every request.
+struct Idle {
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<D: Directory> Server<D> {
     /// A server for this thread.
     pub fn new(proxy: Rc<Proxy<D>>, roster: Rc<Roster>, config: &DownstreamConfig, metrics: Arc<Metrics>) -> Rc<Self> {
         let mut http = Builder::new();
-        http.timer(TokioTimer::new()) // without one, setting the next line panics on every connection
-            .header_read_timeout(config.idle) // hyper's default: 30 s. It is the idle timeout too.
+        http.header_read_timeout(None) // hyper's default: 30 s, with a timer for each request. See `Idle`.
             .max_header_size(config.max_header_bytes) // hyper's default: none
             .max_buf_size(config.max_header_bytes.max(MIN_BUFFER)) // hyper's default: about 400 KiB
             .half_close(false) // hyper's default: a client that is gone takes its request with it
             .keep_alive(true) // hyper's default
             .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
         let max_connections = i64::try_from(config.max_connections).unwrap_or(i64::MAX);
-        Rc::new(Self { proxy, roster, http, max_connections, metrics, refusals: Rc::default() })
+        let (idle_timeout, refusals) = (config.idle, Rc::default());
+        Rc::new(Self { proxy, roster, http, max_connections, idle_timeout, metrics, refusals })
     }
 
     /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
@@ -139,12 +149,11 @@ impl<D: Directory> Server<D> {
     /// Serves one connection to its end, or until it has become a tunnel.
     async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, permit: Held) {
         let client = self.proxy.client(peer.ip());
-        let downstream = Rc::new(Downstream { client, upgrading: Cell::new(false), permit });
-        let service = service_fn(|request| {
-            let answer = Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request);
-            async { Ok::<_, std::convert::Infallible>(answer.await) }
-        });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let downstream = Rc::new(Downstream::new(client, permit));
+        let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
+        let socket = TokioIo::new(ClientSocket::new(stream));
+        let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
+        let mut idle = Idle { timeout: self.idle_timeout, timer: None };
         let member = self.roster.join();
         let mut told = false;
         let ended = poll_fn(|cx| {
@@ -152,7 +161,10 @@ impl<D: Directory> Server<D> {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            connection.as_mut().poll(cx)
+            match connection.as_mut().poll(cx) {
+                Poll::Pending => idle.poll(downstream.idle_since(), cx).map(Ok),
+                ended => ended,
+            }
         });
         if let Err(error) = ended.await {
             self.note_error(&error, peer);
@@ -186,5 +198,25 @@ impl<D: Directory> Server<D> {
             let _ = tokio::time::timeout(REFUSAL_TIME, read_out).await;
             refusals.set(refusals.get() - 1);
         });
+    }
+}
+
+impl Idle {
+    /// Ready when the connection has been idle for too long. Always called from the connection's task: once set, the
+    /// timer wakes it without being asked again.
+    fn poll(&mut self, idle_since: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed()) {
+            return Poll::Pending;
+        }
+        loop {
+            let now = Instant::now();
+            let deadline = idle_since.unwrap_or(now) + self.timeout;
+            if deadline <= now {
+                return Poll::Ready(());
+            }
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+            timer.as_mut().reset(deadline.into());
+            ready!(timer.as_mut().poll(cx));
+        }
     }
 }

@@ -105,14 +105,15 @@ impl<D: Directory> Resolver<D> {
 
     /// The room's pod as far as it can be known now. With `newer_than`, only an answer to a question asked after that
     /// moment will do: how a failed connection asks past the cache.
-    pub async fn resolve(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
+    pub async fn resolve(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Resolution {
         let lookups = &self.0.metrics.lookups;
-        if let Some(answer) = self.0.remembered(room, Instant::now(), newer_than) {
+        if let Some(answer) = self.0.remembered(room, now, newer_than) {
             let result = if matches!(answer, Answer::Assigned(_)) { &lookups.hit } else { &lookups.negative };
             result.inc();
             return Resolution::Fresh(answer);
         }
-        let resolution = self.ask(room, newer_than).await;
+        // Boxed: most requests do not come here, and the future of a request is as large as its largest branch.
+        let resolution = Box::pin(self.ask(room, newer_than)).await;
         match resolution {
             Resolution::Fresh(_) => lookups.miss.inc(),
             Resolution::Stale(_) => lookups.stale.inc(),

@@ -16,7 +16,7 @@ use crate::core::wire::Part;
 #[derive(Debug)]
 pub struct ResponseBody {
     source: Source,
-    record: Record,
+    record: Box<Record>,
     broken: Option<Broken>,
 }
 
@@ -34,15 +34,15 @@ pub struct BrokenBody(Broken);
 
 impl ResponseBody {
     /// An answer of the router's own.
-    pub(super) fn own(bytes: Bytes, record: Record) -> Self {
+    pub(super) fn own(bytes: Bytes, record: Box<Record>) -> Self {
         let mut body = Self { source: Source::Own(Full::new(bytes)), record, broken: None };
         body.end_if_over();
         body
     }
 
     /// A pod's answer. The connection goes back to the pool when the body has ended cleanly.
-    pub(super) fn from_pod(exchange: Exchange, record: Record) -> Self {
-        let mut body = Self { source: Source::Pod(Box::new(exchange)), record, broken: None };
+    pub(super) fn from_pod(exchange: Box<Exchange>, record: Box<Record>) -> Self {
+        let mut body = Self { source: Source::Pod(exchange), record, broken: None };
         body.end_if_over();
         body
     }

@@ -33,7 +33,7 @@ const HEAD_READ: usize = 16 * 1024;
 /// From this many bytes on that are certain to come, they are read into a buffer of their own.
 const LARGE: u64 = 16 * 1024;
 
-/// An exchange whose response head has come.
+/// An exchange. Boxed, because it moves from the attempt to the response's body.
 #[derive(Debug)]
 pub(super) struct Exchange {
     lease: Lease,
@@ -79,99 +79,83 @@ enum NoHead {
     Upload(hyper::Error),
 }
 
-/// Sends the request and waits for the response head, at most `timeout` from the last movement of the request's body.
-/// The head's fields go into `map`.
-///
-/// # Errors
-///
-/// What happened, and the request back where nothing of it left this process.
-pub(super) async fn begin(
-    mut lease: Lease,
-    mut upload: Upload,
-    method: &Method,
-    map: &mut HeaderMap,
-    timeout: Duration,
-) -> Result<(Head, Exchange), Unanswered> {
-    let started = Instant::now();
-    let mut received = Bytes::new();
-    let head = poll_fn(|cx| {
-        let head = poll_head(&mut lease, &mut upload, &mut received, (method, &mut *map), cx);
-        if head.is_pending() {
-            let deadline = upload.moved().unwrap_or(started) + timeout;
-            return lease.poll_deadline(cx, deadline).map(|()| Err(NoHead::Timeout));
-        }
-        head
-    });
-    match head.await {
-        Ok(mut head) => {
-            let body = std::mem::replace(&mut head.body, Decoder::EMPTY);
-            let keep_alive = head.keep_alive;
-            Ok((head, Exchange { lease, upload, received, body, keep_alive }))
-        }
-        Err(error) => {
-            let sent = upload.was_begun();
-            tracing::debug!(%error, sent, "no answer from the pod");
-            let (timed_out, stage) = match error {
-                NoHead::Upload(_) => (false, Stage::Upload),
-                NoHead::Timeout => (true, Stage::Head),
-                NoHead::Connection(_) if !sent => (false, Stage::Send),
-                NoHead::Connection(_) | NoHead::Head(_) | NoHead::TooLong => (false, Stage::Head),
-            };
-            let unsent = (stage == Stage::Send).then_some(upload);
-            Err(Unanswered { failure: Failure { stage, sent, timed_out }, unsent })
-        }
-    }
-}
-
-fn poll_head(
-    lease: &mut Lease,
-    upload: &mut Upload,
-    received: &mut Bytes,
-    (method, map): (&Method, &mut HeaderMap),
-    cx: &mut Context<'_>,
-) -> Poll<Result<Head, NoHead>> {
-    match upload.poll_send(lease.stream(), cx) {
-        Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(NoHead::Upload(error))),
-        Poll::Ready(Err(SendError::Pod(error))) if !upload.was_begun() => {
-            return Poll::Ready(Err(NoHead::Connection(error)));
-        }
-        // The pod has closed with some of the request unread, and may have answered first (413): its answer is still
-        // to be read.
-        Poll::Ready(Err(SendError::Pod(_))) => upload.abandon(),
-        Poll::Ready(Ok(())) | Poll::Pending => {}
-    }
-    loop {
-        let more = ready!(socket::poll_receive(lease.stream(), cx, HEAD_READ)).map_err(NoHead::Connection)?;
-        if more.is_empty() {
-            return Poll::Ready(Err(NoHead::Connection(io::ErrorKind::UnexpectedEof.into())));
-        }
-        // Between two ends of a line there is nothing new to be understood.
-        let worth_a_look = more.contains(&b'\n');
-        *received = if received.is_empty() { more } else { [&received[..], &more[..]].concat().into() };
-        if worth_a_look && let Some(head) = final_head(received, method, map).map_err(NoHead::Head)? {
-            return Poll::Ready(Ok(head));
-        }
-        if received.len() >= MAX_HEAD {
-            return Poll::Ready(Err(NoHead::TooLong));
-        }
-    }
-}
-
-/// The first head in `received` that is an answer, taken out of it. Interim ones are not passed on: hyper's server
-/// cannot send them (crate documentation, deviations).
-fn final_head(received: &mut Bytes, method: &Method, map: &mut HeaderMap) -> Result<Option<Head>, HeadError> {
-    while let Some((head, length)) = response::parse(received, method, map)? {
-        *received = received.split_off(length);
-        if !head.status.is_informational() || reject::is_switch(head.status) {
-            return Ok(Some(head));
-        }
-        *map = head.headers;
-        map.clear();
-    }
-    Ok(None)
-}
-
 impl Exchange {
+    /// An exchange that has not begun.
+    pub(super) fn new(lease: Lease, upload: Upload) -> Box<Self> {
+        Box::new(Self { lease, upload, received: Bytes::new(), body: Decoder::EMPTY, keep_alive: false })
+    }
+
+    /// Sends the request and waits for the response head, at most `timeout` from `now` or the last movement of the
+    /// request's body. The head's fields go into `map`.
+    ///
+    /// # Errors
+    ///
+    /// What happened, and the request back where nothing of it left this process.
+    pub(super) async fn begin(
+        mut self: Box<Self>,
+        method: &Method,
+        map: &mut HeaderMap,
+        now: Instant,
+        timeout: Duration,
+    ) -> Result<(Head, Box<Self>), Unanswered> {
+        let head = poll_fn(|cx| {
+            let head = self.poll_head(method, map, cx);
+            if head.is_pending() {
+                let deadline = self.upload.moved().unwrap_or(now) + timeout;
+                return self.lease.poll_deadline(cx, deadline).map(|()| Err(NoHead::Timeout));
+            }
+            head
+        });
+        match head.await {
+            Ok(head) => Ok((head, self)),
+            Err(error) => Err(self.unanswered(&error)),
+        }
+    }
+
+    fn unanswered(self, error: &NoHead) -> Unanswered {
+        let sent = self.upload.was_begun();
+        tracing::debug!(%error, sent, "no answer from the pod");
+        let (timed_out, stage) = match error {
+            NoHead::Upload(_) => (false, Stage::Upload),
+            NoHead::Timeout => (true, Stage::Head),
+            NoHead::Connection(_) if !sent => (false, Stage::Send),
+            NoHead::Connection(_) | NoHead::Head(_) | NoHead::TooLong => (false, Stage::Head),
+        };
+        let unsent = (stage == Stage::Send).then_some(self.upload);
+        Unanswered { failure: Failure { stage, sent, timed_out }, unsent }
+    }
+
+    fn poll_head(&mut self, method: &Method, map: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<Head, NoHead>> {
+        match self.upload.poll_send(self.lease.stream(), cx) {
+            Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(NoHead::Upload(error))),
+            Poll::Ready(Err(SendError::Pod(error))) if !self.upload.was_begun() => {
+                return Poll::Ready(Err(NoHead::Connection(error)));
+            }
+            // The pod has closed with some of the request unread, and may have answered first (413): its answer is
+            // still to be read.
+            Poll::Ready(Err(SendError::Pod(_))) => self.upload.abandon(),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        loop {
+            let more = ready!(socket::poll_receive(self.lease.stream(), cx, HEAD_READ)).map_err(NoHead::Connection)?;
+            if more.is_empty() {
+                return Poll::Ready(Err(NoHead::Connection(io::ErrorKind::UnexpectedEof.into())));
+            }
+            // Between two ends of a line there is nothing new to be understood.
+            let worth_a_look = more.contains(&b'\n');
+            self.received =
+                if self.received.is_empty() { more } else { [&self.received[..], &more[..]].concat().into() };
+            if worth_a_look && let Some(mut head) = final_head(&mut self.received, method, map).map_err(NoHead::Head)? {
+                self.body = std::mem::replace(&mut head.body, Decoder::EMPTY);
+                self.keep_alive = head.keep_alive;
+                return Poll::Ready(Ok(head));
+            }
+            if self.received.len() >= MAX_HEAD {
+                return Poll::Ready(Err(NoHead::TooLong));
+            }
+        }
+    }
+
     /// The connection it takes place on.
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
@@ -224,7 +208,7 @@ impl Exchange {
 
     /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
     /// something that nobody asked for.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(self: Box<Self>) {
         if !self.keep_alive || !self.received.is_empty() {
             return;
         }
@@ -233,7 +217,7 @@ impl Exchange {
         }
         // The pod has answered without waiting for the rest of the request; it may still want it.
         tokio::task::spawn_local(async move {
-            let Self { mut lease, mut upload, .. } = self;
+            let Self { mut lease, mut upload, .. } = *self;
             let patience = lease.idle_timeout();
             let sent = poll_fn(|cx| upload.poll_send(lease.stream(), cx));
             if matches!(tokio::time::timeout(patience, sent).await, Ok(Ok(()))) {
@@ -243,10 +227,25 @@ impl Exchange {
     }
 
     /// The raw connection after a switch of protocols, what came of the new one already, and what counts it.
-    pub(super) fn into_tunnel(self) -> (TcpStream, Bytes, Held) {
-        let (stream, held) = self.lease.into_stream();
-        (stream, self.received, held)
+    pub(super) fn into_tunnel(self: Box<Self>) -> (TcpStream, Bytes, Held) {
+        let Self { lease, received, .. } = *self;
+        let (stream, held) = lease.into_stream();
+        (stream, received, held)
     }
+}
+
+/// The first head in `received` that is an answer, taken out of it. Interim ones are not passed on: hyper's server
+/// cannot send them (crate documentation, deviations).
+fn final_head(received: &mut Bytes, method: &Method, map: &mut HeaderMap) -> Result<Option<Head>, HeadError> {
+    while let Some((head, length)) = response::parse(received, method, map)? {
+        *received = received.split_off(length);
+        if !head.status.is_informational() || reject::is_switch(head.status) {
+            return Ok(Some(head));
+        }
+        *map = head.headers;
+        map.clear();
+    }
+    Ok(None)
 }
 
 impl fmt::Display for NoHead {

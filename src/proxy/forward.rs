@@ -14,7 +14,7 @@ use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
 use super::body::ResponseBody;
-use super::exchange::{self, Exchange, Unanswered};
+use super::exchange::{Exchange, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade;
@@ -35,37 +35,31 @@ pub(super) struct Forwarding<'a, D> {
     pub(super) proxy: &'a Rc<Proxy<D>>,
     pub(super) downstream: &'a Rc<Downstream>,
     pub(super) kind: Kind,
-    pub(super) on_upgrade: Option<OnUpgrade>,
 }
 
 /// Why attempts ended without a response.
-struct GivenUp {
-    reject: Reject,
-    /// Whether the request's body may be partly unread.
-    body_unread: bool,
+pub(super) struct GivenUp {
+    /// What the client is told.
+    pub(super) reject: Reject,
+    /// Whether the connection has to end: the request's body may be partly unread.
+    pub(super) close: bool,
 }
 
 impl<D: Directory> Forwarding<'_, D> {
-    /// Sends the request to its pod and makes the response.
+    /// Sends the request to its pod and waits for the response head.
     pub(super) async fn run(
-        self,
-        head: Parts,
+        &self,
+        mut head: Parts,
         body: Incoming,
         route: Route,
-        mut record: Record,
-    ) -> Response<ResponseBody> {
-        let has_body = !body.is_end_stream();
-        let upload = self.upload(&head, body, &record);
+        record: &mut Record,
+    ) -> Result<(Head, Box<Exchange>), GivenUp> {
+        let close = !body.is_end_stream();
+        let upload = self.upload(&head, body, record);
         record.upload = upload.progress();
-        match self.attempts(head, upload, route, &mut record).await {
-            Ok((head, exchange)) => self.respond(head, exchange, record),
-            Err(given_up) => {
-                self.proxy.refuse_with(&mut record, given_up.reject);
-                let close = has_body && given_up.body_unread;
-                let answer = given_up.reject.answer(record.request_id().to_str().unwrap_or_default(), close);
-                self.proxy.answer(record, answer)
-            }
-        }
+        // The request's fields are written; their map takes the response's.
+        head.headers.clear();
+        self.attempts(&mut head, upload, route, record).await.map_err(|reject| GivenUp { reject, close })
     }
 
     /// The request as the pod gets it.
@@ -77,21 +71,18 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let client = &self.downstream.client;
         let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
-        Upload::new(request::head(head, &added), body, framing, Instant::now())
+        Upload::new(request::head(head, &added), body, framing, record.started())
     }
 
     async fn attempts(
         &self,
-        mut head: Parts,
+        head: &mut Parts,
         mut upload: Upload,
         mut route: Route,
         record: &mut Record,
-    ) -> Result<(Head, Exchange), GivenUp> {
-        let config = &self.proxy.config.upstream;
-        let started = Instant::now();
+    ) -> Result<(Head, Box<Exchange>), Reject> {
+        let started = record.started();
         let turn = self.proxy.turn.replace(self.proxy.turn.get().wrapping_add(1));
-        // The request's fields are written; their map takes the response's.
-        head.headers.clear();
         for attempt in 0.. {
             let endpoint = self.endpoint(&route, turn, attempt);
             record.pod = Some(endpoint.name().clone());
@@ -99,18 +90,20 @@ impl<D: Directory> Forwarding<'_, D> {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Default => None,
             });
-            let Unanswered { failure, unsent } = match self.attempt(&mut head, upload, &endpoint).await {
+            let now = if attempt == 0 { started } else { Instant::now() };
+            let Unanswered { failure, unsent } = match self.attempt(head, upload, &endpoint, now).await {
                 Ok(answered) => return Ok(answered),
                 Err(unanswered) => unanswered,
             };
-            let next = decision::after_failure(failure, attempt, started.elapsed(), config.pod_wait);
+            let pod_wait = self.proxy.config.upstream.pod_wait;
+            let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
-                endpoint.metrics().count("none");
-                return Err(GivenUp { reject: Reject::Pod(failure), body_unread: true });
+                endpoint.count_unanswered();
+                return Err(Reject::Pod(failure));
             };
             upload = unsent;
             if let Next::Wait(pause) = next {
-                route = self.before_next_attempt(route, record, pause).await?;
+                route = Box::pin(self.before_next_attempt(route, record, pause)).await?;
             }
         }
         unreachable!("the attempts end by returning")
@@ -122,16 +115,17 @@ impl<D: Directory> Forwarding<'_, D> {
         head: &mut Parts,
         upload: Upload,
         endpoint: &Rc<Endpoint>,
-    ) -> Result<(Head, Exchange), Unanswered> {
+        now: Instant,
+    ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = match pool.lease(endpoint).await {
+        let lease = match pool.lease(endpoint, now).await {
             Ok(lease) => lease,
             Err(failure) => return Err(Unanswered { failure, unsent: Some(upload) }),
         };
         let reused = lease.was_reused();
         let timeout = self.proxy.config.upstream.response_timeout;
-        let result = exchange::begin(lease, upload, &head.method, &mut head.headers, timeout).await;
-        result.map_err(|mut unanswered| {
+        let exchange = Exchange::new(lease, upload);
+        exchange.begin(&head.method, &mut head.headers, now, timeout).await.map_err(|mut unanswered| {
             if !unanswered.failure.timed_out && unanswered.failure.stage != Stage::Upload {
                 pool.evict(endpoint);
             }
@@ -163,7 +157,7 @@ impl<D: Directory> Forwarding<'_, D> {
         route: Route,
         record: &mut Record,
         pause: std::time::Duration,
-    ) -> Result<Route, GivenUp> {
+    ) -> Result<Route, Reject> {
         let unchanged = match (&route, record.room.clone()) {
             (Route::Pod(assignment), Some(room)) => match self.ask_again(&room).await? {
                 Some(Route::Pod(now)) if now == *assignment => true,
@@ -183,21 +177,28 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// The room's route by an answer that is newer than the failure; `None` while the directory cannot be asked.
-    async fn ask_again(&self, room: &RoomId<'_>) -> Result<Option<Route>, GivenUp> {
-        let give_up = |reject| GivenUp { reject, body_unread: true };
-        let resolution = self.proxy.resolver.resolve(room, Some(Instant::now())).await;
+    async fn ask_again(&self, room: &RoomId<'_>) -> Result<Option<Route>, Reject> {
+        let now = Instant::now();
+        let resolution = self.proxy.resolver.resolve(room, now, Some(now)).await;
         let mut plan = decision::plan(false, resolution, self.proxy.config.routing.on_unassigned);
         if plan == Plan::Place {
-            plan = self.proxy.place(room).await.map_err(give_up)?;
+            plan = self.proxy.place(room).await?;
         }
         if plan == Plan::Refuse(RoomRefusal::DirectoryUnavailable) {
             return Ok(None);
         }
-        Route::from_plan(plan).map(Some).map_err(give_up)
+        Route::from_plan(plan).map(Some)
     }
 
-    fn respond(self, head: Head, exchange: Exchange, mut record: Record) -> Response<ResponseBody> {
-        exchange.lease().endpoint().metrics().count(head.status.as_str());
+    /// The response with this head, or the tunnel it begins.
+    pub(super) fn respond(
+        &self,
+        head: Head,
+        exchange: Box<Exchange>,
+        mut record: Box<Record>,
+        on_upgrade: Option<OnUpgrade>,
+    ) -> Response<ResponseBody> {
+        exchange.lease().endpoint().count(head.status);
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
@@ -206,10 +207,8 @@ impl<D: Directory> Forwarding<'_, D> {
             response.extensions_mut().insert(reason);
         }
         if reject::is_switch(head.status) {
-            let Some(on_client) = self.on_upgrade.filter(|_| head.websocket) else {
-                self.proxy.refuse_with(&mut record, Reject::BadUpgrade);
-                let answer = Reject::BadUpgrade.answer(record.request_id().to_str().unwrap_or_default(), true);
-                return self.proxy.answer(record, answer);
+            let Some(on_client) = on_upgrade.filter(|_| head.websocket) else {
+                return self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true });
             };
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));

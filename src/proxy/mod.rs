@@ -5,6 +5,7 @@
 //! (`directory`). One [`Proxy`] per worker thread: nothing in it is locked.
 
 mod body;
+mod client;
 mod dns;
 mod exchange;
 mod forward;
@@ -17,6 +18,7 @@ mod upload;
 mod upstream;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,12 +31,13 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 pub use body::ResponseBody;
+pub use client::{ClientSocket, Downstream, Permit};
 pub use dns::Dns;
 pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
 pub use socket::tune;
 
-use self::forward::Forwarding;
-use self::record::{Exchange, Record, RouteSource};
+use self::forward::{Forwarding, GivenUp};
+use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Answer;
 use self::upstream::Pool;
 use crate::config::Config;
@@ -46,7 +49,7 @@ use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Roster};
-use crate::metrics::{Held, Metrics};
+use crate::metrics::Metrics;
 
 /// The longest request id that is kept from a trusted proxy.
 const MAX_REQUEST_ID: usize = 128;
@@ -58,25 +61,11 @@ pub struct Proxy<D> {
     resolver: Resolver<D>,
     pool: Rc<Pool>,
     metrics: Arc<Metrics>,
+    ledger: Rc<Ledger>,
     roster: Rc<Roster>,
     /// Whose turn it is among the default backend's addresses.
     turn: Cell<usize>,
 }
-
-/// The downstream connection a request came on.
-#[derive(Debug)]
-pub struct Downstream {
-    /// The peer, and whether it is believed.
-    pub client: Client,
-    /// Set while a handshake may still be answered with a 101: a graceful shutdown of the connection would turn that
-    /// 101's `Connection: upgrade` into `close` (hyper's `enforce_version`).
-    pub upgrading: Cell<bool>,
-    /// Counts the connection for as long as it, or the tunnel it became, lives.
-    pub permit: Permit,
-}
-
-/// A place among `--max-connections`.
-pub type Permit = Held;
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
@@ -100,7 +89,8 @@ impl<D: Directory> Proxy<D> {
         tokio::task::spawn_local(pool.sweep_forever());
         // Replicas and threads that start together must not all begin with the same address.
         let turn = Cell::new(fastrand::usize(..));
-        Rc::new(Self { config, resolver, pool, metrics, roster, turn })
+        let ledger = Ledger::new(Arc::clone(&metrics));
+        Rc::new(Self { config, resolver, pool, metrics, ledger, roster, turn })
     }
 
     /// Judges a peer by `--trusted-proxies`.
@@ -113,30 +103,32 @@ impl<D: Directory> Proxy<D> {
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let started = Instant::now();
+    ) -> Result<Response<ResponseBody>, Infallible> {
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
-        let client = downstream.client.ip;
-        let mut record = Record::new(Arc::clone(&self.metrics), started, client, &head, request_id);
+        let mut record = Record::open(&self.ledger, Instant::now(), &downstream, &head, request_id);
         let kind = match head::inspect(&head) {
             Ok(kind) => kind,
-            Err(error) => return self.refuse(record, Reject::Head(error), &body),
+            Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
         };
         if kind == Kind::WebSocket {
-            record.exchange = Exchange::WebSocket;
+            record.exchange = RequestKind::WebSocket;
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
-            Ok(Routed::Answered(answer)) => return self.answer(record, answer),
-            Err(reject) => return self.refuse(record, reject, &body),
+            Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
+            Err(reject) => return Ok(self.refuse(record, reject, &body)),
         };
         let on_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| kind == Kind::WebSocket);
         downstream.upgrading.set(on_upgrade.is_some());
-        let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind, on_upgrade };
-        let response = forwarding.run(head, body, route, record).await;
+        let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
+        let answered = forwarding.run(head, body, route, &mut record).await;
+        let response = match answered {
+            Ok((head, exchange)) => forwarding.respond(head, exchange, record, on_upgrade),
+            Err(given_up) => self.give_up(record, &given_up),
+        };
         downstream.upgrading.set(reject::is_switch(response.status()));
-        response
+        Ok(response)
     }
 
     /// Where the request goes, or the answer it gets from the router itself.
@@ -147,15 +139,15 @@ impl<D: Directory> Proxy<D> {
             return Ok(Routed::To(Route::Default));
         };
         record.room = Some(room.clone().into_owned());
-        let resolution = self.resolver.resolve(&room, None).await;
+        let resolution = self.resolver.resolve(&room, record.started(), None).await;
         let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
         let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
         if plan == Plan::Place {
-            plan = self.place(&room).await?;
+            plan = Box::pin(self.place(&room)).await?;
         }
         match (plan, redirect) {
             (Plan::Redirect(pod), Some(redirect)) => {
-                record.exchange = Exchange::Redirect;
+                record.exchange = RequestKind::Redirect;
                 record.source = RouteSource::Room;
                 record.pod = pod.as_ref().map(|pod| pod.as_str().into());
                 Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
@@ -177,9 +169,16 @@ impl<D: Directory> Proxy<D> {
 
     /// An answer of the router's own to a request that cannot be served. The connection ends where the request's body
     /// has not been read (RFC 9112 section 9.3).
-    fn refuse(&self, mut record: Record, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
+    fn refuse(&self, mut record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         self.refuse_with(&mut record, reject);
         let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), !body.is_end_stream());
+        self.answer(record, answer)
+    }
+
+    /// The answer to a request whose attempts came to nothing.
+    fn give_up(&self, mut record: Box<Record>, given_up: &GivenUp) -> Response<ResponseBody> {
+        self.refuse_with(&mut record, given_up.reject);
+        let answer = given_up.reject.answer(record.request_id().to_str().unwrap_or_default(), given_up.close);
         self.answer(record, answer)
     }
 
@@ -196,7 +195,7 @@ impl<D: Directory> Proxy<D> {
         }
     }
 
-    fn answer(&self, mut record: Record, answer: Answer) -> Response<ResponseBody> {
+    fn answer(&self, mut record: Box<Record>, answer: Answer) -> Response<ResponseBody> {
         record.answer(answer.status);
         let request_id = record.request_id().clone();
         let mut response = Response::new(ResponseBody::own(answer.body, record));
@@ -246,7 +245,12 @@ fn request_id(head: &Parts, trusted: bool) -> HeaderValue {
     let usable =
         given.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     usable.cloned().unwrap_or_else(|| {
-        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        HeaderValue::from_str(&id).expect("hexadecimal digits")
+        let mut bits = fastrand::u128(..);
+        let digits = [(); 32].map(|()| {
+            let digit = b"0123456789abcdef"[(bits & 0xf) as usize];
+            bits >>= 4;
+            digit
+        });
+        HeaderValue::from_bytes(&digits).expect("hexadecimal digits")
     })
 }

@@ -3,23 +3,23 @@
 //! Dropping is the one thing that happens to every request, however it ends, so nothing can be forgotten. What must
 //! not be written is left out here: no query string (it carries `sid`s and tokens), no header value but the request id.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, StatusCode, Uri};
 
+use super::client::Downstream;
 use super::upload::Progress;
 use crate::core::room::RoomId;
-use crate::metrics::{Metrics, seconds};
+use crate::metrics::{Met, Metrics, seconds};
 
 /// Counted for a request whose client went away before there was an answer; nginx's number for it.
-const CLIENT_GONE: &str = "499";
+const CLIENT_GONE: u16 = 499;
 
 /// What kind of exchange a request became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exchange {
+pub(super) enum RequestKind {
     /// Request and response.
     Http,
     /// A WebSocket handshake, whatever came of it.
@@ -39,19 +39,26 @@ pub(super) enum RouteSource {
     None,
 }
 
-/// One request's record.
+/// Where the records of one thread are counted.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    metrics: Arc<Metrics>,
+    requests: Met<(RequestKind, RouteSource, u16)>,
+}
+
+/// One request's record. Boxed, because it accompanies the request from its head to the end of the response's body.
 #[derive(Debug)]
 pub(super) struct Record {
-    metrics: Arc<Metrics>,
+    ledger: Rc<Ledger>,
     started: Instant,
     /// When the response head was ready.
     answered: Option<(Instant, StatusCode)>,
-    client: IpAddr,
+    downstream: Rc<Downstream>,
     method: Method,
     target: Uri,
     request_id: HeaderValue,
     /// The kind of exchange.
-    pub(super) exchange: Exchange,
+    pub(super) exchange: RequestKind,
     /// What decided the route.
     pub(super) source: RouteSource,
     /// The room, if one was named.
@@ -68,22 +75,23 @@ pub(super) struct Record {
 
 impl Record {
     /// Opens the record of a request.
-    pub(super) fn new(
-        metrics: Arc<Metrics>,
+    pub(super) fn open(
+        ledger: &Rc<Ledger>,
         started: Instant,
-        client: IpAddr,
+        downstream: &Rc<Downstream>,
         head: &http::request::Parts,
         request_id: HeaderValue,
-    ) -> Self {
-        Self {
-            metrics,
+    ) -> Box<Self> {
+        downstream.begin();
+        Box::new(Self {
+            ledger: Rc::clone(ledger),
             started,
             answered: None,
-            client,
+            downstream: Rc::clone(downstream),
             method: head.method.clone(),
             target: head.uri.clone(),
             request_id,
-            exchange: Exchange::Http,
+            exchange: RequestKind::Http,
             source: RouteSource::None,
             room: None,
             pod: None,
@@ -91,7 +99,12 @@ impl Record {
             upload: None,
             bytes_out: 0,
             complete: false,
-        }
+        })
+    }
+
+    /// When the request's head had been read.
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
     /// The request's id.
@@ -103,7 +116,7 @@ impl Record {
     pub(super) fn answer(&mut self, status: StatusCode) {
         let now = Instant::now();
         self.answered = Some((now, status));
-        self.metrics.request_duration.observe(seconds(now - self.started));
+        self.ledger.metrics.request_duration.observe(seconds(now - self.started));
     }
 
     /// Bytes of the response body were handed on.
@@ -122,11 +135,27 @@ impl Record {
     }
 }
 
+impl Ledger {
+    /// A thread's ledger.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Rc<Self> {
+        Rc::new(Self { metrics, requests: Met::default() })
+    }
+
+    fn count(&self, exchange: RequestKind, source: RouteSource, status: Option<StatusCode>) {
+        let code = status.map_or(CLIENT_GONE, |status| status.as_u16());
+        self.requests.inc((exchange, source, code), || {
+            let labels = [exchange.as_str(), &code.to_string(), source.as_str()];
+            self.metrics.requests.with_label_values(&labels)
+        });
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
-        let code = self.answered.as_ref().map_or(CLIENT_GONE, |(_, status)| status.as_str());
-        let labels = [self.exchange.as_str(), code, self.source.as_str()];
-        self.metrics.requests.with_label_values(&labels).inc();
+        let now = Instant::now();
+        self.downstream.end(now);
+        let status = self.answered.map(|(_, status)| status);
+        self.ledger.count(self.exchange, self.source, status);
         let client_gone = (!self.complete).then_some("client-gone");
         tracing::info!(
             target: "pod_router::access",
@@ -134,16 +163,16 @@ impl Drop for Record {
             kind = self.exchange.as_str(),
             method = self.method.as_str(),
             path = self.target.path(),
-            status = self.answered.map_or(499, |(_, status)| status.as_u16()),
+            status = status.map_or(CLIENT_GONE, |status| status.as_u16()),
             room = self.room.as_ref().map(RoomId::as_str),
             pod = self.pod.as_deref(),
             source = self.source.as_str(),
             error = self.error.or(client_gone),
             head_ms = self.answered.map(|(at, _)| millis(at - self.started)),
-            duration_ms = millis(self.started.elapsed()),
+            duration_ms = millis(now - self.started),
             bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
             bytes_out = self.bytes_out,
-            client = %self.client,
+            client = %self.downstream.client.ip,
             "request"
         );
     }
@@ -154,7 +183,7 @@ pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-impl Exchange {
+impl RequestKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",

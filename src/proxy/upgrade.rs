@@ -11,6 +11,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
 use super::tunnel::{Direction, End, Limits, Tunnel};
@@ -41,7 +42,7 @@ struct Handshake {
 pub(super) fn start<D: Directory>(
     proxy: &Rc<Proxy<D>>,
     downstream: &Rc<Downstream>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     on_client: OnUpgrade,
     record: &Record,
 ) {
@@ -86,8 +87,8 @@ impl Handshake {
 
 /// The socket under an upgraded connection, and the bytes that were read beyond the head.
 fn raw(upgraded: Upgraded) -> (TcpStream, Bytes) {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("clients are served on exactly this type");
-    (parts.io.into_inner(), parts.read_buf)
+    let parts = upgraded.downcast::<TokioIo<ClientSocket>>().expect("clients are served on exactly this type");
+    (parts.io.into_inner().into_stream(), parts.read_buf)
 }
 
 fn log_end(

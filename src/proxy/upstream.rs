@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -21,7 +22,7 @@ use super::socket;
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
-use crate::metrics::{Held, Metrics, PodMetrics};
+use crate::metrics::{Held, Met, Metrics, PodMetrics};
 
 /// How often idle connections past their time are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -45,6 +46,7 @@ pub(super) struct Endpoint {
     name: Arc<str>,
     address: HostPort,
     metrics: PodMetrics,
+    responses: Met<u16>,
     /// The oldest first.
     idle: RefCell<Vec<Idle>>,
     last_failure: Cell<Option<(Instant, Failure)>>,
@@ -90,6 +92,7 @@ impl Pool {
             name: name.into(),
             address: address(),
             metrics: self.metrics.pod(name),
+            responses: Met::default(),
             idle: RefCell::default(),
             last_failure: Cell::new(None),
         });
@@ -102,12 +105,13 @@ impl Pool {
     /// # Errors
     ///
     /// [`Stage::Resolve`] or [`Stage::Connect`]; nothing was sent.
-    pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>) -> Result<Lease, Failure> {
+    pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
         let idle_timeout = self.config.idle;
-        if let Some(connection) = endpoint.take_idle(Instant::now(), idle_timeout) {
+        if let Some(connection) = endpoint.take_idle(now, idle_timeout) {
             return Ok(Lease { endpoint: Rc::clone(endpoint), connection, idle_timeout, reused: true });
         }
-        let connection = self.dial(endpoint).await?;
+        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
+        let connection = Box::pin(self.dial(endpoint)).await?;
         Ok(Lease { endpoint: Rc::clone(endpoint), connection, idle_timeout, reused: false })
     }
 
@@ -179,6 +183,16 @@ impl Endpoint {
     /// What is counted for it.
     pub(super) fn metrics(&self) -> &PodMetrics {
         &self.metrics
+    }
+
+    /// Counts a response.
+    pub(super) fn count(&self, status: StatusCode) {
+        self.responses.inc(status.as_u16(), || self.metrics.requests(status.as_str()));
+    }
+
+    /// Counts a request that got none.
+    pub(super) fn count_unanswered(&self) {
+        self.metrics.requests("none").inc();
     }
 
     /// The youngest idle connection that is still good; the others are older, so at the first that is too old all go.

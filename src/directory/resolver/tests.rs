@@ -90,7 +90,7 @@ impl Case {
     }
 
     async fn resolves(&self) -> Resolution {
-        self.resolver.resolve(&room("room_a"), None).await
+        self.resolver.resolve(&room("room_a"), Instant::now(), None).await
     }
 
     fn asked(&self) -> usize {
@@ -141,7 +141,7 @@ async fn however_many_ask_the_directory_is_asked_once() {
     let asking: Vec<_> = (0..100)
         .map(|_| {
             let resolver = case.resolver.clone();
-            tokio::spawn(async move { resolver.resolve(&room("room_a"), None).await })
+            tokio::spawn(async move { resolver.resolve(&room("room_a"), Instant::now(), None).await })
         })
         .collect();
     for asking in asking {
@@ -156,12 +156,12 @@ async fn the_first_askers_death_does_not_fail_the_others() {
     let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
     case.script.gate.forget_permits(1000);
     let resolver = case.resolver.clone();
-    let first = tokio::spawn(async move { resolver.resolve(&room("room_a"), None).await });
+    let first = tokio::spawn(async move { resolver.resolve(&room("room_a"), Instant::now(), None).await });
     while case.asked() == 0 {
         tokio::task::yield_now().await;
     }
     let resolver = case.resolver.clone();
-    let second = tokio::spawn(async move { resolver.resolve(&room("room_a"), None).await });
+    let second = tokio::spawn(async move { resolver.resolve(&room("room_a"), Instant::now(), None).await });
     first.abort();
     case.script.gate.add_permits(1);
     assert_eq!(second.await.expect("no panic"), Resolution::Fresh(assigned(1, 10)));
@@ -174,7 +174,7 @@ async fn a_directory_that_is_away_leaves_the_last_assignment_for_a_while() {
     case.resolves().await;
     case.says(away());
     assert_eq!(case.resolves().await, Resolution::Stale(Assignment { pod: pod(1), epoch: Epoch(10) }));
-    assert_eq!(case.resolver.resolve(&room("room_b"), None).await, Resolution::Unknown);
+    assert_eq!(case.resolver.resolve(&room("room_b"), Instant::now(), None).await, Resolution::Unknown);
     assert_eq!((case.metrics.lookups.stale.get(), case.metrics.lookups.error.get()), (1, 1));
 
     let case = Case::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, assigned(1, 10));
@@ -206,10 +206,10 @@ async fn an_answer_from_before_the_failure_will_not_do() {
     case.resolves().await;
     case.says(Ok(assigned(2, 11)));
     let failed_at = Instant::now();
-    let again = case.resolver.resolve(&room("room_a"), Some(failed_at)).await;
+    let again = case.resolver.resolve(&room("room_a"), Instant::now(), Some(failed_at)).await;
     assert_eq!(again, Resolution::Fresh(assigned(2, 11)));
     assert_eq!(
-        case.resolver.resolve(&room("room_a"), Some(failed_at)).await,
+        case.resolver.resolve(&room("room_a"), Instant::now(), Some(failed_at)).await,
         again,
         "one answer serves all that failed"
     );
