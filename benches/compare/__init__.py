@@ -1,0 +1,1 @@
+"""The side-by-side load test; `benches/run` starts it."""

@@ -1,0 +1,91 @@
+"""Processes: where they run, what they have cost, how they end.
+
+The proxy that is measured has one core, everything else the other. CPU time is the scheduler's own account of every
+thread of the process and its children, in nanoseconds: sampled ticks are wrong at low rates.
+"""
+
+import os
+import subprocess
+import time
+
+PROXY_CORE = 0
+LOAD_CORE = 1
+
+
+def start(core, command, **options):
+    """Starts `command` on a core (or on several: "0,1")."""
+    return subprocess.Popen(["taskset", "-c", str(core), *command], **options)
+
+
+def run(command, core=LOAD_CORE):
+    """Runs `command` on a core to its end and gives its standard output."""
+    done = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:3])}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def tree(pid):
+    """The process and all its descendants."""
+    found = [pid]
+    for parent in found:
+        try:
+            with open(f"/proc/{parent}/task/{parent}/children") as children:
+                found.extend(int(child) for child in children.read().split())
+        except OSError:
+            pass
+    return found
+
+
+def cpu_seconds(pid):
+    """CPU time of the process tree so far, user and system."""
+    total = 0
+    for process in tree(pid):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/schedstat") as account:
+                total += int(account.read().split()[0])
+    return total / 1e9
+
+
+def anonymous_bytes(pid):
+    """Memory of the process tree that no file stands behind."""
+    total = 0
+    for process in tree(pid):
+        with open(f"/proc/{process}/status") as status:
+            total += sum(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
+    return total * 1024
+
+
+def resident_bytes(pid):
+    """All resident memory of the process tree."""
+    total = 0
+    for process in tree(pid):
+        with open(f"/proc/{process}/status") as status:
+            total += sum(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+    return total * 1024
+
+
+def wait_for(condition, what, seconds=20):
+    """Waits until `condition()` holds; its own exceptions mean not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {seconds} s in vain for {what}")
+        time.sleep(0.02)
+
+
+def stop(processes):
+    """Ends what this program started, and nothing else."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
