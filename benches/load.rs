@@ -11,6 +11,8 @@
 //! load idle ADDRESS ROOMS TUNNELS                          opens them, says so, waits for the end of standard input
 //! ```
 
+#![expect(clippy::print_stdout, reason = "the result goes there")]
+
 use std::cell::Cell;
 use std::error::Error;
 use std::io::Read;
