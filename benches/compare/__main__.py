@@ -12,6 +12,7 @@ import time
 from . import machine, peers, report, scaling, stage, works
 
 LOAD = "target/release/examples/load"
+FLOOR = "target/release/examples/floor"
 
 
 def arguments():
@@ -55,7 +56,7 @@ def measure(run, chosen, proxies):
     """All works on all peers: results[work][peer] is one value a repetition."""
     results = {}
     for work in chosen.works:
-        able = [peer for peer in proxies if peer.knows_rooms or not work.needs_rooms]
+        able = [peer for peer in proxies if work.suits(peer)]
         once = work.key == "tunnel"
         if not once:
             for peer in able:  # unmeasured: connections to pods, caches, node's compiler
@@ -87,7 +88,7 @@ def main():
         with stage.Stage(directory, LOAD, run.cold_rooms) as theatre:
             if chosen.scaling:
                 return scaling.main(chosen, LOAD)
-            proxies = peers.all_peers(theatre, chosen.binary)
+            proxies = peers.all_peers(theatre, chosen.binary, FLOOR)
             if chosen.peers:
                 wanted = {peers.OURS, peers.REFERENCE, *chosen.peers.split(",")}
                 proxies = [peer for peer in proxies if peer.name in wanted]

@@ -11,13 +11,16 @@ from . import machine, stage
 #: The one that all ratios refer to.
 REFERENCE = "nginx-lua"
 OURS = "pod-router"
+#: Copies bytes, routes nothing: what of a figure is the kernel's.
+FLOOR = "floor"
 
 
 class Peer:
     """One proxy. `knows_rooms`: it asks the directory, as against hashing the room."""
 
-    def __init__(self, name, port, command, knows_rooms=True):
+    def __init__(self, name, port, command, knows_rooms=True, websocket_port=None):
         self.name, self.port, self.command, self.knows_rooms = name, port, command, knows_rooms
+        self.websocket_port = websocket_port or port
         self.process = None
 
     @property
@@ -57,7 +60,7 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     return Peer(OURS, port, [*command, *more])
 
 
-def all_peers(theatre, binary):
+def all_peers(theatre, binary, floor):
     """Every proxy of the comparison, ours first."""
 
     def servers(pods, form):
@@ -74,12 +77,15 @@ def all_peers(theatre, binary):
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
     haproxy = theatre.fill("benches/peers/haproxy.cfg", PORT="4203", **hashes)
     node = ["node", "benches/peers/node/router.mjs", "4204", str(stage.REDIS), pods]
+    targets = {4205: stage.HTTP_PODS["backend-1"], 4206: stage.ECHO_PODS["backend-3"]}
+    copies = [f"127.0.0.1:{port}=127.0.0.1:{target}" for port, target in targets.items()]
     return [
         ours(binary, 4200),
         Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),
+        Peer(FLOOR, 4205, [floor, *copies], knows_rooms=False, websocket_port=4206),
     ]
 
 
@@ -102,5 +108,5 @@ def check(peer, load):
         location = response.getheader("Location")
         right = "/experiment?roomId=room_1&pod=backend-1"
         expect(response.status == 302 and location == right, f"the page load got {response.status} {location}")
-    outcome = json.loads(machine.run([load, "messages", f"127.0.0.1:{peer.port}", str(stage.ECHO_ROOMS), "6", "0.2"]))
+    outcome = json.loads(machine.run([load, "messages", f"127.0.0.1:{peer.websocket_port}", str(stage.ECHO_ROOMS), "6", "0.2"]))
     expect(outcome["done"] > 0 and outcome["failed"] == 0, f"WebSocket echo came to {outcome}")

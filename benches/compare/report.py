@@ -5,7 +5,7 @@ import statistics
 
 from . import peers
 
-COLOURS = {"pod-router": "#c2410c", "nginx-lua": "#64748b", "nginx-hash": "#94a3b8", "haproxy-hash": "#0f766e", "node": "#4d7c0f"}
+COLOURS = {"pod-router": "#c2410c", "nginx-lua": "#64748b", "nginx-hash": "#94a3b8", "haproxy-hash": "#0f766e", "node": "#4d7c0f", "floor": "#d4d4d8"}
 
 
 class Cell:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import tempfile
 
-from . import machine, stage
+from . import machine, peers, stage
 
 #: wrk's script: each line is one request after the other, over all rooms.
 WALK = "local n = {start}\nrequest = function() n = n + 1 return wrk.format('GET', '{path}', {{{headers}}}) end\n"
@@ -22,6 +22,12 @@ class Work:
         self.key, self.title, self.unit = key, title, unit
         self.goal, self.first_step = goal, first_step
         self.measure, self.needs_rooms, self.absolute = measure, needs_rooms, absolute
+
+    def suits(self, peer):
+        """Whether the peer does this work at all."""
+        # The floor dials a pod for every connection, which is another work.
+        dials = peer.name == peers.FLOOR and self.key in ("connection", "handshake")
+        return (peer.knows_rooms or not self.needs_rooms) and not dials
 
 
 def cost(peer, load):
@@ -86,7 +92,7 @@ def cold(run, peer):
 def websocket(mode, clients):
     def measure(run, peer):
         def load():
-            command = [run.load, mode, f"127.0.0.1:{peer.port}", str(stage.ECHO_ROOMS), str(clients), str(run.seconds)]
+            command = [run.load, mode, f"127.0.0.1:{peer.websocket_port}", str(stage.ECHO_ROOMS), str(clients), str(run.seconds)]
             outcome = json.loads(machine.run(command))
             if outcome["failed"]:
                 raise Failed(f"{outcome['failed']} of {clients} WebSocket clients failed")
@@ -104,7 +110,7 @@ def tunnel_memory(run, peer):
     peer.start()
     wrk(peer.port, 1, STATE)
     before = machine.anonymous_bytes(peer.pid)
-    command = [run.load, "idle", f"127.0.0.1:{peer.port}", str(stage.ECHO_ROOMS), str(tunnels)]
+    command = [run.load, "idle", f"127.0.0.1:{peer.websocket_port}", str(stage.ECHO_ROOMS), str(tunnels)]
     clients = machine.start(machine.LOAD_CORE, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         if not clients.stdout.readline():
