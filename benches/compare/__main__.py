@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from . import machine, peers, report, scaling, stage, works
+from . import machine, peers, report, scaling, soak, stage, works
 
 LOAD = "target/release/examples/load"
 FLOOR = "target/release/examples/floor"
@@ -25,6 +25,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, help="time for each load (2)")
     parser.add_argument("--tunnels", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
     parser.add_argument("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead: mixed traffic for so long; fails if something grows")
     parser.add_argument("--binary", default="target/release/pod-router", help="the router to measure")
     parser.add_argument("--out", metavar="DIR", help="where to write results.json and chart.svg (target/benches)")
     chosen = parser.parse_args()
@@ -41,7 +42,8 @@ class Run:
         self.seconds, self.tunnels, self.load = chosen.seconds, chosen.tunnels, LOAD
         self.cold_used = 0
         room_users = 3 * (chosen.reps + 1)
-        self.cold_rooms = int(room_users * chosen.seconds * 45_000) if any(w.key == "cold" for w in chosen.works) else 0
+        asks = any(work.key == "cold" for work in chosen.works)
+        self.cold_rooms = 1_000_000 if chosen.scaling or chosen.soak else int(room_users * chosen.seconds * 45_000) if asks else 0
 
 
 def attempt(work, run, peer):
@@ -87,7 +89,9 @@ def main():
         os.chmod(directory, 0o755)  # nginx's workers are another user
         with stage.Stage(directory, LOAD, run.cold_rooms) as theatre:
             if chosen.scaling:
-                return scaling.main(chosen, LOAD)
+                return scaling.main(chosen, LOAD, theatre)
+            if chosen.soak:
+                return soak.main(run, chosen, LOAD, theatre)
             proxies = peers.all_peers(theatre, chosen.binary, FLOOR)
             if chosen.peers:
                 wanted = {peers.OURS, peers.REFERENCE, *chosen.peers.split(",")}
@@ -120,4 +124,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

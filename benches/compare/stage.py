@@ -63,7 +63,7 @@ class Stage:
         ]
         for port in [REDIS, *PODS.values()]:
             machine.wait_for(lambda port=port: answers(port), f"port {port}")
-        self.fill_redis()
+        self.fill_redis(assignments(self.cold))
         return self
 
     def __exit__(self, *_):
@@ -80,12 +80,12 @@ class Stage:
             file.write(text)
         return path
 
-    def fill_redis(self):
-        """Writes all assignments, as redis-cli's pipe takes them."""
+    def fill_redis(self, rooms):
+        """Writes assignments, pairs of a room and its pod, as redis-cli's pipe takes them."""
         pipe = subprocess.Popen(
             ["redis-cli", "-p", str(REDIS), "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
-        for room, pod in assignments(self.cold):
+        for room, pod in rooms:
             words = ["SET", f"room:{room}:pod", value(pod)]
             pipe.stdin.write(f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words))
         pipe.stdin.close()
