@@ -95,10 +95,10 @@ async fn echo_one(mut stream: TcpStream) -> Outcome<()> {
     }
 }
 
-/// Reads up to the empty line, byte by byte at its end: what follows belongs to somebody else.
+/// Reads a head, and whatever comes with it: neither side here speaks before the other has answered.
 async fn read_head(stream: &mut TcpStream) -> Outcome<String> {
     let mut head = Vec::with_capacity(512);
-    while !head.ends_with(b"\r\n\r\n") {
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
         if stream.read_buf(&mut head).await? == 0 {
             return Err("closed within the head".into());
         }

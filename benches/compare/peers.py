@@ -18,9 +18,9 @@ FLOOR = "floor"
 class Peer:
     """One proxy. `knows_rooms`: it asks the directory, as against hashing the room."""
 
-    def __init__(self, name, port, command, knows_rooms=True, websocket_port=None):
+    def __init__(self, name, port, command, knows_rooms=True, websocket_port=None, admin_port=None):
         self.name, self.port, self.command, self.knows_rooms = name, port, command, knows_rooms
-        self.websocket_port = websocket_port or port
+        self.websocket_port, self.admin_port = websocket_port or port, admin_port
         self.process = None
 
     @property
@@ -34,9 +34,18 @@ class Peer:
             self.process = machine.start(core, self.command, env=environment, **quiet)
             try:
                 machine.wait_for(lambda: stage.answers(self.port), f"port {self.port}")
+                if self.admin_port:
+                    machine.wait_for(self.is_ready, "readiness")
             except RuntimeError as error:
                 errors.seek(0)
                 raise RuntimeError(f"{self.name} did not start: {error}: {errors.read()}") from None
+
+    def is_ready(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
+        connection.request("GET", "/readyz")
+        ready = connection.getresponse().status == 200
+        connection.close()
+        return ready
 
     def stop(self):
         machine.stop([self.process])
@@ -52,12 +61,12 @@ class Peer:
 
 def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     """pod-router with everything on that a user has on, but for the access line, which the peers leave off as well."""
-    command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{port + 1000}"]
+    command = [binary, "serve", "--lame-duck", "0s", "--drain-timeout", "1s", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{port + 1000}"]
     command += ["--redis-url", f"redis://127.0.0.1:{stage.REDIS}", "--threads", str(threads)]
     command += ["--default-backend", f"127.0.0.1:{stage.PODS['backend-0']}"]
     for pod, pod_port in pods.items():
         command += ["--pod", f"{pod}=127.0.0.1:{pod_port}"]
-    return Peer(OURS, port, [*command, *more])
+    return Peer(OURS, port, [*command, *more], admin_port=port + 1000)
 
 
 def all_peers(theatre, binary, floor):

@@ -88,8 +88,8 @@ def chart(results, works, names):
         y += gap
     one = left + width / scale
     legend = "".join(
-        f'<rect x="{left + n * 105}" y="12" width="10" height="10" fill="{COLOURS.get(name, "#999")}"/>'
-        f'<text x="{left + n * 105 + 14}" y="21">{name}</text>'
+        f'<rect x="{20 + n * 120}" y="12" width="10" height="10" fill="{COLOURS.get(name, "#999")}"/>'
+        f'<text x="{20 + n * 120 + 14}" y="21">{name}</text>'
         for n, name in enumerate(names)
     )
     return (

@@ -10,12 +10,13 @@ from . import machine, peers, stage, works
 PORT = 4200
 #: Any room of the ones that are written for this, at random.
 ANY_ROOM = "/api/room/room_cold'..math.random(0, {last})..'/state"
+#: Each of them in its turn.
+NEXT_ROOM = "/api/room/room_cold'..(n % {count})..'/state"
 LONG = ["--cache-ttl=1h", "--cache-capacity=2000000"]
 
 
-def cost(chosen, peer, rooms, connections=32):
-    """The median CPU of a request over so many rooms, all in the cache."""
-    path = ANY_ROOM.format(last=rooms - 1)
+def cost(chosen, peer, path=works.STATE, connections=32):
+    """The median CPU of a request."""
     load = lambda: works.wrk(peer.port, chosen.seconds, path, connections=connections)
     return statistics.median(works.cost(peer, load) for _ in range(chosen.reps))
 
@@ -24,7 +25,10 @@ def warm(peer, rooms):
     """Asks for every room once."""
     asked = 0
     while asked < rooms:
-        asked += works.wrk(peer.port, 2, works.COLD, start=asked - 1)
+        try:
+            asked += works.wrk(peer.port, 2, NEXT_ROOM.format(count=rooms), start=asked - 1)
+        except works.Failed:
+            pass  # a Redis that stalls for a moment, on a core that is full of load: those rooms once more
 
 
 class Started:
@@ -46,7 +50,8 @@ def rooms(chosen):
         with Started(chosen) as peer:
             warm(peer, count)
             memory = machine.resident_bytes(peer.pid) / 1e6
-            yield f"{count:,} rooms in the cache", f"{cost(chosen, peer, count):.1f} µs a request, {memory:.0f} MB resident"
+            each = cost(chosen, peer, ANY_ROOM.format(last=count - 1))
+            yield f"{count:,} rooms in the cache", f"{each:.1f} µs a request, {memory:.0f} MB resident"
 
 
 def pods(chosen, theatre):
@@ -56,7 +61,7 @@ def pods(chosen, theatre):
         names = {f"backend-{n}": ports[n % 3] for n in range(count)}
         with Started(chosen, pods=names) as peer:
             warm(peer, 10_000)
-            yield f"{count:,} pods", f"{cost(chosen, peer, 10_000):.1f} µs a request"
+            yield f"{count:,} pods", f"{cost(chosen, peer, ANY_ROOM.format(last=9_999)):.1f} µs a request"
 
 
 def tunnels(chosen, load):
@@ -67,7 +72,7 @@ def tunnels(chosen, load):
             try:
                 if not clients.stdout.readline():
                     raise works.Failed("the tunnels could not be opened")
-                yield f"{count:,} idle tunnels", f"{cost(chosen, peer, 30):.1f} µs a request"
+                yield f"{count:,} idle tunnels", f"{cost(chosen, peer):.1f} µs a request"
             finally:
                 clients.communicate()
 
@@ -87,9 +92,9 @@ def threads(chosen):
     for count in (1, 2):
         for connections in (8, 64):
             with Started(chosen, core="0,1", threads=count) as peer:
-                warm(peer, 30)
+                works.wrk(PORT, 1, works.STATE, connections=connections)
                 before = worker_seconds(peer.pid)
-                each = cost(chosen, peer, 30, connections)
+                each = cost(chosen, peer, connections=connections)
                 used = [after - before[name] for name, after in sorted(worker_seconds(peer.pid).items())]
                 shares = " : ".join(f"{100 * share / sum(used):.0f} %" for share in used)
                 yield f"{count} threads, {connections} connections", f"{each:.1f} µs a request, work shared {shares}"
