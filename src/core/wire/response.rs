@@ -40,7 +40,7 @@ pub struct Head {
 pub enum HeadError {
     /// It is not HTTP/1.x, or a line of it is broken.
     Malformed,
-    /// More than [`MAX_FIELDS`] fields.
+    /// More fields than are taken (100).
     TooManyFields,
     /// Two readers could disagree about where the body ends: differing or broken lengths, a transfer coding other than
     /// chunked.
