@@ -121,6 +121,9 @@ impl<D: Directory> Proxy<D> {
             Ok(kind) => kind,
             Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
         };
+        if head::ends_here(&head) {
+            return Ok(self.answer(record, reject::options(!body.is_end_stream())));
+        }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
         }
@@ -178,10 +181,12 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// An answer of the router's own to a request that cannot be served. The connection ends where the request's body
-    /// has not been read (RFC 9112 section 9.3).
+    /// has not been read (RFC 9112 section 9.3), and where the head is not to be trusted: what follows it may be meant
+    /// for somebody else, as what follows a `CONNECT` is.
     fn refuse(&self, mut record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         self.refuse_with(&mut record, reject);
-        let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), !body.is_end_stream());
+        let close = !body.is_end_stream() || matches!(reject, Reject::Head(_));
+        let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), close);
         self.answer(record, answer)
     }
 

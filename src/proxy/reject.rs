@@ -18,7 +18,7 @@ pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod
 
 /// Every code of an answer of the router's own, the listener's included; the README's list, and the label values of
 /// `pod_router_rejected_total`.
-pub const CODES: [&str; 19] = [
+pub const CODES: [&str; 21] = [
     "bad-assignment",
     "bad-host",
     "bad-request",
@@ -27,8 +27,10 @@ pub const CODES: [&str; 19] = [
     "duplicate-room",
     "duplicate-sid",
     "encoded-room",
+    "expectation",
     "head-too-large",
     "invalid-room",
+    "loop",
     "method-not-allowed",
     "no-capacity",
     "pod-closed",
@@ -53,7 +55,7 @@ pub enum Reject {
     Placement(PlacementError),
     /// The pod did not answer, or not sensibly.
     Pod(Failure),
-    /// The pod answered a WebSocket handshake with a 101 that does not match, or sent a 101 nobody asked for.
+    /// The pod answered a WebSocket handshake with a 101 that does not match (protocol, key), or sent one nobody asked for.
     BadUpgrade,
 }
 
@@ -89,6 +91,15 @@ pub(super) fn redirect(location: &str) -> Answer {
     Answer { status: StatusCode::FOUND, headers, body: Bytes::new() }
 }
 
+/// The answer to an `OPTIONS` that may not be forwarded any more (RFC 9110 section 7.6.2).
+pub(super) fn options(close: bool) -> Answer {
+    let mut headers = HeaderMap::with_capacity(4);
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
+}
+
 /// Written to a connection over `--max-connections` before it is closed; it gets no request handled.
 pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
@@ -122,7 +133,11 @@ impl Reject {
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Head(HeadError::BadHost | HeadError::UpgradeWithBody) => StatusCode::BAD_REQUEST,
+            Self::Head(HeadError::BadHost | HeadError::BadTarget | HeadError::UpgradeWithBody) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Head(HeadError::Expectation) => StatusCode::EXPECTATION_FAILED,
+            Self::Head(HeadError::Loop) => StatusCode::LOOP_DETECTED,
             Self::Head(HeadError::MethodNotAllowed) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(HeadError::TransferCoding) => StatusCode::NOT_IMPLEMENTED,
             Self::Affinity(
@@ -150,6 +165,9 @@ impl Reject {
     pub fn code(self) -> &'static str {
         match self {
             Self::Head(HeadError::BadHost) => "bad-host",
+            Self::Head(HeadError::BadTarget) => "bad-request",
+            Self::Head(HeadError::Expectation) => "expectation",
+            Self::Head(HeadError::Loop) => "loop",
             Self::Head(HeadError::UpgradeWithBody) => "upgrade-with-body",
             Self::Head(HeadError::MethodNotAllowed) => "method-not-allowed",
             Self::Head(HeadError::TransferCoding) => "transfer-coding",
@@ -171,6 +189,11 @@ impl Reject {
     pub fn message(self) -> &'static str {
         match self {
             Self::Head(HeadError::BadHost) => "The request needs exactly one valid Host header.",
+            Self::Head(HeadError::BadTarget) => "The request's target is neither a path nor an http URI.",
+            Self::Head(HeadError::Expectation) => "The only expectation understood here is 100-continue.",
+            Self::Head(HeadError::Loop) => {
+                "The request has passed pod-router several times: a backend's address leads back to the router."
+            }
             Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",
             Self::Head(HeadError::MethodNotAllowed) => "CONNECT and TRACE are not served here.",
             Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
@@ -225,6 +248,9 @@ mod tests {
             .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
         let all = [
             Reject::Head(HeadError::BadHost),
+            Reject::Head(HeadError::BadTarget),
+            Reject::Head(HeadError::Expectation),
+            Reject::Head(HeadError::Loop),
             Reject::Head(HeadError::MethodNotAllowed),
             Reject::Head(HeadError::TransferCoding),
             Reject::Head(HeadError::UpgradeWithBody),

@@ -17,7 +17,7 @@ fn fields_for_one_hop_do_not_reach_the_pod() {
         &stage,
         "Connection: keep-alive, X-One\r\nX-One: 1\r\nX-Two: 2\r\nconnection: x-two,, X-Three \r\nX-Three: 3\r\n\
          Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\n\
-         TE: trailers\r\nUpgrade: foo\r\nX-Stays: yes\r\n",
+         TE: gzip\r\nUpgrade: foo\r\nX-Stays: yes\r\n",
     );
     assert_eq!(
         head.names(),
