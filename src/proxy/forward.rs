@@ -11,13 +11,12 @@ use http::request::Parts;
 use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
-use hyper::upgrade::OnUpgrade;
 
 use super::body::ResponseBody;
 use super::exchange::{Exchange, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
-use super::upgrade;
+use super::upgrade::{self, Offer};
 use super::upload::Upload;
 use super::upstream::Endpoint;
 use super::{Downstream, Proxy, Route};
@@ -196,7 +195,7 @@ impl<D: Directory> Forwarding<'_, D> {
         head: Head,
         exchange: Box<Exchange>,
         mut record: Box<Record>,
-        on_upgrade: Option<OnUpgrade>,
+        offer: Option<Box<Offer>>,
     ) -> Response<ResponseBody> {
         exchange.lease().endpoint().count(head.status);
         let mut response = Response::new(());
@@ -207,7 +206,8 @@ impl<D: Directory> Forwarding<'_, D> {
             response.extensions_mut().insert(reason);
         }
         if reject::is_switch(head.status) {
-            let Some(on_client) = on_upgrade.filter(|_| head.websocket) else {
+            let accepted = offer.filter(|offer| head.websocket && offer.is_accepted_by(response.headers()));
+            let Some(on_client) = accepted.map(|offer| offer.on_client) else {
                 return self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true });
             };
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -28,7 +28,6 @@ use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::upgrade::OnUpgrade;
 
 pub use body::ResponseBody;
 pub use client::{ClientSocket, Downstream, Permit};
@@ -39,6 +38,7 @@ pub use socket::tune;
 use self::forward::{Forwarding, GivenUp};
 use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Answer;
+use self::upgrade::Offer;
 use self::upstream::{Endpoint, Pool};
 use crate::config::Config;
 use crate::core::assignment::Assignment;
@@ -132,12 +132,12 @@ impl<D: Directory> Proxy<D> {
             Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
             Err(reject) => return Ok(self.refuse(record, reject, &body)),
         };
-        let on_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| kind == Kind::WebSocket);
-        downstream.upgrading.set(on_upgrade.is_some());
+        let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
+        downstream.upgrading.set(offer.is_some());
         let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
         let answered = forwarding.run(head, body, route, &mut record).await;
         let response = match answered {
-            Ok((head, exchange)) => forwarding.respond(head, exchange, record, on_upgrade),
+            Ok((head, exchange)) => forwarding.respond(head, exchange, record, offer),
             Err(given_up) => self.give_up(record, &given_up),
         };
         downstream.upgrading.set(reject::is_switch(response.status()));
