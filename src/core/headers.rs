@@ -31,7 +31,7 @@ impl<'a> Named<'a> {
 const X_FORWARDED: &[u8] = b"x-forwarded-";
 
 /// The elements of a comma-separated list (RFC 9110 section 5.6.1), as bytes: one odd line must not hide the others.
-pub fn list_elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list_elements(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     line.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 

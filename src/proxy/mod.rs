@@ -43,7 +43,7 @@ use self::upstream::{Endpoint, Pool};
 use crate::config::Config;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Plan};
-use crate::core::forwarded::Client;
+use crate::core::forwarded::{self, Client};
 use crate::core::head::{self, Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
@@ -116,7 +116,9 @@ impl<D: Directory> Proxy<D> {
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
-        let mut record = Record::open(&self.ledger, Instant::now(), &downstream, &head, request_id);
+        let trusted = &self.config.downstream.trusted_proxies;
+        let client = forwarded::address(&head.headers, &downstream.client, trusted);
+        let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
         let kind = match head::inspect(&head) {
             Ok(kind) => kind,
             Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
