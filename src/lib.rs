@@ -37,7 +37,7 @@
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
-//! | accepting, connection limits | [`server`] |
+//! | accepting, connection limits, slow clients | [`server`] |
 //! | shutdown | [`drain`], [`app`] |
 //! | health, status, metrics listener | [`admin`] |
 //!

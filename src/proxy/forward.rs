@@ -13,7 +13,7 @@ use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
 use super::body::ResponseBody;
-use super::exchange::{Exchange, Unanswered};
+use super::exchange::{Exchange, Patience, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{self, Offer};
@@ -122,9 +122,8 @@ impl<D: Directory> Forwarding<'_, D> {
             Err(failure) => return Err(Unanswered { failure, unsent: Some(upload) }),
         };
         let reused = lease.was_reused();
-        let timeout = self.proxy.config.upstream.response_timeout;
-        let exchange = Exchange::new(lease, upload);
-        exchange.begin(&head.method, &mut head.headers, now, timeout).await.map_err(|mut unanswered| {
+        let exchange = Exchange::new(lease, upload, self.patience());
+        exchange.begin(&head.method, &mut head.headers, now).await.map_err(|mut unanswered| {
             if !unanswered.failure.timed_out && unanswered.failure.stage != Stage::Upload {
                 pool.evict(endpoint);
             }
@@ -134,6 +133,15 @@ impl<D: Directory> Forwarding<'_, D> {
             }
             unanswered
         })
+    }
+
+    fn patience(&self) -> Patience {
+        let config = &self.proxy.config;
+        Patience {
+            response: config.upstream.response_timeout,
+            request_body: config.downstream.request_body_idle,
+            response_body: config.upstream.response_body_idle,
+        }
     }
 
     fn endpoint(&self, route: &Route, turn: usize, attempt: u32) -> Rc<Endpoint> {

@@ -30,7 +30,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
-pub use client::{ClientSocket, Downstream, Permit};
+pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use dns::Dns;
 pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
 pub use socket::tune;
@@ -97,6 +97,7 @@ impl<D: Directory> Proxy<D> {
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,
+            stall: config.downstream.write_stall,
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
         });

@@ -134,6 +134,12 @@ impl Record {
         self.complete = true;
     }
 
+    /// The exchange is cut off, for this reason.
+    pub(super) fn cut(&mut self, reason: &'static str) {
+        self.error = Some(reason);
+        self.ledger.metrics.rejected.with_label_values(&[reason]).inc();
+    }
+
     /// The pod broke its response off.
     pub(super) fn broken_by_pod(&mut self) {
         self.error = Some("pod-broke-off");

@@ -16,9 +16,9 @@ use crate::directory::resolver::PlacementError;
 /// The header that tells an answer of the router's own from a pod's.
 pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod-router-error");
 
-/// Every code of an answer of the router's own, the listener's included; the README's list, and the label values of
-/// `pod_router_rejected_total`.
-pub const CODES: [&str; 21] = [
+/// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
+/// list, and the label values of `pod_router_rejected_total`.
+pub const CODES: [&str; 25] = [
     "bad-assignment",
     "bad-host",
     "bad-request",
@@ -34,8 +34,12 @@ pub const CODES: [&str; 21] = [
     "method-not-allowed",
     "no-capacity",
     "pod-closed",
+    "pod-stalled",
     "pod-timeout",
     "pod-unreachable",
+    "slow-body",
+    "slow-head",
+    "slow-reader",
     "too-many-connections",
     "transfer-coding",
     "unassigned-room",
@@ -106,6 +110,11 @@ pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/json\r\ncontent-length: 113\r\n\r\n\
     {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}";
 
+/// Written to a connection whose request head does not come to an end, before it is closed.
+pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    x-pod-router-error: slow-head\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 93\r\n\r\n\
+    {\"error\":\"slow-head\",\"message\":\"The request's head was not complete in time.\",\"requestId\":\"\"}";
+
 /// Whether the pod's final answer to a WebSocket handshake is a switch of protocols.
 pub(super) fn is_switch(status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS
@@ -153,7 +162,8 @@ impl Reject {
             }
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
-                (Stage::Upload, _) => StatusCode::BAD_REQUEST,
+                (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
+                (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
                 (Stage::Head, false) => StatusCode::BAD_GATEWAY,
             },
@@ -177,7 +187,8 @@ impl Reject {
             Self::Placement(PlacementError::DirectoryUnavailable) => "directory-unavailable",
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
-                (Stage::Upload, _) => "bad-request",
+                (Stage::Upload, true) => "slow-body",
+                (Stage::Upload, false) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
                 (Stage::Head, false) => "pod-closed",
             },
@@ -217,7 +228,8 @@ impl Reject {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
                     "The pod cannot be reached at the moment; try again."
                 }
-                (Stage::Upload, _) => "The request's body broke off, or is malformed.",
+                (Stage::Upload, true) => "Nothing more came of the request's body.",
+                (Stage::Upload, false) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
                 (Stage::Head, false) => {
                     "The pod closed the connection without a valid answer; the request was not repeated."
@@ -234,11 +246,15 @@ mod tests {
     use crate::core::assignment::BadAssignment;
 
     #[test]
-    fn the_canned_answer_is_well_formed() {
-        let text = std::str::from_utf8(TOO_MANY_CONNECTIONS).expect("ASCII");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        serde_json::from_str::<serde_json::Value>(body).expect("JSON");
+    fn the_canned_answers_are_well_formed() {
+        for answer in [TOO_MANY_CONNECTIONS, SLOW_HEAD] {
+            let text = std::str::from_utf8(answer).expect("ASCII");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+            let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+            let code = body["error"].as_str().expect("a code");
+            assert!(CODES.contains(&code) && head.contains(&format!("x-pod-router-error: {code}\r\n")));
+        }
     }
 
     #[test]
