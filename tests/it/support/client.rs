@@ -177,6 +177,11 @@ impl Response {
             .unwrap_or_else(|error| panic!("{error} in {:?}", String::from_utf8_lossy(&self.body)))
     }
 
+    /// Head and body, of an answer that has a length or none.
+    pub(crate) fn whole(&self) -> Vec<u8> {
+        [self.head.text().as_bytes(), &self.body].concat()
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
