@@ -37,7 +37,8 @@
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
-//! | accepting, connection limits | [`server`] |
+//! | accepting, connection limits, slow clients | [`server`] |
+//! | which RFC clause is enforced where | [`conformance`] |
 //! | shutdown | [`drain`], [`app`] |
 //! | health, status, metrics listener | [`admin`] |
 //!
@@ -104,6 +105,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod core;
 pub mod dev;
 pub mod directory;

@@ -168,7 +168,7 @@ impl Metrics {
             rejected: counters(
                 &registry,
                 "pod_router_rejected_total",
-                "Requests and connections the router answered itself.",
+                "Requests and connections the router answered itself, or cut.",
                 &["reason"],
             ),
             log_lines_dropped: gauge(

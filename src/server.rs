@@ -3,15 +3,17 @@
 //! Every thread has a listener of its own on the same address (`SO_REUSEPORT`), so that a connection, its requests and
 //! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told.
 
+mod patience;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -19,13 +21,13 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Sleep;
 
+use self::patience::{Overdue, Patience};
 use crate::config::DownstreamConfig;
 use crate::directory::Directory;
 use crate::drain::{Phase, Roster, Watch};
 use crate::metrics::{Held, Metrics};
-use crate::proxy::{ClientSocket, Downstream, Proxy, TOO_MANY_CONNECTIONS, tune};
+use crate::proxy::{ClientSocket, Downstream, Ending, Proxy, TOO_MANY_CONNECTIONS, tune};
 
 /// Connections the kernel holds for a thread that is busy.
 const BACKLOG: i32 = 4096;
@@ -84,31 +86,24 @@ pub struct Server<D> {
     roster: Rc<Roster>,
     http: Builder,
     max_connections: i64,
-    idle_timeout: Duration,
+    limits: patience::Limits,
     metrics: Arc<Metrics>,
     refusals: Rc<Cell<usize>>,
-}
-
-/// Ends a connection on which no request has come for `--downstream-idle`, or not come to the end of its head. One timer
-/// for the whole connection, set again when it fires and not for every request.
-struct Idle {
-    timeout: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<D: Directory> Server<D> {
     /// A server for this thread.
     pub fn new(proxy: Rc<Proxy<D>>, roster: Rc<Roster>, config: &DownstreamConfig, metrics: Arc<Metrics>) -> Rc<Self> {
         let mut http = Builder::new();
-        http.header_read_timeout(None) // hyper's default: 30 s, with a timer for each request. See `Idle`.
+        http.header_read_timeout(None) // hyper's default: 30 s, with a timer for each request. See `patience`.
             .max_header_size(config.max_header_bytes) // hyper's default: none
             .max_buf_size(config.max_header_bytes.max(MIN_BUFFER)) // hyper's default: about 400 KiB
             .half_close(false) // hyper's default: a client that is gone takes its request with it
             .keep_alive(true) // hyper's default
             .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
         let max_connections = i64::try_from(config.max_connections).unwrap_or(i64::MAX);
-        let (idle_timeout, refusals) = (config.idle, Rc::default());
-        Rc::new(Self { proxy, roster, http, max_connections, idle_timeout, metrics, refusals })
+        let limits = patience::Limits { idle: config.idle, head: config.header_timeout, write: config.write_stall };
+        Rc::new(Self { proxy, roster, http, max_connections, limits, metrics, refusals: Rc::default() })
     }
 
     /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
@@ -151,9 +146,9 @@ impl<D: Directory> Server<D> {
         let client = self.proxy.client(peer.ip());
         let downstream = Rc::new(Downstream::new(client, permit));
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
-        let socket = TokioIo::new(ClientSocket::new(stream));
+        let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
-        let mut idle = Idle { timeout: self.idle_timeout, timer: None };
+        let mut patience = Patience::new(self.limits);
         let member = self.roster.join();
         let mut told = false;
         let ended = poll_fn(|cx| {
@@ -162,13 +157,27 @@ impl<D: Directory> Server<D> {
                 connection.as_mut().graceful_shutdown();
             }
             match connection.as_mut().poll(cx) {
-                Poll::Pending => idle.poll(downstream.idle_since(), cx).map(Ok),
+                Poll::Pending => patience.poll(&downstream, cx).map(|overdue| {
+                    self.cut(&downstream, overdue);
+                    Ok(())
+                }),
                 ended => ended,
             }
         });
         if let Err(error) = ended.await {
             self.note_error(&error, peer);
         }
+    }
+
+    /// Says how a connection ends that has used up its time, and counts it.
+    fn cut(&self, downstream: &Downstream, overdue: Overdue) {
+        let (ending, reason) = match overdue {
+            Overdue::Idle => return,
+            Overdue::Head => (Ending::SlowHead, "slow-head"),
+            Overdue::Write => (Ending::SlowReader, "slow-reader"),
+        };
+        self.metrics.rejected.with_label_values(&[reason]).inc();
+        downstream.end_with(ending);
     }
 
     /// hyper answers what it cannot parse by itself (400, 414, 431); only its error tells us.
@@ -198,25 +207,5 @@ impl<D: Directory> Server<D> {
             let _ = tokio::time::timeout(REFUSAL_TIME, read_out).await;
             refusals.set(refusals.get() - 1);
         });
-    }
-}
-
-impl Idle {
-    /// Ready when the connection has been idle for too long. Always called from the connection's task: once set, the
-    /// timer wakes it without being asked again.
-    fn poll(&mut self, idle_since: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed()) {
-            return Poll::Pending;
-        }
-        loop {
-            let now = Instant::now();
-            let deadline = idle_since.unwrap_or(now) + self.timeout;
-            if deadline <= now {
-                return Poll::Ready(());
-            }
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-            timer.as_mut().reset(deadline.into());
-            ready!(timer.as_mut().poll(cx));
-        }
     }
 }

@@ -139,6 +139,9 @@ pub(super) struct Args {
     /// To the response head (longer than a Socket.IO long poll)
     #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Upstream")]
     pub(super) response_timeout: String,
+    /// A response of which nothing more comes; `off` for pods that send events now and then
+    #[arg(long, value_name = "DURATION", default_value = "off", help_heading = "Upstream")]
+    pub(super) response_body_idle: String,
     /// Idle keep-alive connections to pods
     #[arg(long, value_name = "DURATION", default_value = "4s", help_heading = "Upstream")]
     pub(super) upstream_idle: String,
@@ -146,6 +149,15 @@ pub(super) struct Args {
     /// Idle keep-alive connections from the ingress
     #[arg(long, value_name = "DURATION", default_value = "120s", help_heading = "Downstream")]
     pub(super) downstream_idle: String,
+    /// A request head, from its first byte to its last
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Downstream")]
+    pub(super) header_timeout: String,
+    /// A request body of which nothing more comes while the pod waits for it
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Downstream")]
+    pub(super) request_body_idle: String,
+    /// A client that takes nothing of what there is for it, tunnels included
+    #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Downstream")]
+    pub(super) write_stall: String,
     /// WebSocket tunnels without a byte in either direction; `off` to keep them
     #[arg(long, value_name = "DURATION", default_value = "off", help_heading = "Downstream")]
     pub(super) tunnel_idle: String,

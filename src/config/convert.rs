@@ -129,6 +129,7 @@ impl Args {
             connect_timeout: setting("connect-timeout", &self.connect_timeout, timeout)?,
             pod_wait: setting("pod-wait", &self.pod_wait, duration)?,
             response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
+            response_body_idle: setting("response-body-idle", &self.response_body_idle, timeout_or_off)?,
             idle: setting("upstream-idle", &self.upstream_idle, timeout)?,
         })
     }
@@ -136,6 +137,9 @@ impl Args {
     fn downstream(&self) -> Result<DownstreamConfig, ConfigError> {
         Ok(DownstreamConfig {
             idle: setting("downstream-idle", &self.downstream_idle, timeout)?,
+            header_timeout: setting("header-timeout", &self.header_timeout, timeout)?,
+            request_body_idle: setting("request-body-idle", &self.request_body_idle, timeout)?,
+            write_stall: setting("write-stall", &self.write_stall, timeout)?,
             tunnel_idle: setting("tunnel-idle", &self.tunnel_idle, timeout_or_off)?,
             tunnel_linger: setting("tunnel-linger", &self.tunnel_linger, timeout)?,
             max_connections: setting("max-connections", &self.max_connections, |text| count(text, 1..=10_000_000))?,

@@ -129,6 +129,12 @@ pub struct RoutingConfig {
 pub struct DownstreamConfig {
     /// `--downstream-idle`: idle keep-alive connections.
     pub idle: Duration,
+    /// `--header-timeout`: a request head, from its first byte to its last.
+    pub header_timeout: Duration,
+    /// `--request-body-idle`: a request body of which nothing more comes.
+    pub request_body_idle: Duration,
+    /// `--write-stall`: a client that takes nothing of what there is for it, tunnels included.
+    pub write_stall: Duration,
     /// `--max-connections`: tunnels included.
     pub max_connections: usize,
     /// `--max-header-bytes`: a request head.
@@ -150,6 +156,8 @@ pub struct UpstreamConfig {
     pub pod_wait: Duration,
     /// `--response-timeout`: to the response head, from the last movement of the request body.
     pub response_timeout: Duration,
+    /// `--response-body-idle`: a response of which nothing more comes; `None` when it is off.
+    pub response_body_idle: Option<Duration>,
     /// `--upstream-idle`: idle keep-alive connections.
     pub idle: Duration,
 }

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::headers::list_elements;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -30,6 +32,28 @@ impl Client {
         let ip = ip.to_canonical();
         Self { ip, text: ip.to_string().into(), trusted: trusted.iter().any(|network| network.contains(&ip)) }
     }
+}
+
+/// The client's address: the right-most of `X-Forwarded-For` that is no trusted proxy's, for each proxy appends whom it
+/// saw, and what stands to the left of that anyone may have written. Where the chain ends, or what is no address stands
+/// in it, the last proxy's.
+pub fn address(headers: &HeaderMap, peer: &Client, trusted: &[IpNet]) -> IpAddr {
+    let mut known = peer.ip;
+    if !peer.trusted {
+        return known;
+    }
+    let lines = headers.get_all(X_FORWARDED_FOR).iter().rev().map(HeaderValue::as_bytes);
+    for element in lines.flat_map(|line| list_elements(line).rev()) {
+        let parsed = std::str::from_utf8(element).ok().and_then(|text| text.parse::<IpAddr>().ok());
+        let Some(ip) = parsed else {
+            return known;
+        };
+        known = ip.to_canonical();
+        if !trusted.iter().any(|network| network.contains(&known)) {
+            return known;
+        }
+    }
+    known
 }
 
 /// Writes the `X-Forwarded-*` lines that the pod gets, besides what passes by itself
@@ -95,5 +119,26 @@ mod tests {
         let trusted = |ip: &str| Client::new(ip.parse().expect("an address"), &networks).trusted;
         assert!(trusted("10.1.2.3") && trusted("::1") && trusted("::ffff:10.1.2.3"));
         assert!(!trusted("11.1.2.3") && !trusted("::2"));
+    }
+
+    #[test]
+    fn the_client_is_the_first_from_the_right_that_is_no_proxy() {
+        let networks = ["10.0.0.0/8".parse().expect("a network")];
+        let address = |peer: [u8; 4], lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(line));
+            }
+            super::address(&headers, &Client::new(peer.into(), &networks), &networks).to_string()
+        };
+        let (ingress, stranger) = ([10, 0, 0, 9], [192, 0, 2, 1]);
+        assert_eq!(address(ingress, &["6.6.6.6, 1.1.1.1", "10.2.2.2,, "]), "1.1.1.1");
+        assert_eq!(address(ingress, &["10.1.1.1, 10.2.2.2"]), "10.1.1.1");
+        assert_eq!(address(ingress, &["1.1.1.1, _hidden, 10.2.2.2"]), "10.2.2.2");
+        assert_eq!(address(ingress, &["::ffff:1.1.1.1"]), "1.1.1.1");
+        for nobody in ["1.1.1.1:80", "[::1]", "fe80::1%lo", "01.1.1.1", "", "\""] {
+            assert_eq!(address(ingress, &[nobody]), "10.0.0.9", "{nobody}");
+        }
+        assert_eq!(address(stranger, &["1.1.1.1"]), "192.0.2.1");
     }
 }

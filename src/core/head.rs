@@ -2,12 +2,15 @@
 //!
 //! hyper has already parsed the bytes; what it lets through and a gateway must not is refused here.
 
-use http::header::{CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    VIA,
+};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::headers::connection_options;
+use super::headers::{connection_options, list_elements};
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +26,27 @@ pub enum Kind {
 pub enum HeadError {
     /// HTTP/1.1 without exactly one valid `Host` (RFC 9112 section 3.2).
     BadHost,
+    /// A target that is none for this method (RFC 9112 section 3.2): a word or an authority, `*` for anything but
+    /// `OPTIONS`, bytes beyond ASCII, a URI that is not `http` or `https` or that names a user (RFC 9110 section 4.2.4).
+    BadTarget,
     /// `CONNECT`, which asks for a tunnel to anywhere, or `TRACE`, which echoes credentials.
     MethodNotAllowed,
     /// A transfer coding other than exactly `chunked`: it would be lost on the way (RFC 9112 section 6.1).
     TransferCoding,
     /// A WebSocket handshake with a body: what follows it could be read as frames.
     UpgradeWithBody,
+    /// An expectation other than `100-continue`: it would be lost on the way (RFC 9110 section 10.1.1).
+    Expectation,
+    /// It has been here too often (RFC 9110 section 7.6).
+    Loop,
 }
+
+/// The name under which the router stands in `Via`, all replicas alike.
+pub const PSEUDONYM: &str = "pod-router";
+
+/// A request that has passed so many routers of this name goes round in circles. One before another is somebody's
+/// design; the circle is a default backend that leads back here.
+const MAX_HOPS: usize = 3;
 
 /// Checks the head and classifies it.
 ///
@@ -41,6 +58,13 @@ pub fn inspect(head: &Parts) -> Result<Kind, HeadError> {
         return Err(HeadError::MethodNotAllowed);
     }
     check_host(head)?;
+    check_target(head)?;
+    if hops(&head.headers) >= MAX_HOPS {
+        return Err(HeadError::Loop);
+    }
+    if head.version != Version::HTTP_10 && !expects_at_most_continue(&head.headers) {
+        return Err(HeadError::Expectation);
+    }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = match (codings.next(), codings.next()) {
         (None, _) => false,
@@ -70,7 +94,46 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
 
 fn is_authority(host: &HeaderValue) -> bool {
     // An empty Host is valid for a target without an authority.
-    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|authority| !authority.as_str().contains('@'))
+    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|authority| names_only_a_host(&authority))
+}
+
+/// A host and perhaps a port of digits: no user, which RFC 9110 section 4.2.4 has taken for an attempt to deceive.
+fn names_only_a_host(authority: &Authority) -> bool {
+    let text = authority.as_str();
+    let port = text.strip_prefix(authority.host());
+    port.is_some_and(|port| port.is_empty() || port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn check_target(head: &Parts) -> Result<(), HeadError> {
+    let valid = match (head.uri.scheme_str(), head.uri.authority()) {
+        (Some("http" | "https"), Some(authority)) => names_only_a_host(authority),
+        (None, None) => head.uri.path().starts_with('/') || head.method == Method::OPTIONS && head.uri.path() == "*",
+        _ => false,
+    };
+    let ascii = head.uri.path_and_query().is_none_or(|target| target.as_str().is_ascii());
+    if valid && ascii { Ok(()) } else { Err(HeadError::BadTarget) }
+}
+
+/// How often this router, or one like it, stands in `Via`: version, name, perhaps a comment (RFC 9110 section 7.6.3).
+fn hops(headers: &HeaderMap) -> usize {
+    let entries = headers.get_all(VIA).iter().map(HeaderValue::as_bytes).flat_map(list_elements);
+    let names = entries.filter_map(|entry| entry.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1));
+    names.filter(|name| *name == PSEUDONYM.as_bytes()).count()
+}
+
+fn expects_at_most_continue(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(EXPECT).iter().map(HeaderValue::as_bytes);
+    lines.flat_map(list_elements).all(|expectation| expectation.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether an `OPTIONS` may not be forwarded any more, but is to be answered here (RFC 9110 section 7.6.2).
+pub fn ends_here(head: &Parts) -> bool {
+    head.method == Method::OPTIONS && max_forwards(&head.headers) == Some(0)
+}
+
+/// How often an `OPTIONS` may still be forwarded, where it says so intelligibly.
+pub fn max_forwards(headers: &HeaderMap) -> Option<u64> {
+    headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok())
 }
 
 /// RFC 6455 section 4.2.1, and RFC 9110 section 7.8 for `Upgrade` under HTTP/1.0, which is ignored.
@@ -160,7 +223,7 @@ mod tests {
         for good in ["a", "a:80", "[::1]:80", ""] {
             assert_eq!(inspect(&head(&[("host", good)])), Ok(Kind::Http), "{good}");
         }
-        for bad in ["a b", "u@a", "a/b", "a:b:c"] {
+        for bad in ["a b", "u@a", "a/b", "a:b:c", "a:b", "[::1", "a, b"] {
             assert_eq!(inspect(&head(&[("host", bad)])), Err(HeadError::BadHost), "{bad}");
         }
         assert_eq!(inspect(&head(&[])), Err(HeadError::BadHost));
@@ -174,5 +237,51 @@ mod tests {
         for coding in ["gzip, chunked", "chunked, chunked", "identity", "xchunked", ""] {
             assert_eq!(with(coding), Err(HeadError::TransferCoding), "{coding}");
         }
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_a_plain_uri() {
+        let with = |method: &str, target: &str| {
+            let request = Request::builder().method(method).uri(target).header("host", "a");
+            inspect(&request.body(()).expect("a head").into_parts().0)
+        };
+        for target in ["/", "//x", "http://a", "https://a:80/x?y", "http://[::1]:/"] {
+            assert_eq!(with("GET", target), Ok(Kind::Http), "{target}");
+        }
+        for target in ["x", "a:80", "*", "/\u{e9}", "/?\u{e9}", "gopher://a/", "http://u@a/", "http://u:p@a/"] {
+            assert_eq!(with("GET", target), Err(HeadError::BadTarget), "{target}");
+        }
+        assert_eq!(with("OPTIONS", "*"), Ok(Kind::Http));
+    }
+
+    #[test]
+    fn a_circle_is_noticed_and_a_chain_is_none() {
+        let via = |lines: &[&str]| {
+            let lines: Vec<_> = [("host", "a")].into_iter().chain(lines.iter().map(|line| ("via", *line))).collect();
+            inspect(&head(&lines))
+        };
+        assert_eq!(via(&["1.1 pod-router, 1.0 x", "1.1 pod-router", "1.1 a-pod-router"]), Ok(Kind::Http));
+        let circle = via(&["1.1 pod-router,HTTP/1.1  pod-router", "1.1 x (y), 1.1 pod-router (z)"]);
+        assert_eq!(circle, Err(HeadError::Loop));
+    }
+
+    #[test]
+    fn only_continue_can_be_expected() {
+        let expecting = |value| inspect(&head(&[("host", "a"), ("expect", value)]));
+        assert_eq!(expecting("100-Continue"), Ok(Kind::Http));
+        for value in ["100-continue, x", "x", "101"] {
+            assert_eq!(expecting(value), Err(HeadError::Expectation), "{value}");
+        }
+    }
+
+    #[test]
+    fn options_may_end_here() {
+        let with = |method: Method, value| {
+            let mut parts = head(&[("host", "a"), ("max-forwards", value)]);
+            parts.method = method;
+            ends_here(&parts)
+        };
+        assert!(with(Method::OPTIONS, "0"));
+        assert!(!with(Method::OPTIONS, "1") && !with(Method::OPTIONS, "x") && !with(Method::GET, "0"));
     }
 }

@@ -12,10 +12,13 @@ pub struct Named<'a>(Vec<&'a [u8]>);
 
 impl<'a> Named<'a> {
     /// Reads `Connection` lines. `Host` and `Content-Length` cannot be named away: the message would mean something
-    /// else.
+    /// else. Nor can what an ingress says of the client.
     pub fn collect(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let known: [&[u8]; 5] = [b"close", b"keep-alive", b"upgrade", b"host", b"content-length"];
-        let named = |option: &&[u8]| !known.iter().any(|known| option.eq_ignore_ascii_case(known));
+        let named = |option: &&[u8]| {
+            let claim = option.get(..X_FORWARDED.len()).is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED));
+            !claim && !known.iter().any(|known| option.eq_ignore_ascii_case(known))
+        };
         Self(lines.flat_map(list_elements).filter(named).collect())
     }
 
@@ -24,8 +27,11 @@ impl<'a> Named<'a> {
     }
 }
 
+/// How the fields begin that tell of the client.
+const X_FORWARDED: &[u8] = b"x-forwarded-";
+
 /// The elements of a comma-separated list (RFC 9110 section 5.6.1), as bytes: one odd line must not hide the others.
-pub fn list_elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list_elements(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     line.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
@@ -43,16 +49,47 @@ pub fn goes_upstream(name: &str, named: &Named<'_>, trusted: bool) -> bool {
         // This hop's: the router itself answers `Expect: 100-continue` when the body is wanted (RFC 9110 section
         // 10.1.1), takes trailers off (section 6.5) and frames the body anew.
         "expect" | "te" | "trailer" | "transfer-encoding" | "content-length" => false,
-        // Written anew; never believed from a client.
-        "host" | "x-request-id" | "x-room-id" | "x-room-pod" | "x-room-epoch" | "x-forwarded-for" => false,
         // RFC 7239's field passes ingresses unchecked, so it is nobody's word.
-        "forwarded" => false,
-        // What anyone else than a trusted proxy could use to claim another origin; the list Traefik clears.
-        "x-forwarded-proto" | "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-server" | "x-forwarded-uri"
-        | "x-forwarded-method" | "x-forwarded-prefix" | "x-forwarded-scheme" | "x-scheme" | "x-real-ip" => trusted,
-        _ => true,
+        "host" | "forwarded" => false,
+        _ => match whose(name) {
+            Whose::Anyones => true,
+            Whose::Ours => false,
+            Whose::Ingresss => trusted,
+        },
     };
     passes && !named.contains(name)
+}
+
+/// Whose word a field is that tells of the client or the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Anyones,
+    /// The router writes it anew and never believes it from a client.
+    Ours,
+    /// Anyone else than a trusted proxy could use it to claim another origin.
+    Ingresss,
+}
+
+fn whose(name: &str) -> Whose {
+    match name {
+        "x-request-id" | "x-room-id" | "x-room-pod" | "x-room-epoch" | "x-forwarded-for" => Whose::Ours,
+        // The list Traefik clears.
+        "x-forwarded-proto"
+        | "x-forwarded-host"
+        | "x-forwarded-port"
+        | "x-forwarded-server"
+        | "x-forwarded-uri"
+        | "x-forwarded-method"
+        | "x-forwarded-prefix"
+        | "x-forwarded-scheme"
+        | "x-forwarded-tls-client-cert"
+        | "x-forwarded-tls-client-cert-info"
+        | "x-scheme"
+        | "x-real-ip" => Whose::Ingresss,
+        // CGI and what descends from it make the same variable of `X_Room_Id` and `X-Room-Id`.
+        _ if name.contains('_') && whose(&name.replace('_', "-")) != Whose::Anyones => Whose::Ours,
+        _ => Whose::Anyones,
+    }
 }
 
 /// Whether a pod's field goes on to the client as it is. `name` is in lower case.
@@ -69,7 +106,9 @@ pub fn goes_downstream(name: &str, named: &Named<'_>) -> bool {
             | "content-length"
             | "x-request-id"
     );
-    passes && !named.contains(name)
+    // Without the announcement no trailer is sent on: one that `Connection` names would be for this hop.
+    let announces = name == "trailer" && !named.0.is_empty();
+    passes && !announces && !named.contains(name)
 }
 
 /// Whether a field may come after the body: none that frames, routes or modifies the message, or is for one hop only
@@ -100,8 +139,13 @@ mod tests {
         for gone in ["x-one", "x-two", "x-four"] {
             assert!(!goes_upstream(gone, &named, false) && !goes_downstream(gone, &named), "{gone}");
         }
+        assert!(goes_upstream("x_three", &named, false));
         assert!(goes_upstream("x-three", &named, false) && goes_downstream("x-three", &named));
         assert!(!named.contains("host") && !named.contains("content-length"));
+        assert!(!goes_downstream("trailer", &named) && goes_downstream("trailer", &Named::default()));
+        let claims: [&[u8]; 1] = [b"X-Forwarded-Proto, x-real-ip"];
+        let claims = Named::collect(claims.into_iter());
+        assert!(goes_upstream("x-forwarded-proto", &claims, true) && !goes_upstream("x-real-ip", &claims, true));
     }
 
     #[test]
@@ -110,7 +154,9 @@ mod tests {
         for claim in ["x-forwarded-proto", "x-forwarded-host", "x-real-ip", "x-forwarded-prefix"] {
             assert!(goes_upstream(claim, &none, true) && !goes_upstream(claim, &none, false), "{claim}");
         }
-        for never in ["forwarded", "x-room-id", "x-room-pod", "x-room-epoch", "x-request-id"] {
+        for never in
+            ["forwarded", "x-room-id", "x-room-pod", "x-room-epoch", "x-request-id", "x_room_id", "x-forwarded_proto"]
+        {
             assert!(!goes_upstream(never, &none, true), "{never}");
         }
     }

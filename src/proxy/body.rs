@@ -64,8 +64,10 @@ impl ResponseBody {
     /// at its next turn: what the pod did send reaches the client.
     fn break_off<T>(&mut self, broken: Broken, cx: &mut Context<'_>) -> Poll<T> {
         tracing::debug!(%broken, "a response broke off");
-        if !matches!(broken, Broken::Upload(_)) {
-            self.record.broken_by_pod();
+        match broken {
+            Broken::Connection(_) | Broken::Body(_) => self.record.broken_by_pod(),
+            Broken::Stalled => self.record.cut("pod-stalled"),
+            Broken::Upload(_) => {}
         }
         self.broken = Some(broken);
         cx.waker().wake_by_ref();

@@ -3,12 +3,17 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::reject;
 use super::socket::with_buffer;
 use crate::core::forwarded::Client;
 use crate::metrics::Held;
@@ -26,8 +31,35 @@ pub struct Downstream {
     pub upgrading: Cell<bool>,
     /// Since when nothing is under way; `None` while a request is.
     idle_since: Cell<Option<Instant>>,
+    /// The requests so far.
+    requests: Cell<u64>,
+    socket: Arc<SocketState>,
     /// Counts the connection for as long as it, or the tunnel it became, lives.
     _permit: Permit,
+}
+
+/// What is known of a client's socket, which hyper holds. Atomics, because hyper wants it to be `Send`; both ends are on
+/// one thread.
+#[derive(Debug, Default)]
+struct SocketState {
+    /// Something has come since the last request ended, or the connection was accepted.
+    heard: AtomicBool,
+    /// Writes that the client has taken.
+    taken: AtomicU64,
+    /// Whether it does not take the next one.
+    stuck: AtomicBool,
+    /// An [`Ending`].
+    ending: AtomicU8,
+}
+
+/// How a client's connection is ended that has not ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// With a 408: its request head did not come to an end.
+    SlowHead = 1,
+    /// With a reset: it does not take what there is for it, and the kernel would go on offering it.
+    SlowReader = 2,
 }
 
 /// A place among `--max-connections`.
@@ -36,7 +68,31 @@ pub type Permit = Held;
 impl Downstream {
     /// A connection that has just been accepted.
     pub fn new(client: Client, permit: Permit) -> Self {
-        Self { client, upgrading: Cell::new(false), idle_since: Cell::new(Some(Instant::now())), _permit: permit }
+        Self {
+            client,
+            upgrading: Cell::new(false),
+            idle_since: Cell::new(Some(Instant::now())),
+            requests: Cell::new(0),
+            socket: Arc::default(),
+            _permit: permit,
+        }
+    }
+
+    /// Which request's head has begun to come and is not complete, counted from 0. One that came together with the end
+    /// of an earlier request is not seen until more of it comes.
+    pub fn incomplete_head(&self) -> Option<u64> {
+        let waiting = self.idle_since.get().is_some() && self.socket.heard.load(Ordering::Relaxed);
+        waiting.then(|| self.requests.get())
+    }
+
+    /// Which write the client does not take, counted from 0.
+    pub fn stuck_write(&self) -> Option<u64> {
+        self.socket.stuck.load(Ordering::Relaxed).then(|| self.socket.taken.load(Ordering::Relaxed))
+    }
+
+    /// Says how the connection is to be ended when it is dropped.
+    pub fn end_with(&self, ending: Ending) {
+        self.socket.ending.store(ending as u8, Ordering::Relaxed);
     }
 
     /// Since when the connection has been waiting for a request, if it is.
@@ -47,39 +103,77 @@ impl Downstream {
     /// A request begins.
     pub(super) fn begin(&self) {
         self.idle_since.set(None);
+        self.requests.set(self.requests.get() + 1);
     }
 
     /// It has ended.
     pub(super) fn end(&self, now: Instant) {
         self.idle_since.set(Some(now));
+        self.socket.heard.store(false, Ordering::Relaxed);
     }
 }
 
 /// A client's socket as hyper gets it.
 #[derive(Debug)]
-pub struct ClientSocket(TcpStream);
+pub struct ClientSocket {
+    /// There until it is taken for a tunnel.
+    stream: Option<TcpStream>,
+    state: Arc<SocketState>,
+}
 
 impl ClientSocket {
-    /// Wraps an accepted socket.
-    pub fn new(stream: TcpStream) -> Self {
-        Self(stream)
+    /// Wraps the accepted socket of this connection.
+    pub fn new(stream: TcpStream, downstream: &Downstream) -> Self {
+        Self { stream: Some(stream), state: Arc::clone(&downstream.socket) }
     }
 
     /// The socket, for a tunnel.
-    pub(super) fn into_stream(self) -> TcpStream {
-        self.0
+    pub(super) fn into_stream(mut self) -> TcpStream {
+        self.stream.take().expect("it is taken once, and only here")
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
+    }
+
+    fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.stuck.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.state.taken.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        let (Some(stream), ending) = (&self.stream, self.state.ending.load(Ordering::Relaxed)) else {
+            return;
+        };
+        // Whoever does not take these either is owed no more.
+        if ending == Ending::SlowHead as u8 {
+            let _ = stream.try_write(reject::SLOW_HEAD);
+        } else if ending == Ending::SlowReader as u8 {
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 
 impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = self.stream().poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.state.heard.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        let written = self.stream().poll_write(cx, bytes);
+        self.note_write(written)
     }
 
     fn poll_write_vectored(
@@ -87,8 +181,8 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.0);
-        match parts {
+        let stream = self.stream();
+        let written = match parts {
             [only] => stream.poll_write(cx, only),
             _ if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL => stream.poll_write_vectored(cx, parts),
             _ => with_buffer(|buffer| {
@@ -99,7 +193,8 @@ impl AsyncWrite for ClientSocket {
                 }
                 stream.poll_write(cx, &buffer[..length])
             }),
-        }
+        };
+        self.note_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {

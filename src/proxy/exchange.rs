@@ -42,6 +42,20 @@ pub(super) struct Exchange {
     received: Bytes,
     body: Decoder,
     keep_alive: bool,
+    patience: Patience,
+    /// Since when more of the response is waited for; kept only where there is a limit to that.
+    awaited: Option<Instant>,
+}
+
+/// How long may pass without anything happening.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// `--response-timeout`: until the response head.
+    pub(super) response: Duration,
+    /// `--request-body-idle`: until more of the request's body comes.
+    pub(super) request_body: Duration,
+    /// `--response-body-idle`: until more of the response's body comes.
+    pub(super) response_body: Option<Duration>,
 }
 
 /// A failed attempt, and the request where nothing of it was sent.
@@ -60,6 +74,8 @@ pub(super) enum Broken {
     Connection(io::Error),
     /// The pod's framing is wrong, or the connection closed too early.
     Body(BodyError),
+    /// Nothing more came for `--response-body-idle`.
+    Stalled,
     /// The client's request body failed while the response was under way.
     Upload(hyper::Error),
 }
@@ -77,16 +93,19 @@ enum NoHead {
     Timeout,
     /// The client's body failed.
     Upload(hyper::Error),
+    /// `--request-body-idle` is over.
+    SlowUpload,
 }
 
 impl Exchange {
     /// An exchange that has not begun.
-    pub(super) fn new(lease: Lease, upload: Upload) -> Box<Self> {
-        Box::new(Self { lease, upload, received: Bytes::new(), body: Decoder::EMPTY, keep_alive: false })
+    pub(super) fn new(lease: Lease, upload: Upload, patience: Patience) -> Box<Self> {
+        let (received, body) = (Bytes::new(), Decoder::EMPTY);
+        Box::new(Self { lease, upload, received, body, keep_alive: false, patience, awaited: None })
     }
 
-    /// Sends the request and waits for the response head, at most `timeout` from `now` or the last movement of the
-    /// request's body. The head's fields go into `map`.
+    /// Sends the request and waits for the response head, from `now` or the last movement of the request's body on. The
+    /// head's fields go into `map`.
     ///
     /// # Errors
     ///
@@ -96,13 +115,17 @@ impl Exchange {
         method: &Method,
         map: &mut HeaderMap,
         now: Instant,
-        timeout: Duration,
     ) -> Result<(Head, Box<Self>), Unanswered> {
         let head = poll_fn(|cx| {
             let head = self.poll_head(method, map, cx);
             if head.is_pending() {
-                let deadline = self.upload.moved().unwrap_or(now) + timeout;
-                return self.lease.poll_deadline(cx, deadline).map(|()| Err(NoHead::Timeout));
+                let since = self.upload.moved().unwrap_or(now);
+                // Whoever is waited for is the one who is slow.
+                let (patience, overdue) = match self.upload.awaits_client() {
+                    true => (self.patience.request_body, NoHead::SlowUpload),
+                    false => (self.patience.response, NoHead::Timeout),
+                };
+                return self.lease.poll_deadline(cx, since + patience).map(|()| Err(overdue));
             }
             head
         });
@@ -117,6 +140,7 @@ impl Exchange {
         tracing::debug!(%error, sent, "no answer from the pod");
         let (timed_out, stage) = match error {
             NoHead::Upload(_) => (false, Stage::Upload),
+            NoHead::SlowUpload => (true, Stage::Upload),
             NoHead::Timeout => (true, Stage::Head),
             NoHead::Connection(_) if !sent => (false, Stage::Send),
             NoHead::Connection(_) | NoHead::Head(_) | NoHead::TooLong => (false, Stage::Head),
@@ -180,11 +204,24 @@ impl Exchange {
             if self.body.is_done() {
                 return Poll::Ready(None);
             }
-            self.received = ready!(self.poll_receive(cx)).map_err(Broken::Connection)?;
+            self.received = match self.poll_receive(cx) {
+                Poll::Ready(received) => received.map_err(Broken::Connection)?,
+                Poll::Pending => return self.poll_stalled(cx).map(|()| Some(Err(Broken::Stalled))),
+            };
+            self.awaited = None;
             if self.received.is_empty() {
                 self.body.close().map_err(Broken::Body)?;
             }
         }
+    }
+
+    /// Ready when nothing more has come of the response for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(patience) = self.patience.response_body else {
+            return Poll::Pending;
+        };
+        let since = *self.awaited.get_or_insert_with(Instant::now);
+        self.lease.poll_deadline(cx, since + patience)
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
@@ -257,6 +294,7 @@ impl fmt::Display for NoHead {
             Self::TooLong => f.write_str("the response head is too long"),
             Self::Timeout => f.write_str("--response-timeout is over"),
             Self::Upload(error) => write!(f, "the client's body failed: {error}"),
+            Self::SlowUpload => f.write_str("--request-body-idle is over"),
         }
     }
 }
@@ -268,6 +306,7 @@ impl fmt::Display for Broken {
             Self::Body(BodyError::CutOff) => f.write_str("the pod closed the connection within its response"),
             Self::Body(BodyError::Chunk) => f.write_str("the pod's chunked coding is broken"),
             Self::Body(BodyError::TooLarge) => f.write_str("the pod's chunk extensions or trailers are too large"),
+            Self::Stalled => f.write_str("--response-body-idle is over"),
             Self::Upload(error) => write!(f, "the client's body failed: {error}"),
         }
     }

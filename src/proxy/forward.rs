@@ -11,13 +11,12 @@ use http::request::Parts;
 use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
-use hyper::upgrade::OnUpgrade;
 
 use super::body::ResponseBody;
-use super::exchange::{Exchange, Unanswered};
+use super::exchange::{Exchange, Patience, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
-use super::upgrade;
+use super::upgrade::{self, Offer};
 use super::upload::Upload;
 use super::upstream::Endpoint;
 use super::{Downstream, Proxy, Route};
@@ -123,9 +122,8 @@ impl<D: Directory> Forwarding<'_, D> {
             Err(failure) => return Err(Unanswered { failure, unsent: Some(upload) }),
         };
         let reused = lease.was_reused();
-        let timeout = self.proxy.config.upstream.response_timeout;
-        let exchange = Exchange::new(lease, upload);
-        exchange.begin(&head.method, &mut head.headers, now, timeout).await.map_err(|mut unanswered| {
+        let exchange = Exchange::new(lease, upload, self.patience());
+        exchange.begin(&head.method, &mut head.headers, now).await.map_err(|mut unanswered| {
             if !unanswered.failure.timed_out && unanswered.failure.stage != Stage::Upload {
                 pool.evict(endpoint);
             }
@@ -135,6 +133,15 @@ impl<D: Directory> Forwarding<'_, D> {
             }
             unanswered
         })
+    }
+
+    fn patience(&self) -> Patience {
+        let config = &self.proxy.config;
+        Patience {
+            response: config.upstream.response_timeout,
+            request_body: config.downstream.request_body_idle,
+            response_body: config.upstream.response_body_idle,
+        }
     }
 
     fn endpoint(&self, route: &Route, turn: usize, attempt: u32) -> Rc<Endpoint> {
@@ -196,7 +203,7 @@ impl<D: Directory> Forwarding<'_, D> {
         head: Head,
         exchange: Box<Exchange>,
         mut record: Box<Record>,
-        on_upgrade: Option<OnUpgrade>,
+        offer: Option<Box<Offer>>,
     ) -> Response<ResponseBody> {
         exchange.lease().endpoint().count(head.status);
         let mut response = Response::new(());
@@ -207,7 +214,8 @@ impl<D: Directory> Forwarding<'_, D> {
             response.extensions_mut().insert(reason);
         }
         if reject::is_switch(head.status) {
-            let Some(on_client) = on_upgrade.filter(|_| head.websocket) else {
+            let accepted = offer.filter(|offer| head.websocket && offer.is_accepted_by(response.headers()));
+            let Some(on_client) = accepted.map(|offer| offer.on_client) else {
                 return self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true });
             };
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));

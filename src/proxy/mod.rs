@@ -28,10 +28,9 @@ use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::upgrade::OnUpgrade;
 
 pub use body::ResponseBody;
-pub use client::{ClientSocket, Downstream, Permit};
+pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use dns::Dns;
 pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
 pub use socket::tune;
@@ -39,11 +38,12 @@ pub use socket::tune;
 use self::forward::{Forwarding, GivenUp};
 use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Answer;
+use self::upgrade::Offer;
 use self::upstream::{Endpoint, Pool};
 use crate::config::Config;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Plan};
-use crate::core::forwarded::Client;
+use crate::core::forwarded::{self, Client};
 use crate::core::head::{self, Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
@@ -97,6 +97,7 @@ impl<D: Directory> Proxy<D> {
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,
+            stall: config.downstream.write_stall,
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
         });
@@ -116,11 +117,16 @@ impl<D: Directory> Proxy<D> {
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
-        let mut record = Record::open(&self.ledger, Instant::now(), &downstream, &head, request_id);
+        let trusted = &self.config.downstream.trusted_proxies;
+        let client = forwarded::address(&head.headers, &downstream.client, trusted);
+        let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
         let kind = match head::inspect(&head) {
             Ok(kind) => kind,
             Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
         };
+        if head::ends_here(&head) {
+            return Ok(self.answer(record, reject::options(!body.is_end_stream())));
+        }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
         }
@@ -129,12 +135,12 @@ impl<D: Directory> Proxy<D> {
             Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
             Err(reject) => return Ok(self.refuse(record, reject, &body)),
         };
-        let on_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| kind == Kind::WebSocket);
-        downstream.upgrading.set(on_upgrade.is_some());
+        let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
+        downstream.upgrading.set(offer.is_some());
         let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
         let answered = forwarding.run(head, body, route, &mut record).await;
         let response = match answered {
-            Ok((head, exchange)) => forwarding.respond(head, exchange, record, on_upgrade),
+            Ok((head, exchange)) => forwarding.respond(head, exchange, record, offer),
             Err(given_up) => self.give_up(record, &given_up),
         };
         downstream.upgrading.set(reject::is_switch(response.status()));
@@ -178,10 +184,12 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// An answer of the router's own to a request that cannot be served. The connection ends where the request's body
-    /// has not been read (RFC 9112 section 9.3).
+    /// has not been read (RFC 9112 section 9.3), and where the head is not to be trusted: what follows it may be meant
+    /// for somebody else, as what follows a `CONNECT` is.
     fn refuse(&self, mut record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         self.refuse_with(&mut record, reject);
-        let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), !body.is_end_stream());
+        let close = !body.is_end_stream() || matches!(reject, Reject::Head(_));
+        let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), close);
         self.answer(record, answer)
     }
 

@@ -3,6 +3,7 @@
 //! Dropping is the one thing that happens to every request, however it ends, so nothing can be forgotten. What must
 //! not be written is left out here: no query string (it carries `sid`s and tokens), no header value but the request id.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub(super) struct Record {
     /// When the response head was ready.
     answered: Option<(Instant, StatusCode)>,
     downstream: Rc<Downstream>,
+    /// Its address, as far as the peer is to be believed.
+    client: IpAddr,
     method: Method,
     target: Uri,
     request_id: HeaderValue,
@@ -79,6 +82,7 @@ impl Record {
         ledger: &Rc<Ledger>,
         started: Instant,
         downstream: &Rc<Downstream>,
+        client: IpAddr,
         head: &http::request::Parts,
         request_id: HeaderValue,
     ) -> Box<Self> {
@@ -88,6 +92,7 @@ impl Record {
             started,
             answered: None,
             downstream: Rc::clone(downstream),
+            client,
             method: head.method.clone(),
             target: head.uri.clone(),
             request_id,
@@ -127,6 +132,12 @@ impl Record {
     /// The response body has ended as it should.
     pub(super) fn complete(&mut self) {
         self.complete = true;
+    }
+
+    /// The exchange is cut off, for this reason.
+    pub(super) fn cut(&mut self, reason: &'static str) {
+        self.error = Some(reason);
+        self.ledger.metrics.rejected.with_label_values(&[reason]).inc();
     }
 
     /// The pod broke its response off.
@@ -172,7 +183,7 @@ impl Drop for Record {
             duration_ms = millis(now - self.started),
             bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
             bytes_out = self.bytes_out,
-            client = %self.downstream.client.ip,
+            client = %self.client,
             "request"
         );
     }

@@ -16,9 +16,9 @@ use crate::directory::resolver::PlacementError;
 /// The header that tells an answer of the router's own from a pod's.
 pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod-router-error");
 
-/// Every code of an answer of the router's own, the listener's included; the README's list, and the label values of
-/// `pod_router_rejected_total`.
-pub const CODES: [&str; 19] = [
+/// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
+/// list, and the label values of `pod_router_rejected_total`.
+pub const CODES: [&str; 25] = [
     "bad-assignment",
     "bad-host",
     "bad-request",
@@ -27,13 +27,19 @@ pub const CODES: [&str; 19] = [
     "duplicate-room",
     "duplicate-sid",
     "encoded-room",
+    "expectation",
     "head-too-large",
     "invalid-room",
+    "loop",
     "method-not-allowed",
     "no-capacity",
     "pod-closed",
+    "pod-stalled",
     "pod-timeout",
     "pod-unreachable",
+    "slow-body",
+    "slow-head",
+    "slow-reader",
     "too-many-connections",
     "transfer-coding",
     "unassigned-room",
@@ -53,7 +59,7 @@ pub enum Reject {
     Placement(PlacementError),
     /// The pod did not answer, or not sensibly.
     Pod(Failure),
-    /// The pod answered a WebSocket handshake with a 101 that does not match, or sent a 101 nobody asked for.
+    /// The pod answered a WebSocket handshake with a 101 that does not match (protocol, key), or sent one nobody asked for.
     BadUpgrade,
 }
 
@@ -89,11 +95,25 @@ pub(super) fn redirect(location: &str) -> Answer {
     Answer { status: StatusCode::FOUND, headers, body: Bytes::new() }
 }
 
+/// The answer to an `OPTIONS` that may not be forwarded any more (RFC 9110 section 7.6.2).
+pub(super) fn options(close: bool) -> Answer {
+    let mut headers = HeaderMap::with_capacity(4);
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
+}
+
 /// Written to a connection over `--max-connections` before it is closed; it gets no request handled.
 pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 113\r\n\r\n\
     {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}";
+
+/// Written to a connection whose request head does not come to an end, before it is closed.
+pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    x-pod-router-error: slow-head\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 93\r\n\r\n\
+    {\"error\":\"slow-head\",\"message\":\"The request's head was not complete in time.\",\"requestId\":\"\"}";
 
 /// Whether the pod's final answer to a WebSocket handshake is a switch of protocols.
 pub(super) fn is_switch(status: StatusCode) -> bool {
@@ -122,7 +142,11 @@ impl Reject {
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Head(HeadError::BadHost | HeadError::UpgradeWithBody) => StatusCode::BAD_REQUEST,
+            Self::Head(HeadError::BadHost | HeadError::BadTarget | HeadError::UpgradeWithBody) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Head(HeadError::Expectation) => StatusCode::EXPECTATION_FAILED,
+            Self::Head(HeadError::Loop) => StatusCode::LOOP_DETECTED,
             Self::Head(HeadError::MethodNotAllowed) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(HeadError::TransferCoding) => StatusCode::NOT_IMPLEMENTED,
             Self::Affinity(
@@ -138,7 +162,8 @@ impl Reject {
             }
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
-                (Stage::Upload, _) => StatusCode::BAD_REQUEST,
+                (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
+                (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
                 (Stage::Head, false) => StatusCode::BAD_GATEWAY,
             },
@@ -150,6 +175,9 @@ impl Reject {
     pub fn code(self) -> &'static str {
         match self {
             Self::Head(HeadError::BadHost) => "bad-host",
+            Self::Head(HeadError::BadTarget) => "bad-request",
+            Self::Head(HeadError::Expectation) => "expectation",
+            Self::Head(HeadError::Loop) => "loop",
             Self::Head(HeadError::UpgradeWithBody) => "upgrade-with-body",
             Self::Head(HeadError::MethodNotAllowed) => "method-not-allowed",
             Self::Head(HeadError::TransferCoding) => "transfer-coding",
@@ -159,7 +187,8 @@ impl Reject {
             Self::Placement(PlacementError::DirectoryUnavailable) => "directory-unavailable",
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
-                (Stage::Upload, _) => "bad-request",
+                (Stage::Upload, true) => "slow-body",
+                (Stage::Upload, false) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
                 (Stage::Head, false) => "pod-closed",
             },
@@ -171,6 +200,11 @@ impl Reject {
     pub fn message(self) -> &'static str {
         match self {
             Self::Head(HeadError::BadHost) => "The request needs exactly one valid Host header.",
+            Self::Head(HeadError::BadTarget) => "The request's target is neither a path nor an http URI.",
+            Self::Head(HeadError::Expectation) => "The only expectation understood here is 100-continue.",
+            Self::Head(HeadError::Loop) => {
+                "The request has passed pod-router several times: a backend's address leads back to the router."
+            }
             Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",
             Self::Head(HeadError::MethodNotAllowed) => "CONNECT and TRACE are not served here.",
             Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
@@ -194,7 +228,8 @@ impl Reject {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
                     "The pod cannot be reached at the moment; try again."
                 }
-                (Stage::Upload, _) => "The request's body broke off, or is malformed.",
+                (Stage::Upload, true) => "Nothing more came of the request's body.",
+                (Stage::Upload, false) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
                 (Stage::Head, false) => {
                     "The pod closed the connection without a valid answer; the request was not repeated."
@@ -211,11 +246,15 @@ mod tests {
     use crate::core::assignment::BadAssignment;
 
     #[test]
-    fn the_canned_answer_is_well_formed() {
-        let text = std::str::from_utf8(TOO_MANY_CONNECTIONS).expect("ASCII");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        serde_json::from_str::<serde_json::Value>(body).expect("JSON");
+    fn the_canned_answers_are_well_formed() {
+        for answer in [TOO_MANY_CONNECTIONS, SLOW_HEAD] {
+            let text = std::str::from_utf8(answer).expect("ASCII");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+            let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+            let code = body["error"].as_str().expect("a code");
+            assert!(CODES.contains(&code) && head.contains(&format!("x-pod-router-error: {code}\r\n")));
+        }
     }
 
     #[test]
@@ -225,6 +264,9 @@ mod tests {
             .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
         let all = [
             Reject::Head(HeadError::BadHost),
+            Reject::Head(HeadError::BadTarget),
+            Reject::Head(HeadError::Expectation),
+            Reject::Head(HeadError::Loop),
             Reject::Head(HeadError::MethodNotAllowed),
             Reject::Head(HeadError::TransferCoding),
             Reject::Head(HeadError::UpgradeWithBody),

@@ -32,6 +32,8 @@ pub(super) enum End {
     Lingered,
     /// Nothing moved for `--tunnel-idle`.
     Idle,
+    /// The client took nothing for `--write-stall`.
+    SlowReader,
     /// The router is shutting down.
     Drained,
     /// The client's connection broke.
@@ -47,6 +49,8 @@ pub(super) struct Common {
     pub(super) metrics: Arc<Metrics>,
     /// `--tunnel-idle`.
     pub(super) idle: Option<Duration>,
+    /// `--write-stall`.
+    pub(super) stall: Duration,
     /// `--tunnel-linger`: for the second half after the first has ended.
     pub(super) linger: Duration,
     /// When draining, tunnels end at random moments within this.
@@ -65,6 +69,8 @@ pub(super) struct Tunnel {
     common: Rc<Common>,
     member: Member,
     active: Instant,
+    /// Since when the client takes nothing of what there is for it.
+    stuck: Option<Instant>,
     half_closed: Option<Instant>,
     drain_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -195,6 +201,7 @@ impl Tunnel {
             common,
             member,
             active: Instant::now(),
+            stuck: None,
             half_closed: None,
             drain_at: None,
             timer: None,
@@ -204,14 +211,19 @@ impl Tunnel {
     /// Relays. Ready at the end; the sockets are then to be dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let end = ready!(self.poll_relay(cx));
-        let broken = match end {
-            End::ClientReset => Some(&self.pod),
-            End::PodReset => Some(&self.client),
-            End::Closed | End::Lingered | End::Idle | End::Drained => None,
+        let broken: &[&TcpStream] = match end {
+            End::ClientReset => &[&self.pod],
+            End::PodReset => &[&self.client],
+            // The kernel would go on offering it what is left.
+            End::SlowReader => &[&self.client, &self.pod],
+            End::Closed | End::Lingered | End::Idle | End::Drained => &[],
         };
-        if let Some(socket) = broken {
+        for socket in broken {
             // A reset is passed on as one: a FIN would make a message that was cut off look complete.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(*socket).set_linger(Some(Duration::ZERO));
+        }
+        if end == End::SlowReader {
+            self.common.metrics.rejected.with_label_values(&["slow-reader"]).inc();
         }
         Poll::Ready(end)
     }
@@ -226,6 +238,11 @@ impl Tunnel {
         let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up);
         let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut moved_down);
         self.count(moved_up, moved_down);
+        if self.down.pending.is_empty() {
+            self.stuck = None;
+        } else if moved_down > 0 || self.stuck.is_none() {
+            self.stuck = Some(Instant::now());
+        }
         let up = match up {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::PodReset),
@@ -267,6 +284,7 @@ impl Tunnel {
                 self.half_closed.map(|at| (at + self.common.linger, End::Lingered)),
                 self.common.idle.map(|idle| (self.active + idle, End::Idle)),
                 self.drain_at.map(|at| (at, End::Drained)),
+                self.stuck.map(|at| (at + self.common.stall, End::SlowReader)),
             ];
             let Some((at, end)) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) else {
                 return Poll::Pending;
@@ -291,6 +309,7 @@ impl End {
             Self::Closed => "closed",
             Self::Lingered => "half-closed",
             Self::Idle => "idle",
+            Self::SlowReader => "slow-reader",
             Self::Drained => "drained",
             Self::ClientReset => "client-reset",
             Self::PodReset => "pod-reset",

@@ -8,10 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::client::ClientSocket;
 use super::exchange::Exchange;
@@ -24,6 +27,32 @@ use crate::metrics::Held;
 
 /// How long the 101 may take to reach the client and free both sockets.
 const HAND_OVER: Duration = Duration::from_secs(10);
+
+/// A WebSocket handshake that a pod may accept.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// Gives the client's socket back after the 101.
+    pub(super) on_client: OnUpgrade,
+    /// The `Sec-WebSocket-Accept` that answers this handshake and no other.
+    accept: String,
+}
+
+impl Offer {
+    /// The offer of a request that is a handshake.
+    pub(super) fn take(head: &mut Parts) -> Option<Box<Self>> {
+        let on_client = head.extensions.remove::<OnUpgrade>()?;
+        let key = head.headers.get(SEC_WEBSOCKET_KEY)?;
+        let accept = derive_accept_key(key.as_bytes());
+        Some(Box::new(Self { on_client, accept }))
+    }
+
+    /// Whether the pod has understood what was asked (RFC 6455 section 4.2.2): a 101 for any other reason, or from a
+    /// pod that is out of step with its requests, must not open a tunnel.
+    pub(super) fn is_accepted_by(&self, headers: &HeaderMap) -> bool {
+        let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
+        matches!((accepts.next(), accepts.next()), (Some(accept), None) if accept == self.accept.as_str())
+    }
+}
 
 /// Hands both sockets to a tunnel. The 101 that frees the client's is still to be returned by the caller.
 pub(super) fn start<D: Directory>(

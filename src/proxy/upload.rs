@@ -37,6 +37,8 @@ pub(super) struct Upload {
 pub(super) struct Progress {
     /// When it last moved.
     moved: Cell<Instant>,
+    /// Whether it is the client that is waited for.
+    awaited: Cell<bool>,
     /// Bytes of body handed to the pod's socket.
     pub(super) bytes: Cell<u64>,
 }
@@ -55,7 +57,9 @@ impl Upload {
     pub(super) fn new(head: Vec<u8>, body: Incoming, framing: Framing, now: Instant) -> Self {
         let room_at = head.len();
         let body = (framing != Framing::None).then_some(body);
-        let progress = body.is_some().then(|| Rc::new(Progress { moved: Cell::new(now), bytes: Cell::new(0) }));
+        let progress = body
+            .is_some()
+            .then(|| Rc::new(Progress { moved: Cell::new(now), awaited: Cell::new(false), bytes: Cell::new(0) }));
         let chunked = framing == Framing::Chunked;
         Self { lead: (head, 0), room_at, data: Bytes::new(), tail: b"", body, chunked, sent: false, progress }
     }
@@ -90,11 +94,17 @@ impl Upload {
     pub(super) fn abandon(&mut self) {
         self.lead = (Vec::new(), 0);
         (self.data, self.tail, self.body) = (Bytes::new(), b"", None);
+        self.progress.iter().for_each(|progress| progress.awaited.set(false));
     }
 
     /// When the body last moved, if there is one: a long upload is no silence of the pod's.
     pub(super) fn moved(&self) -> Option<Instant> {
         self.progress.as_ref().map(|progress| progress.moved.get())
+    }
+
+    /// Whether more of the body is wanted than the client has sent.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.awaited.get())
     }
 
     /// Sends what can be sent. Ready when all of it has gone.
@@ -111,8 +121,9 @@ impl Upload {
             let Some(body) = &mut self.body else {
                 return Poll::Ready(Ok(()));
             };
-            let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose().map_err(SendError::Client)?;
-            self.progress.iter().for_each(|progress| progress.moved.set(Instant::now()));
+            let frame = Pin::new(&mut *body).poll_frame(cx);
+            self.progress.iter().for_each(|progress| progress.note(frame.is_pending()));
+            let frame = ready!(frame).transpose().map_err(SendError::Client)?;
             // A body of known length is over with its last byte: hyper tells so only at its next turn.
             let over = body.is_end_stream() && !self.chunked;
             match frame.map(hyper::body::Frame::into_data) {
@@ -167,6 +178,16 @@ impl Upload {
         if self.data.is_empty() {
             // An emptied `Bytes` would hold on to its allocation while the client is slow.
             self.data = Bytes::new();
+        }
+    }
+}
+
+impl Progress {
+    /// The client was asked for more. Its silence counts from when it was first asked.
+    fn note(&self, pending: bool) {
+        let before = self.awaited.replace(pending);
+        if !(before && pending) {
+            self.moved.set(Instant::now());
         }
     }
 }

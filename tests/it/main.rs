@@ -6,6 +6,8 @@
 mod admin;
 mod bodies;
 mod cli;
+mod conformance;
+mod corpus;
 mod directory;
 mod dns;
 mod drain;

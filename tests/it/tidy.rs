@@ -1,10 +1,12 @@
 //! The house rules, checked: layers, lengths, bans. Each failure names the file and the rule's reason.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
+    ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
     ("drain", &[]),
@@ -69,24 +71,29 @@ impl Source {
     }
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// The Rust files below a folder: their paths in it, with slashes, and their texts.
+fn files(root: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![root.clone()];
+    let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("src can be read") {
-            let path: PathBuf = entry.expect("src can be read").path();
+        for entry in fs::read_dir(&folder).expect("the folder can be read") {
+            let path: PathBuf = entry.expect("the folder can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("sources are UTF-8");
-                let below = path.strip_prefix(&root).expect("found below it").to_string_lossy().replace('\\', "/");
-                found.push(Source { path: below, text });
+                let below = path.strip_prefix(root).expect("found below it").to_string_lossy().replace('\\', "/");
+                found.push((below, text));
             }
         }
     }
-    assert!(found.len() > 30, "where are the sources?");
     found
+}
+
+fn sources() -> Vec<Source> {
+    let found = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(found.len() > 30, "where are the sources?");
+    found.into_iter().map(|(path, text)| Source { path, text }).collect()
 }
 
 /// The crate's modules that a file names: `crate::x`, or `pod_router::{x, y}` in `main.rs`.
@@ -161,4 +168,23 @@ fn every_dependency_says_what_it_is_for() {
         assert!(line.contains(" # "), "no reason given: {line}");
         assert!(line.contains("default-features = false"), "default features: {line}");
     }
+}
+
+/// The names that `text` has after `before`, where they begin with `rfc`.
+fn clauses<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
+    let names = text.split(before).skip(1);
+    names
+        .map(|rest| rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default())
+        .filter(|name| name.starts_with("rfc"))
+}
+
+/// `src/conformance.rs` names the tests of all clauses, and only tests that there are.
+#[test]
+fn the_table_of_clauses_is_that_of_the_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = files(&root.join("tests/it")).into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("\n");
+    let table = fs::read_to_string(root.join("src/conformance.rs")).expect("it is there");
+    let (named, there): (BTreeSet<_>, BTreeSet<_>) = (clauses(&table, "`").collect(), clauses(&tests, "fn ").collect());
+    assert!(there.len() > 40, "where are the tests?");
+    assert_eq!(named, there, "only on the left: no such test; only on the right: not in the table");
 }

@@ -5,13 +5,13 @@
 
 use std::io::Write as _;
 
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, HOST, MAX_FORWARDS, TE};
 use http::request::Parts;
-use http::{HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::core::assignment::Assignment;
 use crate::core::forwarded::{self, Client};
-use crate::core::head::Kind;
+use crate::core::head::{Kind, max_forwards};
 use crate::core::headers::{self, Named};
 use crate::core::room::RoomId;
 
@@ -54,7 +54,11 @@ pub fn head(head: &Parts, added: &Added<'_>) -> Vec<u8> {
     };
     line(&mut out, "host", host);
     let named = Named::collect(head.headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
+    let forwards = if head.method == Method::OPTIONS { max_forwards(&head.headers) } else { None };
     for (name, value) in &head.headers {
+        if forwards.is_some() && name == MAX_FORWARDS {
+            continue;
+        }
         if headers::goes_upstream(name.as_str(), &named, added.client.trusted) {
             line(&mut out, name.as_str(), value.as_bytes());
         }
@@ -64,6 +68,10 @@ pub fn head(head: &Parts, added: &Added<'_>) -> Vec<u8> {
     let received = if head.version == Version::HTTP_10 { "1.0 pod-router" } else { "1.1 pod-router" };
     line(&mut out, "via", received.as_bytes());
     line(&mut out, "x-request-id", added.request_id.as_bytes());
+    if let Some(forwards) = forwards {
+        // RFC 9110 section 7.6.2. At 0 it is not forwarded at all.
+        decimal_line(&mut out, "max-forwards", forwards.saturating_sub(1));
+    }
     match added.framing {
         Framing::None => {}
         Framing::Length(length) => decimal_line(&mut out, "content-length", length),
@@ -72,8 +80,18 @@ pub fn head(head: &Parts, added: &Added<'_>) -> Vec<u8> {
     if added.kind == Kind::WebSocket {
         line(&mut out, "connection", b"upgrade");
         line(&mut out, "upgrade", b"websocket");
+    } else if takes_trailers(&head.headers) {
+        // RFC 9110 section 10.1.4: this hop's own word, for what the client's says of the response's trailers.
+        line(&mut out, "te", b"trailers");
+        line(&mut out, "connection", b"te");
     }
     out
+}
+
+/// As hyper reads it, which writes the trailers to the client.
+fn takes_trailers(fields: &HeaderMap) -> bool {
+    let lines = fields.get_all(TE).iter().map(HeaderValue::as_bytes);
+    lines.flat_map(headers::list_elements).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Names the room, its pod and the epoch to the pod.
@@ -151,7 +169,7 @@ mod tests {
             ("x-three", "5"),
             ("content-length", "7"),
             ("keep-alive", "5"),
-            ("te", "trailers"),
+            ("te", "gzip"),
             ("trailer", "x"),
             ("expect", "100-continue"),
             ("proxy-connection", "x"),
@@ -194,6 +212,20 @@ mod tests {
             assert_eq!(text.matches("host: ").count(), 2, "its own, and the forwarded one: {text}");
         }
         assert!(encoded("*", &[("host", "a")], Kind::Http, Framing::Chunked).starts_with("GET * HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn what_is_said_hop_by_hop_is_said_anew() {
+        let text =
+            encoded("/", &[("host", "a"), ("te", "gzip, Trailers"), ("connection", "te")], Kind::Http, Framing::None);
+        assert!(text.ends_with("te: trailers\r\nconnection: te\r\n") && text.matches("te: ").count() == 1, "{text}");
+        let mut parts = Request::options("/").header("max-forwards", "3").body(()).expect("a head").into_parts().0;
+        let (client, request_id) = (Client::new([192, 0, 2, 1].into(), &[]), HeaderValue::from_static("id"));
+        let added = Added { client: &client, request_id: &request_id, kind: Kind::Http, framing: Framing::None };
+        let text = |parts: &Parts| String::from_utf8(head(parts, &added)).expect("text");
+        assert!(text(&parts).contains("\r\nmax-forwards: 2\r\n"));
+        parts.method = Method::GET;
+        assert!(text(&parts).contains("\r\nmax-forwards: 3\r\n"));
     }
 
     #[test]

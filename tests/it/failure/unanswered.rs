@@ -48,7 +48,7 @@ fn a_connection_reset_while_idle_costs_nothing() {
 
 /// RFC 9110 section 9.2.2 would allow to repeat the GET. Engine.IO's polling forgives no repetition.
 #[test]
-fn a_request_the_pod_has_read_is_never_sent_again() {
+fn rfc9110_9_2_2_a_request_the_pod_has_read_is_never_sent_again() {
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| conn.whole_request().map(drop));
     let get = "GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n";

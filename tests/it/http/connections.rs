@@ -62,7 +62,7 @@ fn an_idle_client_connection_is_given_up() {
 
 /// RFC 9112 section 9.6.
 #[test]
-fn a_client_that_says_close_is_closed() {
+fn rfc9112_9_6_a_client_that_says_close_is_closed() {
     let stage = Stage::new();
     let mut client = stage.client();
     let response = client.request("GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -90,7 +90,7 @@ fn pipelined_requests_of_different_rooms_go_each_to_its_pod_in_order() {
 }
 
 #[test]
-fn a_slow_first_answer_holds_back_the_second() {
+fn rfc9112_9_3_2_a_slow_first_answer_holds_back_the_second() {
     let stage = Stage::new();
     let gate = Gate::shared();
     let held = Arc::clone(&gate);
@@ -215,7 +215,7 @@ fn an_early_answer_is_found_though_its_pod_has_gone() {
 }
 
 #[test]
-fn after_an_early_answer_the_rest_of_the_body_is_no_request() {
+fn rfc9112_9_3_after_an_early_answer_the_rest_of_the_body_is_no_request() {
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| {
         loop {
@@ -316,7 +316,7 @@ fn an_abandoned_exchanges_connection_is_not_used_again() {
 
 /// RFC 9112 section 9.2: bytes that nobody asked for are no response.
 #[test]
-fn bytes_on_an_idle_connection_are_no_answer() {
+fn rfc9112_9_2_bytes_on_an_idle_connection_are_no_answer() {
     let stage = Stage::new();
     let gate = Gate::shared();
     let held = Arc::clone(&gate);

@@ -4,7 +4,7 @@ use crate::support::{Client, Stage, Truncated, script};
 
 /// RFC 9110 section 10.1.1: the client waits for the 100; the pod never hears of it.
 #[test]
-fn a_client_that_expects_100_gets_it_before_it_sends() {
+fn rfc9110_10_1_1_a_client_that_expects_100_gets_it_before_it_sends() {
     let stage = Stage::new();
     let mut client = stage.client();
     client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
@@ -61,7 +61,7 @@ fn a_request_without_a_body_gets_none_on_the_way() {
 
 /// RFC 9112 section 6.1: a coding that is not understood is refused, not lost.
 #[test]
-fn only_the_chunked_coding_is_taken() {
+fn rfc9112_6_1_only_the_chunked_coding_is_taken() {
     let stage = Stage::new();
     for coding in ["gzip, chunked", "chunked, chunked", "identity", "xchunked", "chunked\r\nTransfer-Encoding: chunked"]
     {
@@ -75,7 +75,7 @@ fn only_the_chunked_coding_is_taken() {
 
 /// RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, and what is forwarded has one of them.
 #[test]
-fn a_request_with_both_framings_cannot_smuggle() {
+fn rfc9112_6_3_a_request_with_both_framings_cannot_smuggle() {
     let stage = Stage::new();
     let mut client = stage.client();
     let both = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -92,7 +92,7 @@ fn a_request_with_both_framings_cannot_smuggle() {
 
 /// RFC 9112 section 2.3: a gateway sends its own version; section 6.1: no chunks to HTTP/1.0.
 #[test]
-fn an_http_1_0_client_is_served_in_its_own_terms() {
+fn rfc9112_2_3_an_http_1_0_client_is_served_in_its_own_terms() {
     let stage = Stage::new();
     stage.pods[0].play(script::answer(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
@@ -113,7 +113,7 @@ fn an_http_1_0_client_is_served_in_its_own_terms() {
 
 /// RFC 9112 section 3.2.2: the target's authority replaces the Host, and the pod gets origin form.
 #[test]
-fn an_absolute_target_is_reduced_to_its_path() {
+fn rfc9112_3_2_2_an_absolute_target_is_reduced_to_its_path() {
     let stage = Stage::new();
     let response =
         stage.request("GET http://app.example:8080/api/room_a/%2F?x=1& HTTP/1.1\r\nHost: ignored.example\r\n\r\n");
@@ -125,7 +125,7 @@ fn an_absolute_target_is_reduced_to_its_path() {
 
 /// RFC 9112 section 3.2.
 #[test]
-fn a_request_without_exactly_one_host_is_refused() {
+fn rfc9112_3_2_a_request_without_exactly_one_host_is_refused() {
     let stage = Stage::new();
     for hosts in
         ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", "Host: user@a\r\n", "Host: a/b\r\n"]
@@ -137,7 +137,7 @@ fn a_request_without_exactly_one_host_is_refused() {
 }
 
 #[test]
-fn connect_and_trace_are_refused() {
+fn rfc9110_9_3_6_connect_and_trace_are_refused() {
     let stage = Stage::new();
     for request in
         ["CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n", "TRACE /room_a HTTP/1.1\r\nHost: a\r\n\r\n"]
@@ -151,7 +151,7 @@ fn connect_and_trace_are_refused() {
 
 /// RFC 9110 sections 9.3.2 and 8.6.
 #[test]
-fn responses_without_a_body_keep_their_heads() {
+fn rfc9110_9_3_2_responses_without_a_body_keep_their_heads() {
     let stage = Stage::new();
     let mut client = stage.client();
     stage.pods[0].play(|mut conn| {
@@ -175,7 +175,7 @@ fn responses_without_a_body_keep_their_heads() {
 
 /// RFC 9112 section 6.3: the length must go, or hyper's server would cut the body at it.
 #[test]
-fn a_response_with_both_framings_is_read_as_chunked() {
+fn rfc9112_6_3_a_response_with_both_framings_is_read_as_chunked() {
     let stage = Stage::new();
     // It says that it closes: a request sent on a connection that closes unannounced may be lost.
     let chunks = "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
@@ -201,7 +201,7 @@ fn a_body_that_ends_with_the_connection_arrives_whole() {
 
 /// RFC 9112 section 6.3: an incomplete body must not look complete.
 #[test]
-fn a_truncated_response_is_seen_as_truncated() {
+fn rfc9112_8_a_truncated_response_is_seen_as_truncated() {
     let stage = Stage::new();
     for (broken, received) in [
         ("Content-Length: 100\r\n\r\nhello", "hello"),
@@ -236,7 +236,7 @@ fn a_response_that_is_no_http_is_a_bad_gateway() {
 
 /// RFC 9110 section 15.2 would have these forwarded; hyper's server cannot. They must not spoil what follows.
 #[test]
-fn informational_responses_are_swallowed_cleanly() {
+fn rfc9110_15_2_informational_responses_are_swallowed_cleanly() {
     let stage = Stage::new();
     stage.pods[0].play(script::answer(
         "HTTP/1.1 103 Early Hints\r\nLink: </x.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\
@@ -253,7 +253,7 @@ const WITH_TRAILERS: &str = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encod
 
 /// RFC 9110 section 6.5.1: trailers are never merged into the head.
 #[test]
-fn response_trailers_do_no_harm() {
+fn rfc9110_6_5_1_response_trailers_do_no_harm() {
     let stage = Stage::new();
     stage.pods[0].play(script::answer(WITH_TRAILERS));
     let mut client = stage.client();

@@ -4,7 +4,7 @@ use crate::support::Stage;
 
 /// RFC 9110 section 7.7: a proxy must not modify the path and query when it forwards.
 #[test]
-fn the_target_goes_to_the_pod_byte_for_byte() {
+fn rfc9110_7_7_the_target_goes_to_the_pod_byte_for_byte() {
     let stage = Stage::new();
     for target in [
         "/",

@@ -66,7 +66,7 @@ impl Client {
 
     pub(crate) fn try_request(&mut self, bytes: &[u8]) -> io::Result<Response> {
         self.wire.send(bytes)?;
-        self.try_response(bytes.starts_with(b"HEAD "))
+        self.try_read_response(bytes.starts_with(b"HEAD "))
     }
 
     /// A plain GET.
@@ -83,10 +83,11 @@ impl Client {
     /// The next response to a request that was no HEAD.
     #[track_caller]
     pub(crate) fn read_response(&mut self) -> Response {
-        self.try_response(false).expect("a complete response")
+        self.try_read_response(false).expect("a complete response")
     }
 
-    fn try_response(&mut self, to_head: bool) -> io::Result<Response> {
+    /// The next response; an error where there is no complete one.
+    pub(crate) fn try_read_response(&mut self, to_head: bool) -> io::Result<Response> {
         let head = self.wire.read_head()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut body = Vec::new();
         if !to_head {
@@ -174,6 +175,11 @@ impl Response {
     pub(crate) fn json(&self) -> Json {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// Head and body, of an answer that has a length or none.
+    pub(crate) fn whole(&self) -> Vec<u8> {
+        [self.head.text().as_bytes(), &self.body].concat()
     }
 
     pub(crate) fn text(&self) -> String {

@@ -31,7 +31,7 @@ pub(crate) use redis::{Redis, now_ms};
 pub(crate) use router::{Router, RouterBuilder};
 pub(crate) use sample::Pattern;
 pub(crate) use stage::Stage;
-pub(crate) use wire::{Framing, Head};
+pub(crate) use wire::{Framing, Head, Tape};
 
 /// How long a test waits for something that should come at once. Long, for a machine that is busy with
 /// other things: it only ever passes in full when a test fails.

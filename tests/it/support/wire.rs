@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -14,7 +14,12 @@ pub(crate) struct Wire {
     buffer: Vec<u8>,
     /// Where the kernel writes to. Filling a fresh buffer each time would make a dev build slow.
     scratch: Box<[u8]>,
+    tape: Option<Tape>,
 }
+
+/// Every byte that has been read from a [`Wire`], for whoever wants to parse it again.
+#[derive(Clone, Default)]
+pub(crate) struct Tape(Arc<Mutex<Vec<u8>>>);
 
 /// A message head as it came: start line, field lines and the blank line.
 #[derive(Clone)]
@@ -38,7 +43,12 @@ const PIECE: usize = 64 * 1024;
 impl Wire {
     pub(crate) fn new(stream: Arc<TcpStream>) -> Self {
         stream.set_nodelay(true).expect("a live socket takes its options");
-        Self { stream, buffer: Vec::new(), scratch: vec![0; PIECE].into() }
+        Self { stream, buffer: Vec::new(), scratch: vec![0; PIECE].into(), tape: None }
+    }
+
+    /// Records from here on what is read.
+    pub(crate) fn record(&mut self) -> Tape {
+        self.tape.get_or_insert_default().clone()
     }
 
     /// Fails a read or write that makes no progress for this long.
@@ -59,6 +69,9 @@ impl Wire {
     fn fill(&mut self) -> io::Result<bool> {
         let read = (&*self.stream).read(&mut self.scratch)?;
         self.buffer.extend_from_slice(&self.scratch[..read]);
+        if let Some(tape) = &self.tape {
+            tape.bytes().extend_from_slice(&self.scratch[..read]);
+        }
         Ok(read > 0)
     }
 
@@ -160,6 +173,19 @@ impl Wire {
     /// Ends the connection with a reset instead of an orderly close.
     pub(crate) fn reset(self) {
         SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).expect("a live socket takes its options");
+    }
+}
+
+// === impl Tape ===
+
+impl Tape {
+    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has been recorded so far.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        self.bytes().clone()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::support::{Gate, Stage, eventually, script};
 
 /// RFC 9110 section 9.3.6: what one side has still to say is delivered after the other is done.
 #[test]
-fn the_clients_half_close_is_passed_on() {
+fn rfc9110_9_3_6_the_clients_half_close_is_passed_on() {
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| {
         script::accept_websocket(&mut conn)?;
@@ -24,7 +24,7 @@ fn the_clients_half_close_is_passed_on() {
 }
 
 #[test]
-fn the_pods_half_close_is_passed_on() {
+fn rfc9110_9_3_6_the_pods_half_close_is_passed_on() {
     let stage = Stage::new();
     let heard = Gate::shared();
     let hears = Arc::clone(&heard);

@@ -23,7 +23,7 @@ fn a_handshake_becomes_a_tunnel_to_the_rooms_pod() {
 }
 
 #[test]
-fn the_pod_gets_the_handshake_as_it_was() {
+fn rfc6455_4_1_the_pod_gets_the_handshake_as_it_was() {
     let stage = Stage::new();
     stage.pods[0].play(script::websocket_echo);
     let mut client = stage.client();
@@ -52,7 +52,7 @@ fn the_pod_gets_the_handshake_as_it_was() {
 }
 
 #[test]
-fn the_client_gets_the_pods_101_as_it_was() {
+fn rfc6455_4_2_2_the_client_gets_the_pods_101_as_it_was() {
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| {
         let head = conn.request()?;
@@ -73,7 +73,7 @@ fn the_client_gets_the_pods_101_as_it_was() {
 
 /// Firefox sends both options (notes/style.md E23), jetty's client says `close` beside `Upgrade` (E12).
 #[test]
-fn the_upgrade_option_is_found_among_others_and_in_any_case() {
+fn rfc6455_4_2_1_the_upgrade_option_is_found_among_others_and_in_any_case() {
     let stage = Stage::new();
     stage.pods[0].play(script::websocket_echo);
     for lines in [
@@ -157,7 +157,7 @@ fn a_refused_handshakes_connection_serves_the_next_request() {
 
 /// RFC 9110 section 7.8: no switch to a protocol that was not offered.
 #[test]
-fn a_101_that_was_not_asked_for_is_a_bad_gateway() {
+fn rfc9110_7_8_a_101_that_was_not_asked_for_is_a_bad_gateway() {
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| {
         conn.request()?;
@@ -168,7 +168,7 @@ fn a_101_that_was_not_asked_for_is_a_bad_gateway() {
 }
 
 #[test]
-fn a_101_to_another_protocol_is_a_bad_gateway() {
+fn rfc9110_7_8_a_101_to_another_protocol_is_a_bad_gateway() {
     let stage = Stage::new();
     for fields in [
         "Connection: Upgrade\r\nUpgrade: foo\r\n",
@@ -188,7 +188,7 @@ fn a_101_to_another_protocol_is_a_bad_gateway() {
 
 /// notes/style.md E24: what follows the head could be read as frames by one side and as a body by the other.
 #[test]
-fn a_handshake_with_a_body_is_refused() {
+fn rfc6455_4_1_a_handshake_with_a_body_is_refused() {
     let stage = Stage::new();
     for lines in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
         let mut client = stage.client();
@@ -207,7 +207,7 @@ fn forwarded_plain(stage: &Stage, request: &str) -> crate::support::Head {
 }
 
 #[test]
-fn other_upgrades_are_forwarded_as_plain_requests() {
+fn rfc9110_7_8_other_upgrades_are_forwarded_as_plain_requests() {
     let stage = Stage::new();
     let key = format!("Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n", super::KEY);
     for (line, fields) in [
@@ -227,7 +227,7 @@ fn other_upgrades_are_forwarded_as_plain_requests() {
 
 /// RFC 9110 section 7.8: a server must ignore an Upgrade received in an HTTP/1.0 request.
 #[test]
-fn an_http_1_0_upgrade_is_ignored() {
+fn rfc9110_7_8_an_http_1_0_upgrade_is_ignored() {
     let stage = Stage::new();
     let head = forwarded_plain(&stage, &handshake("/room_a").replace("HTTP/1.1", "HTTP/1.0"));
     assert!(!head.has("upgrade") && !head.has("connection"), "{}", head.text());

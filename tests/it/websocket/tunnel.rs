@@ -94,7 +94,7 @@ fn the_bytes_are_counted() {
 
 /// Both directions at once, each side checking what it gets against what the other has sent.
 #[test]
-fn large_streams_pass_both_ways_at_once_intact() {
+fn rfc6455_5_4_large_streams_pass_both_ways_at_once_intact() {
     const LEN: u64 = 64 * MIB;
     let stage = Stage::new();
     let intact = Gate::shared();
@@ -181,7 +181,7 @@ fn a_slow_client_slows_the_pod_down() {
 
 /// The relay looks at no frame: whatever the bytes are, they pass.
 #[test]
-fn bytes_that_are_no_frames_pass_as_well() {
+fn rfc6455_5_4_bytes_that_are_no_frames_pass_as_well() {
     let stage = Stage::new();
     stage.pods[0].play(script::websocket_echo);
     let mut client = tunnel(&stage, "/room_a");

@@ -1,0 +1,95 @@
+//! How long a client's connection may take for what: to begin a request, to complete its head, to take its answer.
+//!
+//! One timer for the whole connection, set again when it fires or when something new has to be waited for, and not for
+//! every request: a request that comes and is answered in the usual way costs two looks at a flag. How long a request's
+//! body may take is watched where it is wanted (`proxy/exchange.rs`).
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use crate::proxy::Downstream;
+
+/// The limits of all connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// `--downstream-idle`.
+    pub(super) idle: Duration,
+    /// `--header-timeout`.
+    pub(super) head: Duration,
+    /// `--write-stall`.
+    pub(super) write: Duration,
+}
+
+/// What took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// The next request.
+    Idle,
+    /// The rest of a request's head.
+    Head,
+    /// The client's taking what there is for it.
+    Write,
+}
+
+/// One connection's clock.
+#[derive(Debug)]
+pub(super) struct Patience {
+    limits: Limits,
+    /// The head that is incomplete, by its number, and since when.
+    head: Option<(u64, Instant)>,
+    /// The write that is not taken, by its number, and since when.
+    write: Option<(u64, Instant)>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, head: None, write: None, timer: None }
+    }
+
+    /// Ready when something has taken too long. Always called from the connection's task, after the connection itself:
+    /// once set, the timer wakes it without being asked again.
+    pub(super) fn poll(&mut self, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Overdue> {
+        let (head, write) = (downstream.incomplete_head(), downstream.stuck_write());
+        let as_before = head == self.head.map(|(number, _)| number) && write == self.write.map(|(number, _)| number);
+        if as_before && self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed()) {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        follow(&mut self.head, head, now);
+        follow(&mut self.write, write, now);
+        loop {
+            let now = Instant::now();
+            let (deadline, overdue) = self.nearest(downstream.idle_since().unwrap_or(now));
+            if deadline <= now {
+                return Poll::Ready(overdue);
+            }
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+            // What is over by now only moves the deadline away: a timer that is early is set anew when it fires.
+            if timer.deadline() > deadline.into() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline.into());
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    fn nearest(&self, idle_since: Instant) -> (Instant, Overdue) {
+        let idle = (idle_since + self.limits.idle, Overdue::Idle);
+        let head = self.head.map(|(_, since)| (since + self.limits.head, Overdue::Head));
+        let write = self.write.map(|(_, since)| (since + self.limits.write, Overdue::Write));
+        [head, write]
+            .into_iter()
+            .flatten()
+            .fold(idle, |nearest, other| if other.0 < nearest.0 { other } else { nearest })
+    }
+}
+
+/// Notes when something new has to be waited for.
+fn follow(since: &mut Option<(u64, Instant)>, number: Option<u64>, now: Instant) {
+    if since.map(|(known, _)| known) != number {
+        *since = number.map(|number| (number, now));
+    }
+}
