@@ -1,8 +1,11 @@
 """The proxies side by side: how each is started, and proof that it routes rightly before it is measured."""
 
 import http.client
+import itertools
 import json
 import os
+import re
+import socket
 import subprocess
 import tempfile
 
@@ -11,6 +14,12 @@ from . import machine, stage
 #: The one that all ratios refer to.
 REFERENCE = "nginx-lua"
 OURS = "pod-router"
+NAMES = [OURS, REFERENCE, "nginx-hash", "haproxy-hash", "node"]
+
+HANDSHAKE = (
+    "GET /socket.io/?EIO=4&transport=websocket&roomId={room} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n"
+    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 class Peer:
@@ -23,6 +32,10 @@ class Peer:
     @property
     def pid(self):
         return self.process.pid
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
 
     def start(self, core=machine.PROXY_CORE):
         environment = os.environ | {"RUST_LOG": "warn", "NODE_ENV": "production"}
@@ -51,6 +64,7 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     """pod-router with everything on that a user has on, but for the access line, which the peers leave off as well."""
     command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{port + 1000}"]
     command += ["--redis-url", f"redis://127.0.0.1:{stage.REDIS}", "--threads", str(threads)]
+    command += ["--lame-duck", "0s", "--drain-timeout", "0s"]  # its end is not what is measured
     command += ["--default-backend", f"127.0.0.1:{stage.PODS['backend-0']}"]
     for pod, pod_port in pods.items():
         command += ["--pod", f"{pod}=127.0.0.1:{pod_port}"]
@@ -83,18 +97,43 @@ def all_peers(theatre, binary):
     ]
 
 
-def check(peer, load):
+def websocket_pod(peer, room):
+    """The port of the pod that answers a handshake for the room."""
+    with socket.create_connection(("127.0.0.1", peer.port), 10) as client:
+        client.sendall(HANDSHAKE.format(room=room).encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            received = client.recv(4096)
+            if not received:
+                break
+            head += received
+    pod = re.match(rb"HTTP/1.1 101 .*\r\nX-Pod: (\d+)\r\n", head, re.DOTALL | re.IGNORECASE)
+    return pod and int(pod.group(1))
+
+
+def check(peer):
     """Raises unless the peer routes as it should; a peer that does not is not measured."""
 
     def expect(holds, what):
         if not holds:
             raise RuntimeError(f"{peer.name} does not route rightly: {what}")
 
-    for n, pod in enumerate(stage.HTTP_PODS):
-        pods = {peer.get(f"/api/room/room_{n}/state")[0].getheader("X-Pod") for _ in range(2)}
-        expect(len(pods) == 1, f"room_{n} reached {pods}")
+    def reached(room):
+        """The room's pod by HTTP and by WebSocket, asked twice: as ports."""
+        http = {int(peer.get(f"/api/room/room_{room}/state")[0].getheader("X-Pod") or 0) for _ in range(2)}
+        websocket = {websocket_pod(peer, f"room_ws{room}") for _ in range(2)}
+        expect(len(http) == 1 and len(websocket) == 1, f"room {room} reached {http} and {websocket}")
+        return http.pop(), websocket.pop()
+
+    pods = [reached(room) for room in range(stage.ROOMS)]
+    for at, (kind, of_kind) in enumerate([("HTTP", stage.HTTP_PODS), ("WebSocket", stage.ECHO_PODS)]):
+        ports = [both[at] for both in pods]
+        expect(set(ports) <= set(of_kind.values()), f"{kind} reached {set(ports)}")
+        expect(len(set(ports)) > 1, f"{kind} reaches one pod only")
         if peer.knows_rooms:
-            expect(pods == {str(stage.HTTP_PODS[pod])}, f"room_{n} of {pod} reached {pods}")
+            right = [port for _, port in zip(range(stage.ROOMS), itertools.cycle(of_kind.values()))]
+            expect(ports == right, f"{kind} reached {ports} instead of {right}")
+
     response, body = peer.get("/api/room/room_1/64k")
     expect(response.status == 200 and len(body) == 64 * 1024, f"64 KiB came as {response.status}, {len(body)} bytes")
     if peer.knows_rooms:
@@ -102,5 +141,3 @@ def check(peer, load):
         location = response.getheader("Location")
         right = "/experiment?roomId=room_1&pod=backend-1"
         expect(response.status == 302 and location == right, f"the page load got {response.status} {location}")
-    outcome = json.loads(machine.run([load, "messages", f"127.0.0.1:{peer.port}", str(stage.ECHO_ROOMS), "6", "0.2"]))
-    expect(outcome["done"] > 0 and outcome["failed"] == 0, f"WebSocket echo came to {outcome}")

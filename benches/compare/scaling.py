@@ -1,7 +1,5 @@
 """How the router's own cost grows: with rooms, pods, tunnels, and threads."""
 
-from . import peers, stage, works
 
-
-def main(chosen, load):
+def main(chosen, theatre, run):
     raise SystemExit("not yet")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 
@@ -38,6 +39,14 @@ def answers(port):
     """Whether something listens there."""
     with socket.create_connection(("127.0.0.1", port), 1):
         return True
+
+
+def redis_hits():
+    """How many keys have been found in Redis so far."""
+    with socket.create_connection(("127.0.0.1", REDIS), 5) as redis:
+        redis.sendall(b"INFO stats\r\nQUIT\r\n")
+        text = b"".join(iter(lambda: redis.recv(65536), b"")).decode()
+    return int(re.search(r"keyspace_hits:(\d+)", text).group(1))
 
 
 class Stage:
