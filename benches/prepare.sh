@@ -34,11 +34,11 @@ apt_install() (
   "${apt[@]}" install -y --no-install-recommends "$@"
 )
 
-# build ARGUMENT...: the load, and the router, unless the arguments name a binary.
+# build ARGUMENT...: the load, the floor, and the router, unless the arguments name a binary.
 build() {
   command -v cargo >/dev/null || fail "cargo is missing: install Rust, see https://rustup.rs"
   [[ " $* " == *" --binary"* ]] || cargo build --locked --release --bin pod-router
-  cargo build --locked --release --example load
+  cargo build --locked --release --example load --example floor
 }
 
 # alone COMMAND...: in a network namespace, where nothing tracks connections as dockerd's rules do, and in a process

@@ -8,11 +8,11 @@
 //! tracks tunnels (see `hyper_util::server::graceful`; axum-server issue 40).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use slab::Slab;
 use tokio::sync::watch;
 
 /// How far the end has come.
@@ -38,8 +38,7 @@ pub type Watch = watch::Receiver<Phase>;
 #[derive(Debug)]
 pub struct Roster {
     phase: Cell<Phase>,
-    members: RefCell<HashMap<u64, Waker>>,
-    next: Cell<u64>,
+    members: RefCell<Slab<Waker>>,
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -47,7 +46,7 @@ pub struct Roster {
 #[derive(Debug)]
 pub struct Member {
     roster: Rc<Roster>,
-    id: u64,
+    id: usize,
     enrolled: Cell<bool>,
 }
 
@@ -85,12 +84,7 @@ impl Default for Signal {
 impl Roster {
     /// An empty roster in [`Phase::Serving`].
     pub fn new() -> Rc<Self> {
-        Rc::new(Self {
-            phase: Cell::new(Phase::Serving),
-            members: RefCell::default(),
-            next: Cell::new(0),
-            waiting: RefCell::default(),
-        })
+        Rc::new(Self { phase: Cell::new(Phase::Serving), members: RefCell::default(), waiting: RefCell::default() })
     }
 
     /// The phase, as this worker knows it.
@@ -100,9 +94,7 @@ impl Roster {
 
     /// A place for a new connection or tunnel. It counts from now on.
     pub fn join(self: &Rc<Self>) -> Member {
-        let id = self.next.get();
-        self.next.set(id + 1);
-        self.members.borrow_mut().insert(id, Waker::noop().clone());
+        let id = self.members.borrow_mut().insert(Waker::noop().clone());
         Member { roster: Rc::clone(self), id, enrolled: Cell::new(false) }
     }
 
@@ -122,7 +114,7 @@ impl Roster {
         if phase == self.phase.replace(phase) {
             return;
         }
-        let wakers: Vec<_> = self.members.borrow().values().cloned().collect();
+        let wakers: Vec<_> = self.members.borrow().iter().map(|(_, waker)| waker.clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -155,7 +147,7 @@ impl Member {
     /// The phase. Registers the task to be woken when it changes: call it from within the task's `poll`.
     pub fn phase(&self, waker: &Waker) -> Phase {
         if !self.enrolled.replace(true) {
-            self.roster.members.borrow_mut().insert(self.id, waker.clone());
+            self.roster.members.borrow_mut()[self.id] = waker.clone();
         }
         self.roster.phase()
     }
@@ -163,9 +155,9 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let mut members = self.roster.members.borrow_mut();
-        members.remove(&self.id);
-        if members.is_empty()
+        // The waker goes last, when nothing is borrowed: it may be what keeps another member's task alive.
+        let _waker = self.roster.members.borrow_mut().remove(self.id);
+        if self.roster.is_empty()
             && let Some(waiting) = self.roster.waiting.borrow_mut().take()
         {
             waiting.wake();

@@ -12,7 +12,7 @@ import time
 
 from . import chart, machine, peers, report, scaling, stage, works
 
-LOAD = "target/release/examples/load"
+LOAD, FLOOR = "target/release/examples/load", "target/release/examples/floor"
 
 #: Where the README looks for the last run; what was not a full one goes elsewhere.
 RESULTS, SCRATCH = "benches/results", "target/benches"
@@ -31,7 +31,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="three repetitions of one second: under four minutes")
     parser.add_argument("--only", metavar="WORK,…", type=names(keys), default=keys, help=f"of {', '.join(keys)}")
     everyone = names(peers.NAMES)
-    parser.add_argument("--peers", metavar="PEER,…", type=everyone, default=peers.NAMES, help=f"of {', '.join(peers.NAMES)}")
+    parser.add_argument("--peers", metavar="PEER,…", type=everyone, default=peers.NAMES, help=f"only these, ours and nginx-lua: of {', '.join(peers.NAMES)}")
     parser.add_argument("--reps", metavar="N", type=int, help="interleaved repetitions (5)")
     parser.add_argument("--seconds", metavar="S", type=float, help="time for each load (2)")
     parser.add_argument("--tunnels", metavar="N", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
@@ -39,6 +39,7 @@ def arguments():
     parser.add_argument("--binary", metavar="PATH", default="target/release/pod-router", help="measure this one, build none")
     parser.add_argument("--out", metavar="DIR", help=f"for results.json and chart.svg ({RESULTS}; {SCRATCH} unless all is measured)")
     chosen = parser.parse_args()
+    chosen.peers = [name for name in peers.NAMES if name in {peers.OURS, peers.REFERENCE, *chosen.peers}]
     full = not chosen.quick and chosen.only == keys and chosen.peers == peers.NAMES
     chosen.out = chosen.out or (RESULTS if full else SCRATCH)
     chosen.reps = chosen.reps or (3 if chosen.quick else 5)
@@ -82,13 +83,9 @@ def warm(run, proxies, load):
     seconds, run.seconds = run.seconds, 1
     for work in load:
         if work.most is None and work.key != "latency":
-            for peer in able(work, proxies):
+            for peer in filter(work.suits, proxies):
                 attempt(work, run, peer)
     run.seconds = seconds
-
-
-def able(work, proxies):
-    return [peer for peer in proxies if peer.knows_rooms or not work.needs_rooms]
 
 
 def measure(run, chosen, proxies):
@@ -101,7 +98,7 @@ def measure(run, chosen, proxies):
         for work in chosen.works:
             if repetition >= (work.most or chosen.reps):
                 continue
-            row = able(work, proxies)
+            row = [peer for peer in proxies if work.suits(peer)]
             turn = repetition % len(row)
             for peer in row[turn:] + row[:turn]:
                 results[work.key].setdefault(peer.name, []).append(attempt(work, run, peer))
@@ -120,7 +117,7 @@ def prepare_network():
 
 
 def compare(run, chosen, theatre):
-    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary) if peer.name in chosen.peers]
+    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary, FLOOR) if peer.name in chosen.peers]
     try:
         for peer in proxies:
             peer.start()

@@ -4,7 +4,14 @@ from xml.sax.saxutils import escape
 
 from . import peers, report
 
-COLOURS = {"pod-router": "#c2410c", "nginx-lua": "#475569", "nginx-hash": "#94a3b8", "haproxy-hash": "#0f766e", "node": "#a3b18a"}
+COLOURS = {
+    "pod-router": "#c2410c",
+    "nginx-lua": "#475569",
+    "nginx-hash": "#94a3b8",
+    "haproxy-hash": "#0f766e",
+    "node": "#a3b18a",
+    "floor": "#d4d4d8",
+}
 STYLE = "text{fill:#333}.small{font-size:10px;fill:#555}.ours{font-weight:bold;fill:#c2410c}"
 
 LEFT, WIDTH, BAR, GAP, TOP = 250, 460, 13, 16, 58

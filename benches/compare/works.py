@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from . import machine, stage
+from . import machine, peers, stage
 
 WALK = "benches/compare/walk.lua"
 
@@ -29,6 +29,12 @@ class Work:
         self.goal, self.first_step = goal, first_step
         self.measure, self.needs_rooms, self.absolute = measure, needs_rooms, absolute
         self.most = most  # repetitions, where more would tell nothing
+
+    def suits(self, peer):
+        """Whether the peer does this work at all."""
+        # The floor dials a pod for every connection, which is another work.
+        dials = peer.name == peers.FLOOR and self.key in ("connection", "handshake")
+        return (peer.knows_rooms or not self.needs_rooms) and not dials
 
 
 def served(text):
@@ -88,13 +94,13 @@ def cold(run, peer):
 
 
 def handshake(run, peer):
-    command = [run.load, "handshakes", peer.address, str(stage.ECHO_ROOMS), "16", str(run.seconds)]
+    command = [run.load, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), "16", str(run.seconds)]
     return cost(peer, lambda: served(machine.run(command)))
 
 
-def messages(run, peer, tunnels=50, in_flight=50):
-    """Only the messages are counted, not the handshakes before them."""
-    command = [run.load, "messages", peer.address, str(stage.ECHO_ROOMS), str(tunnels), str(in_flight), str(run.seconds)]
+def messages(run, peer, tunnels=1000, in_flight=50):
+    """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them."""
+    command = [run.load, "messages", peer.websocket, str(stage.ECHO_ROOMS), str(tunnels), str(in_flight), str(run.seconds)]
     with Talking(command) as clients:
         return cost(peer, lambda: served(clients.go()))
 
@@ -105,7 +111,7 @@ def tunnel_memory(run, peer):
     peer.start()
     wrk(peer.port, 1, STATE)
     before = machine.memory(peer.pid, "RssAnon")
-    with Talking([run.load, "idle", peer.address, str(stage.ECHO_ROOMS), str(run.tunnels)]):
+    with Talking([run.load, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(run.tunnels)]):
         return Measured((machine.memory(peer.pid, "RssAnon") - before) / run.tunnels, at_rest=before)
 
 

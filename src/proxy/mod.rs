@@ -62,6 +62,7 @@ pub struct Proxy<D> {
     pool: Rc<Pool>,
     metrics: Arc<Metrics>,
     ledger: Rc<Ledger>,
+    tunnels: Rc<tunnel::Common>,
     roster: Rc<Roster>,
     /// Whose turn it is among the default backend's addresses.
     turn: Cell<usize>,
@@ -90,7 +91,13 @@ impl<D: Directory> Proxy<D> {
         // Replicas and threads that start together must not all begin with the same address.
         let turn = Cell::new(fastrand::usize(..));
         let ledger = Ledger::new(Arc::clone(&metrics));
-        Rc::new(Self { config, resolver, pool, metrics, ledger, roster, turn })
+        let tunnels = Rc::new(tunnel::Common {
+            metrics: Arc::clone(&metrics),
+            idle: config.downstream.tunnel_idle,
+            linger: config.downstream.tunnel_linger,
+            drain: config.drain.timeout,
+        });
+        Rc::new(Self { config, resolver, pool, metrics, ledger, tunnels, roster, turn })
     }
 
     /// Judges a peer by `--trusted-proxies`.

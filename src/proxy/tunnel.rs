@@ -8,17 +8,20 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use prometheus::IntCounter;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::socket::with_buffer;
 use crate::drain::{Member, Phase};
+use crate::metrics::Metrics;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +40,11 @@ pub(super) enum End {
     PodReset,
 }
 
-/// How long a tunnel may do what.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+/// What all tunnels of a thread have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// `pod_router_tunnel_bytes_total`.
+    pub(super) metrics: Arc<Metrics>,
     /// `--tunnel-idle`.
     pub(super) idle: Option<Duration>,
     /// `--tunnel-linger`: for the second half after the first has ended.
@@ -48,16 +53,16 @@ pub(super) struct Limits {
     pub(super) drain: Duration,
 }
 
-/// The two sides and what is under way between them.
+/// The two sides and what is under way between them. Thousands of them idle: every byte of it counts.
 #[derive(Debug)]
-pub(super) struct Tunnel<'a> {
-    client: &'a TcpStream,
-    pod: &'a TcpStream,
+pub(super) struct Tunnel {
+    client: TcpStream,
+    pod: TcpStream,
     /// From the client to the pod.
     pub(super) up: Direction,
     /// From the pod to the client.
     pub(super) down: Direction,
-    limits: Limits,
+    common: Rc<Common>,
     member: Member,
     active: Instant,
     half_closed: Option<Instant>,
@@ -73,7 +78,6 @@ pub(super) struct Direction {
     state: State,
     /// Bytes passed on.
     pub(super) bytes: u64,
-    counter: IntCounter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,17 +99,19 @@ enum Broken {
 
 impl Direction {
     /// A direction that starts with bytes read too early: with the request, or glued to the 101.
-    pub(super) fn new(early: Bytes, counter: IntCounter) -> Self {
-        Self { pending: early, state: State::Open, bytes: 0, counter }
+    fn new(early: Bytes) -> Self {
+        // Empty `Bytes` may still hold the whole buffer they are a part of.
+        let pending = if early.is_empty() { Bytes::new() } else { early };
+        Self { pending, state: State::Open, bytes: 0 }
     }
 
-    /// Moves what can be moved. Ready when this direction is over; `moved` tells whether any byte went.
+    /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &TcpStream,
-        sink: &TcpStream,
-        moved: &mut bool,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
+        moved: &mut u64,
     ) -> Poll<Result<(), Broken>> {
         loop {
             ready!(self.flush(cx, sink, moved)).map_err(|_| Broken::Sink)?;
@@ -113,82 +119,80 @@ impl Direction {
                 State::Done => return Poll::Ready(Ok(())),
                 State::SourceDone => {
                     // The sink may have gone meanwhile; then there is nobody to tell.
-                    let _ = SockRef::from(sink).shutdown(Shutdown::Write);
+                    let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
                     self.state = State::Done;
                 }
-                State::Open => {
-                    ready!(source.poll_read_ready(cx)).map_err(|_| Broken::Source)?;
-                    self.read_and_write(source, sink, moved)?;
-                }
+                State::Open => ready!(self.read_and_write(cx, source, sink, moved))?,
             }
         }
     }
 
-    fn flush(&mut self, cx: &mut Context<'_>, sink: &TcpStream, moved: &mut bool) -> Poll<io::Result<()>> {
+    fn flush(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream, moved: &mut u64) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
-            ready!(sink.poll_write_ready(cx))?;
-            match sink.try_write(&self.pending) {
-                Ok(written) => {
-                    self.pending.advance(written);
-                    self.count(written, moved);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.pending))?;
+            self.pending.advance(written);
+            self.count(written, moved);
+            if self.pending.is_empty() {
+                // An emptied `Bytes` would hold on to its allocation for as long as the tunnel idles.
+                self.pending = Bytes::new();
             }
         }
-        // An emptied `Bytes` would hold on to its allocation for as long as the tunnel idles.
-        self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
-    fn read_and_write(&mut self, source: &TcpStream, sink: &TcpStream, moved: &mut bool) -> Result<(), Broken> {
+    /// One read into the thread's buffer and one write out of it. A read that does not fill the buffer is known to have
+    /// emptied the socket: no second one is needed to find that out (tokio's `poll_read` keeps account of it).
+    fn read_and_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Broken>> {
         with_buffer(|buffer| {
-            let read = match source.try_read(buffer) {
-                Ok(0) => {
-                    self.state = State::SourceDone;
-                    return Ok(());
-                }
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(Broken::Source),
-            };
-            let written = match sink.try_write(&buffer[..read]) {
-                Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return Err(Broken::Sink),
+            let mut buffer = ReadBuf::new(buffer);
+            ready!(Pin::new(source).poll_read(cx, &mut buffer)).map_err(|_| Broken::Source)?;
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.state = State::SourceDone;
+                return Poll::Ready(Ok(()));
+            }
+            let written = match Pin::new(sink).poll_write(cx, read) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
+                Poll::Pending => 0,
             };
             self.count(written, moved);
-            if written < read {
-                self.pending = Bytes::copy_from_slice(&buffer[written..read]);
+            if written < read.len() {
+                self.pending = Bytes::copy_from_slice(&read[written..]);
             }
-            Ok(())
+            Poll::Ready(Ok(()))
         })
     }
 
-    fn count(&mut self, bytes: usize, moved: &mut bool) {
+    fn count(&mut self, bytes: usize, moved: &mut u64) {
         self.bytes += bytes as u64;
-        self.counter.inc_by(bytes as u64);
-        *moved |= bytes > 0;
+        *moved += bytes as u64;
     }
 }
 
 // === impl Tunnel ===
 
-impl<'a> Tunnel<'a> {
-    /// A tunnel between two sockets that have nothing buffered any more but what the directions start with.
+impl Tunnel {
+    /// A tunnel between two sockets, with the bytes that were read too early: with the request, and glued to the 101.
     pub(super) fn new(
-        client: &'a TcpStream,
-        pod: &'a TcpStream,
-        (up, down): (Direction, Direction),
-        limits: Limits,
+        client: TcpStream,
+        pod: TcpStream,
+        (early_up, early_down): (Bytes, Bytes),
+        common: Rc<Common>,
         member: Member,
     ) -> Self {
         Self {
             client,
             pod,
-            up,
-            down,
-            limits,
+            up: Direction::new(early_up),
+            down: Direction::new(early_down),
+            common,
             member,
             active: Instant::now(),
             half_closed: None,
@@ -197,35 +201,38 @@ impl<'a> Tunnel<'a> {
         }
     }
 
-    /// Relays until the end. Afterwards the sockets are to be dropped.
-    pub(super) async fn relay(&mut self) -> End {
-        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+    /// Relays. Ready at the end; the sockets are then to be dropped.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let end = ready!(self.poll_relay(cx));
         let broken = match end {
-            End::ClientReset => Some(self.pod),
-            End::PodReset => Some(self.client),
+            End::ClientReset => Some(&self.pod),
+            End::PodReset => Some(&self.client),
             End::Closed | End::Lingered | End::Idle | End::Drained => None,
         };
         if let Some(socket) = broken {
             // A reset is passed on as one: a FIN would make a message that was cut off look complete.
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
-        end
+        Poll::Ready(end)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.member.phase(cx.waker()) == Phase::Draining && self.drain_at.is_none() {
             // Not to the very end: at the deadline what is left is cut.
-            let share = self.limits.drain.mul_f64(0.9 * fastrand::f64());
+            let share = self.common.drain.mul_f64(0.9 * fastrand::f64());
             self.drain_at = Some(Instant::now() + share);
         }
-        let mut moved = false;
-        let up = match self.up.poll(cx, self.client, self.pod, &mut moved) {
+        let (mut moved_up, mut moved_down) = (0, 0);
+        let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up);
+        let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut moved_down);
+        self.count(moved_up, moved_down);
+        let up = match up {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::PodReset),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        let down = match self.down.poll(cx, self.pod, self.client, &mut moved) {
+        let down = match down {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::PodReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Ok(())) => true,
@@ -237,18 +244,28 @@ impl<'a> Tunnel<'a> {
         if (up || down) && self.half_closed.is_none() {
             self.half_closed = Some(Instant::now());
         }
-        if moved && self.limits.idle.is_some() {
+        self.poll_deadline(cx)
+    }
+
+    fn count(&mut self, up: u64, down: u64) {
+        let bytes = &self.common.metrics.tunnel_bytes;
+        if up > 0 {
+            bytes.upstream.inc_by(up);
+        }
+        if down > 0 {
+            bytes.downstream.inc_by(down);
+        }
+        if up + down > 0 && self.common.idle.is_some() {
             self.active = Instant::now();
         }
-        self.poll_deadline(cx)
     }
 
     /// Ready when a deadline has passed; else the timer is set for the nearest one, if there is any.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let deadlines = [
-                self.half_closed.map(|at| (at + self.limits.linger, End::Lingered)),
-                self.limits.idle.map(|idle| (self.active + idle, End::Idle)),
+                self.half_closed.map(|at| (at + self.common.linger, End::Lingered)),
+                self.common.idle.map(|idle| (self.active + idle, End::Idle)),
                 self.drain_at.map(|at| (at, End::Drained)),
             ];
             let Some((at, end)) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) else {
