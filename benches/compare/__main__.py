@@ -7,15 +7,12 @@ import platform
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 from . import chart, machine, peers, report, scaling, stage, works
 
-LOAD, FLOOR = "target/release/examples/load", "target/release/examples/floor"
-
-#: Where the README looks for the last run; what was not a full one goes elsewhere.
-RESULTS, SCRATCH = "benches/results", "target/benches"
+#: Where the README looks for the last full run.
+RESULTS = "benches/results"
 
 
 def arguments():
@@ -28,20 +25,22 @@ def arguments():
         "table has medians, and the range of the ratios. Absolute figures differ from minute to minute by a third: only "
         "ratios of one run are findings.",
     )
-    parser.add_argument("--quick", action="store_true", help="three repetitions of one second: under four minutes")
-    parser.add_argument("--only", metavar="WORK,…", type=names(keys), default=keys, help=f"of {', '.join(keys)}")
-    everyone = names(peers.NAMES)
-    parser.add_argument("--peers", metavar="PEER,…", type=everyone, default=peers.NAMES, help=f"only these, ours and nginx-lua: of {', '.join(peers.NAMES)}")
-    parser.add_argument("--reps", metavar="N", type=int, help="interleaved repetitions (5)")
-    parser.add_argument("--seconds", metavar="S", type=float, help="time for each load (2)")
-    parser.add_argument("--tunnels", metavar="N", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
-    parser.add_argument("--scaling", action="store_true", help="instead: how the cost grows with rooms, pods, tunnels, threads")
-    parser.add_argument("--binary", metavar="PATH", default="target/release/pod-router", help="measure this one, build none")
-    parser.add_argument("--out", metavar="DIR", help=f"for results.json and chart.svg ({RESULTS}; {SCRATCH} unless all is measured)")
+    option = parser.add_argument
+    option("--quick", action="store_true", help="three repetitions of one second: under four minutes")
+    option("--only", metavar="WORK,…", type=names(keys), default=keys, help=f"of {', '.join(keys)}")
+    everyone = ", ".join(peers.NAMES)
+    option("--peers", metavar="PEER,…", type=names(peers.NAMES), help=f"ours, nginx-lua and these: of {everyone}")
+    option("--reps", metavar="N", type=int, help="interleaved repetitions (5)")
+    option("--seconds", metavar="S", type=float, help="time for each load (2)")
+    option("--tunnels", metavar="N", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
+    option("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
+    option("--binary", metavar="PATH", default="target/release/pod-router", help="measure this one, build none")
+    option("--out", metavar="DIR", help=f"where the results go ({RESULTS}, but {stage.SCRATCH} unless all was measured)")
     chosen = parser.parse_args()
-    chosen.peers = [name for name in peers.NAMES if name in {peers.OURS, peers.REFERENCE, *chosen.peers}]
+    wanted = {peers.OURS, peers.REFERENCE, *(chosen.peers or peers.NAMES)}
+    chosen.peers = [name for name in peers.NAMES if name in wanted]
     full = not chosen.quick and chosen.only == keys and chosen.peers == peers.NAMES
-    chosen.out = chosen.out or (RESULTS if full else SCRATCH)
+    chosen.out = chosen.out or (RESULTS if full else stage.SCRATCH)
     chosen.reps = chosen.reps or (3 if chosen.quick else 5)
     chosen.seconds = chosen.seconds or (1 if chosen.quick else 2)
     chosen.works = [work for work in works.WORKS if work.key in chosen.only]
@@ -64,10 +63,13 @@ class Run:
     """What the works need to know."""
 
     def __init__(self, chosen):
-        self.seconds, self.tunnels, self.load = chosen.seconds, chosen.tunnels, LOAD
-        # By peer, how many of the cold rooms it has seen. None serves more than so many a second.
-        self.cold_used = {}
-        self.cold_rooms = int((chosen.reps + 1) * max(1, chosen.seconds) * 45_000) if "cold" in chosen.only else 0
+        self.seconds, self.tunnels = chosen.seconds, chosen.tunnels
+        self.cold_used = {}  # by peer, how many of the cold rooms it has seen
+        self.cold_rooms = 0
+        if chosen.scaling:
+            self.cold_rooms = scaling.MOST_ROOMS
+        elif "cold" in chosen.only:  # none serves more than so many a second
+            self.cold_rooms = int((chosen.reps + 1) * max(1, chosen.seconds) * 80_000)
 
 
 def attempt(work, run, peer):
@@ -108,16 +110,8 @@ def measure(run, chosen, proxies):
     return results
 
 
-def prepare_network():
-    """The namespace is new: loopback is down, and tens of thousands of short connections a second are to come."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    settings = ["ip_local_port_range=10000 65000", "tcp_max_tw_buckets=2000"]
-    for setting in settings:
-        subprocess.run(["sysctl", "-qw", f"net.ipv4.{setting}"], check=True)
-
-
 def compare(run, chosen, theatre):
-    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary, FLOOR) if peer.name in chosen.peers]
+    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary) if peer.name in chosen.peers]
     try:
         for peer in proxies:
             peer.start()
@@ -136,15 +130,12 @@ def revision():
 def main():
     chosen = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    prepare_network()
     run = Run(chosen)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="pod-router-bench-") as directory:
-        os.chmod(directory, 0o755)  # nginx's workers are another user
-        with stage.Stage(directory, LOAD, run.cold_rooms) as theatre:
-            if chosen.scaling:
-                return scaling.main(chosen, theatre, run)
-            results = compare(run, chosen, theatre)
+    with stage.Stage(run.cold_rooms) as theatre:
+        if chosen.scaling:
+            return scaling.main(chosen, theatre, run)
+        results = compare(run, chosen, theatre)
     about = {
         "date": datetime.date.today().isoformat(),
         "revision": revision(),

@@ -75,7 +75,7 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     return Peer(OURS, port, [*command, *more])
 
 
-def all_peers(theatre, binary, floor):
+def all_peers(theatre, binary):
     """Every proxy of the comparison, ours first."""
 
     def servers(pods, form):
@@ -100,7 +100,7 @@ def all_peers(theatre, binary, floor):
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),
-        Peer(FLOOR, 4205, [floor, *copies], knows_rooms=False, websocket_port=4206),
+        Peer(FLOOR, 4205, [stage.FLOOR, *copies], knows_rooms=False, websocket_port=4206),
     ]
 
 

@@ -1,5 +1,106 @@
-"""How the router's own cost grows: with rooms, pods, tunnels, and threads."""
+"""How the router's own cost grows: with rooms, pods, tunnels, and threads.
+
+Each row is the median CPU of a unit over the repetitions, of a router that was started for it. Every room is in the cache
+before it is measured.
+"""
+
+import json
+import os
+import statistics
+
+from . import machine, peers, stage, works
+
+PORT = 4200
+MOST_ROOMS = 1_000_000
+LONG = ["--cache-ttl=1h", "--cache-capacity=2000000"]
+
+
+class Started:
+    """A router with these settings; `with` ends it."""
+
+    def __init__(self, chosen, core=machine.PROXY_CORE, **settings):
+        self.core, self.peer = core, peers.ours(chosen.binary, PORT, more=LONG, **settings)
+
+    def __enter__(self):
+        self.peer.start(self.core)
+        return self.peer
+
+    def __exit__(self, *_):
+        self.peer.stop()
+
+
+def request(chosen, peer, rooms, connections=32):
+    """CPU of a request, over so many rooms at random."""
+    load = {"order": "random", "rooms": rooms, "connections": connections}
+    costs = [works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, works.COLD, **load)) for _ in range(chosen.reps)]
+    return statistics.median(costs)
+
+
+def warm(rooms):
+    """Asks for every room once."""
+    asked = 0
+    while asked < rooms:
+        asked += works.wrk(PORT, 1, works.COLD, first=asked, rooms=MOST_ROOMS)["done"]
+
+
+def rooms(chosen):
+    for count in (10, 10_000, MOST_ROOMS):
+        with Started(chosen) as peer:
+            warm(count)
+            memory = machine.memory(peer.pid, "VmRSS") / 1e6
+            yield f"{count:,} rooms in the cache", {"request": request(chosen, peer, count), "resident MB": memory}
+
+
+def pods(chosen, theatre):
+    """The pods are many by name; by address they are three, so that their own cost does not change."""
+    ports = list(stage.HTTP_PODS.values())
+    for count in (3, 100, 1000):
+        theatre.fill_redis((f"room_cold{n}", f"backend-{n % count}") for n in range(10_000))
+        with Started(chosen, pods={f"backend-{n}": ports[n % 3] for n in range(count)}) as peer:
+            warm(10_000)
+            yield f"{count:,} pods", {"request": request(chosen, peer, 10_000)}
+
+
+def tunnels(chosen, run):
+    """One message at a time, which goes over all of them in turn; and requests beside tunnels that are silent."""
+    for count in (1, 1000, 9500):
+        with Started(chosen) as peer:
+            messages = [works.messages(run, peer, count, in_flight=1) for _ in range(chosen.reps)]
+            with works.Talking([stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(count)]):
+                warm(10)
+                yield f"{count:,} tunnels", {"message": statistics.median(messages), "request": request(chosen, peer, 10)}
+
+
+def worker_seconds(pid):
+    """CPU seconds of each worker thread."""
+    seconds = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/comm") as name, open(f"/proc/{pid}/task/{thread}/schedstat") as account:
+            seconds[name.read().strip()] = int(account.read().split()[0]) / 1e9
+    return {name: used for name, used in seconds.items() if name.startswith("worker-")}
+
+
+def threads(chosen):
+    """With two cores, the load takes a part of what the second thread could use: the cost of a request says what two
+    threads carry where they have a core each (twice as much, at the same cost). The share is of the busiest thread."""
+    for count in (1, 2):
+        for connections in (8, 64):
+            with Started(chosen, core="0,1", threads=count) as peer:
+                warm(10)
+                before = worker_seconds(peer.pid)
+                each = request(chosen, peer, 10, connections)
+                used = [after - before[name] for name, after in worker_seconds(peer.pid).items()]
+                share = 100 * max(used) / sum(used)
+                yield f"{count} threads, {connections} connections", {"request": each, "busiest %": share}
 
 
 def main(chosen, theatre, run):
-    raise SystemExit("not yet")
+    found = {}
+    print("| | µs CPU |\n|---|---|")
+    for rows in (rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
+        for what, figures in rows:
+            found[what] = figures
+            print(f"| {what} | " + ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items()) + " |", flush=True)
+    os.makedirs(chosen.out, exist_ok=True)
+    with open(f"{chosen.out}/scaling.json", "w") as file:
+        json.dump({"repetitions": chosen.reps, "seconds": chosen.seconds, "rows": found}, file, indent=1)

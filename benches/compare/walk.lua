@@ -1,19 +1,20 @@
--- wrk's script: GETs that walk through rooms, one after the other.
---   wrk … -s walk.lua URL -- PATH FIRST ROOMS [FIELD…]     PATH: "/api/room/room_%d/state", FIELD: "Accept: */*"
-local before, after, first, rooms
+-- wrk's script: GETs for one room after the other, in turn or at random.
+--   wrk … -s walk.lua URL -- PATH ORDER FIRST ROOMS [FIELD…]
+--   PATH: "/api/room/room_%d/state"     ORDER: "turn" or "random"     FIELD: "Accept: */*"
+local before, after, random, first, rooms
 local sent = 0
 
 function init(args)
   local left, right = args[1]:match("^(.*)%%d(.*)$")
-  first, rooms = tonumber(args[2]), tonumber(args[3])
+  random, first, rooms = args[2] == "random", tonumber(args[3]), tonumber(args[4])
   local fields = "Host: bench\r\n"
-  for n = 4, #args do fields = fields .. args[n] .. "\r\n" end
+  for n = 5, #args do fields = fields .. args[n] .. "\r\n" end
   before, after = "GET " .. left, right .. " HTTP/1.1\r\n" .. fields .. "\r\n"
 end
 
 -- Bare strings: wrk.format would cost the load's core a tenth of what it can send.
 function request()
-  local room = first + sent % rooms
+  local room = first + (random and math.random(0, rooms - 1) or sent % rooms)
   sent = sent + 1
   return before .. room .. after
 end

@@ -40,8 +40,8 @@ class Work:
 def served(text):
     """The load's own account, its last line. Nothing may have failed."""
     outcome = json.loads(text.splitlines()[-1])
-    if outcome["failed"] or not outcome["done"]:
-        raise Failed(f"{outcome['failed']} failed, {outcome['done']} were served")
+    if outcome.get("failed") or not outcome["done"]:
+        raise Failed(f"failed or not served: {outcome}")
     return outcome
 
 
@@ -53,13 +53,13 @@ def cost(peer, load):
     return Measured(spent * 1e6 / outcome["done"], done=outcome["done"], rate=outcome["done"] / outcome["seconds"])
 
 
-def wrk(port, seconds, path, fields=(), first=0, rooms=stage.ROOMS, connections=32):
+def wrk(port, seconds, path, fields=(), order="turn", first=0, rooms=stage.ROOMS, connections=32):
     """Requests over keep-alive connections, unless a field says otherwise. wrk knows whole seconds only."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", WALK, f"http://127.0.0.1:{port}"]
-    return served(machine.run([*command, "--", path, str(first), str(rooms), *fields]))
+    return served(machine.run([*command, "--", path, order, str(first), str(rooms), *fields]))
 
 
-STATE = "/api/room/room_%d/state"
+STATE, COLD, BODY = "/api/room/room_%d/state", "/api/room/room_cold%d/state", "/api/room/room_%d/64k"
 
 
 def http(run, peer):
@@ -71,7 +71,7 @@ def connection(run, peer):
 
 
 def body(run, peer):
-    return cost(peer, lambda: wrk(peer.port, run.seconds, "/api/room/room_%d/64k"))
+    return cost(peer, lambda: wrk(peer.port, run.seconds, BODY))
 
 
 def redirect(run, peer):
@@ -81,8 +81,7 @@ def redirect(run, peer):
 def cold(run, peer):
     """Each request names a room that this proxy has not seen before; by Redis's own count each was looked up."""
     first, found = run.cold_used.get(peer.name, 0), stage.redis_hits()
-    path = "/api/room/room_cold%d/state"
-    measured = cost(peer, lambda: wrk(peer.port, run.seconds, path, first=first, rooms=run.cold_rooms))
+    measured = cost(peer, lambda: wrk(peer.port, run.seconds, COLD, first=first, rooms=run.cold_rooms))
     done = measured.details["done"]
     run.cold_used[peer.name] = first + done + 1000  # those in flight at the end were not answered, yet asked for
     if run.cold_used[peer.name] > run.cold_rooms:
@@ -94,14 +93,14 @@ def cold(run, peer):
 
 
 def handshake(run, peer):
-    command = [run.load, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), "16", str(run.seconds)]
+    command = [stage.LOAD, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), "16", str(run.seconds)]
     return cost(peer, lambda: served(machine.run(command)))
 
 
 def messages(run, peer, tunnels=1000, in_flight=50):
     """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them."""
-    command = [run.load, "messages", peer.websocket, str(stage.ECHO_ROOMS), str(tunnels), str(in_flight), str(run.seconds)]
-    with Talking(command) as clients:
+    command = [stage.LOAD, "messages", peer.websocket, str(stage.ECHO_ROOMS), str(tunnels), str(in_flight)]
+    with Talking([*command, str(run.seconds)]) as clients:
         return cost(peer, lambda: served(clients.go()))
 
 
@@ -111,13 +110,13 @@ def tunnel_memory(run, peer):
     peer.start()
     wrk(peer.port, 1, STATE)
     before = machine.memory(peer.pid, "RssAnon")
-    with Talking([run.load, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(run.tunnels)]):
+    with Talking([stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(run.tunnels)]):
         return Measured((machine.memory(peer.pid, "RssAnon") - before) / run.tunnels, at_rest=before)
 
 
 def latency_at(run, port):
     """Percentiles in microseconds, of requests at a steady rate."""
-    command = [run.load, "latency", f"127.0.0.1:{port}", "/api/room/room_1/state", "1500", str(run.seconds)]
+    command = [stage.LOAD, "latency", f"127.0.0.1:{port}", "/api/room/room_1/state", "1500", str(run.seconds)]
     return json.loads(machine.run(command))
 
 

@@ -215,14 +215,13 @@ impl Exchange {
         if self.upload.is_complete() {
             return self.lease.give_back();
         }
-        // The pod has answered without waiting for the rest of the request; it may still want it.
+        // The pod has answered without waiting for the rest of the request, and may still want it. But a pod that says
+        // something more after that would say it to the next request: the connection carries no other.
         tokio::task::spawn_local(async move {
             let Self { mut lease, mut upload, .. } = *self;
             let patience = lease.idle_timeout();
             let sent = poll_fn(|cx| upload.poll_send(lease.stream(), cx));
-            if matches!(tokio::time::timeout(patience, sent).await, Ok(Ok(()))) {
-                lease.give_back();
-            }
+            let _ = tokio::time::timeout(patience, sent).await; // however it ends, so does the connection
         });
     }
 

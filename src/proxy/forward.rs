@@ -138,15 +138,15 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     fn endpoint(&self, route: &Route, turn: usize, attempt: u32) -> Rc<Endpoint> {
-        let routing = &self.proxy.config.routing;
         match route {
-            Route::Pod(Assignment { pod, .. }) => self.proxy.pool.endpoint(pod.as_str(), || routing.address_of(pod)),
+            Route::Pod(Assignment { pod, .. }) => {
+                self.proxy.pool.endpoint(pod.as_str(), || self.proxy.config.routing.address_of(pod))
+            }
             Route::Default => {
-                let backends = &routing.default_backend;
+                let backends = &self.proxy.default_backend;
                 let chosen = balance::round_robin(turn, attempt as usize, backends.len())
                     .expect("a configuration has at least one default backend");
-                let address = &backends[chosen];
-                self.proxy.pool.endpoint(&address.to_string(), || address.clone())
+                Rc::clone(&backends[chosen])
             }
         }
     }

@@ -39,7 +39,7 @@ pub use socket::tune;
 use self::forward::{Forwarding, GivenUp};
 use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Answer;
-use self::upstream::Pool;
+use self::upstream::{Endpoint, Pool};
 use crate::config::Config;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Plan};
@@ -60,6 +60,7 @@ pub struct Proxy<D> {
     config: Arc<Config>,
     resolver: Resolver<D>,
     pool: Rc<Pool>,
+    default_backend: Vec<Rc<Endpoint>>,
     metrics: Arc<Metrics>,
     ledger: Rc<Ledger>,
     tunnels: Rc<tunnel::Common>,
@@ -90,6 +91,8 @@ impl<D: Directory> Proxy<D> {
         tokio::task::spawn_local(pool.sweep_forever());
         // Replicas and threads that start together must not all begin with the same address.
         let turn = Cell::new(fastrand::usize(..));
+        let backends = config.routing.default_backend.iter();
+        let default_backend = backends.map(|address| pool.endpoint(&address.to_string(), || address.clone())).collect();
         let ledger = Ledger::new(Arc::clone(&metrics));
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
@@ -97,7 +100,7 @@ impl<D: Directory> Proxy<D> {
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
         });
-        Rc::new(Self { config, resolver, pool, metrics, ledger, tunnels, roster, turn })
+        Rc::new(Self { config, resolver, pool, default_backend, metrics, ledger, tunnels, roster, turn })
     }
 
     /// Judges a peer by `--trusted-proxies`.

@@ -111,8 +111,10 @@ impl Upload {
             let Some(body) = &mut self.body else {
                 return Poll::Ready(Ok(()));
             };
-            let frame = ready!(Pin::new(body).poll_frame(cx)).transpose().map_err(SendError::Client)?;
+            let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose().map_err(SendError::Client)?;
             self.progress.iter().for_each(|progress| progress.moved.set(Instant::now()));
+            // A body of known length is over with its last byte: hyper tells so only at its next turn.
+            let over = body.is_end_stream() && !self.chunked;
             match frame.map(hyper::body::Frame::into_data) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => self.send(data),
@@ -122,6 +124,9 @@ impl Upload {
                     self.body = None;
                     self.tail = if self.chunked { request::LAST_CHUNK } else { b"" };
                 }
+            }
+            if over {
+                self.body = None;
             }
         }
     }
