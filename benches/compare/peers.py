@@ -75,6 +75,12 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     return Peer(OURS, port, [*command, *more])
 
 
+def floor():
+    targets = {4205: stage.HTTP_PODS["backend-1"], 4206: stage.ECHO_PODS["backend-3"]}
+    copies = [f"127.0.0.1:{port}=127.0.0.1:{target}" for port, target in targets.items()]
+    return Peer(FLOOR, 4205, [stage.FLOOR, *copies], knows_rooms=False, websocket_port=4206)
+
+
 def all_peers(theatre, binary):
     """Every proxy of the comparison, ours first."""
 
@@ -92,15 +98,13 @@ def all_peers(theatre, binary):
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
     haproxy = theatre.fill("benches/peers/haproxy.cfg", PORT="4203", **hashes)
     node = ["node", "benches/peers/node/router.mjs", "4204", str(stage.REDIS), pods]
-    targets = {4205: stage.HTTP_PODS["backend-1"], 4206: stage.ECHO_PODS["backend-3"]}
-    copies = [f"127.0.0.1:{port}=127.0.0.1:{target}" for port, target in targets.items()]
     return [
         ours(binary, 4200),
         Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),
-        Peer(FLOOR, 4205, [stage.FLOOR, *copies], knows_rooms=False, websocket_port=4206),
+        floor(),
     ]
 
 

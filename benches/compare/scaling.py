@@ -16,10 +16,10 @@ LONG = ["--cache-ttl=1h", "--cache-capacity=2000000"]
 
 
 class Started:
-    """A router with these settings; `with` ends it."""
+    """A proxy on its core, or on several; `with` ends it."""
 
-    def __init__(self, chosen, core=machine.PROXY_CORE, **settings):
-        self.core, self.peer = core, peers.ours(chosen.binary, PORT, more=LONG, **settings)
+    def __init__(self, peer, core=machine.PROXY_CORE):
+        self.peer, self.core = peer, core
 
     def __enter__(self):
         self.peer.start(self.core)
@@ -29,23 +29,34 @@ class Started:
         self.peer.stop()
 
 
-def request(chosen, peer, rooms, connections=32):
+def router(chosen, **settings):
+    return peers.ours(chosen.binary, PORT, more=LONG, **settings)
+
+
+def request(chosen, peer, rooms, path=works.COLD, connections=32):
     """CPU of a request, over so many rooms at random."""
     load = {"order": "random", "rooms": rooms, "connections": connections}
-    costs = [works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, works.COLD, **load)) for _ in range(chosen.reps)]
+    costs = [works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load)) for _ in range(chosen.reps)]
     return statistics.median(costs)
 
 
-def warm(rooms):
-    """Asks for every room once."""
+def warm(rooms, path=works.COLD):
+    """Asks for every room once, and for no other."""
     asked = 0
     while asked < rooms:
-        asked += works.wrk(PORT, 1, works.COLD, first=asked, rooms=MOST_ROOMS)["done"]
+        asked += works.wrk(PORT, 1, path, first=asked, rooms=rooms - asked)["done"]
+
+
+def rest(chosen):
+    with Started(peers.ours(chosen.binary, PORT)) as peer:
+        peers.check(peer)
+        figures = {"resident MB": machine.memory(peer.pid, "VmRSS"), "of it anonymous": machine.memory(peer.pid, "RssAnon")}
+        yield "at rest", {name: size / 1e6 for name, size in figures.items()}
 
 
 def rooms(chosen):
     for count in (10, 10_000, MOST_ROOMS):
-        with Started(chosen) as peer:
+        with Started(router(chosen)) as peer:
             warm(count)
             memory = machine.memory(peer.pid, "VmRSS") / 1e6
             yield f"{count:,} rooms in the cache", {"request": request(chosen, peer, count), "resident MB": memory}
@@ -55,20 +66,28 @@ def pods(chosen, theatre):
     """The pods are many by name; by address they are three, so that their own cost does not change."""
     ports = list(stage.HTTP_PODS.values())
     for count in (3, 100, 1000):
-        theatre.fill_redis((f"room_cold{n}", f"backend-{n % count}") for n in range(10_000))
-        with Started(chosen, pods={f"backend-{n}": ports[n % 3] for n in range(count)}) as peer:
-            warm(10_000)
-            yield f"{count:,} pods", {"request": request(chosen, peer, 10_000)}
+        theatre.fill_redis((f"room_of{count}_{n}", f"backend-{n % count}") for n in range(10_000))
+        path = f"/api/room/room_of{count}_%d/state"
+        with Started(router(chosen, pods={f"backend-{n}": ports[n % 3] for n in range(count)})) as peer:
+            warm(10_000, path)
+            yield f"{count:,} pods", {"request": request(chosen, peer, 10_000, path)}
 
 
 def tunnels(chosen, run):
-    """One message at a time, which goes over all of them in turn; and requests beside tunnels that are silent."""
+    """One message at a time, which goes over all of them in turn; and requests beside tunnels that are silent. The floor
+    shows what of a message's growth is the kernel's."""
+
+    def message(peer, count):
+        return statistics.median(works.messages(run, peer, count, in_flight=1) for _ in range(chosen.reps))
+
     for count in (1, 1000, 9500):
-        with Started(chosen) as peer:
-            messages = [works.messages(run, peer, count, in_flight=1) for _ in range(chosen.reps)]
+        with Started(peers.floor()) as peer:
+            floor = message(peer, count)
+        with Started(router(chosen)) as peer:
+            messages = {"message": message(peer, count), "the floor's message": floor}
             with works.Talking([stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(count)]):
                 warm(10)
-                yield f"{count:,} tunnels", {"message": statistics.median(messages), "request": request(chosen, peer, 10)}
+                yield f"{count:,} tunnels", messages | {"request": request(chosen, peer, 10)}
 
 
 def worker_seconds(pid):
@@ -85,10 +104,10 @@ def threads(chosen):
     threads carry where they have a core each (twice as much, at the same cost). The share is of the busiest thread."""
     for count in (1, 2):
         for connections in (8, 64):
-            with Started(chosen, core="0,1", threads=count) as peer:
+            with Started(router(chosen, threads=count), core="0,1") as peer:
                 warm(10)
                 before = worker_seconds(peer.pid)
-                each = request(chosen, peer, 10, connections)
+                each = request(chosen, peer, 10, connections=connections)
                 used = [after - before[name] for name, after in worker_seconds(peer.pid).items()]
                 share = 100 * max(used) / sum(used)
                 yield f"{count} threads, {connections} connections", {"request": each, "busiest %": share}
@@ -97,7 +116,7 @@ def threads(chosen):
 def main(chosen, theatre, run):
     found = {}
     print("| | µs CPU |\n|---|---|")
-    for rows in (rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
+    for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
         for what, figures in rows:
             found[what] = figures
             print(f"| {what} | " + ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items()) + " |", flush=True)
