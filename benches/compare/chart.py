@@ -51,10 +51,10 @@ def x(ratio):
 def legend(names):
     parts = []
     for index, name in enumerate(names):
-        left = LEFT + index * 105
+        left = 20 + index * 125
         parts.append(f'<rect x="{left}" y="8" width="11" height="11" fill="{COLOURS[name]}"/>')
         parts.append(f'<text x="{left + 15}" y="18">{escape(name)}</text>')
-    parts.append(f'<text x="{LEFT}" y="38" class="small">cost as a ratio to {peers.REFERENCE}, median; triangle: goal</text>')
+    parts.append(f'<text x="20" y="38" class="small">cost as a ratio to {peers.REFERENCE}, median; triangle: goal</text>')
     return parts
 
 

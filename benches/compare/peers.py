@@ -27,9 +27,9 @@ HANDSHAKE = (
 class Peer:
     """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all."""
 
-    def __init__(self, name, port, command, knows_rooms=True, websocket_port=None):
+    def __init__(self, name, port, command, knows_rooms=True, websocket_port=None, admin_port=None):
         self.name, self.port, self.command, self.knows_rooms = name, port, command, knows_rooms
-        self.websocket_port = websocket_port or port
+        self.websocket_port, self.admin_port = websocket_port or port, admin_port
         self.process = None
 
     @property
@@ -48,6 +48,8 @@ class Peer:
             self.process = machine.start(core, self.command, env=environment, **quiet)
             try:
                 machine.wait_for(lambda: stage.answers(self.port), f"port {self.port}")
+                if self.admin_port:
+                    machine.wait_for(self.is_ready, "readiness")
             except RuntimeError as error:
                 errors.seek(0)
                 raise RuntimeError(f"{self.name} did not start: {error}: {errors.read()}") from None
@@ -55,8 +57,11 @@ class Peer:
     def stop(self):
         machine.stop([self.process])
 
-    def get(self, path, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+    def is_ready(self):
+        return self.get("/readyz", port=self.admin_port)[0].status == 200
+
+    def get(self, path, port=None, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         body = response.read()
@@ -72,7 +77,7 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     command += ["--default-backend", f"127.0.0.1:{stage.PODS['backend-0']}"]
     for pod, pod_port in pods.items():
         command += ["--pod", f"{pod}=127.0.0.1:{pod_port}"]
-    return Peer(OURS, port, [*command, *more])
+    return Peer(OURS, port, [*command, *more], admin_port=port + 1000)
 
 
 def floor():

@@ -69,10 +69,10 @@ pub(crate) async fn echo(stream: &mut TcpStream) -> Outcome<()> {
     Ok(stream.write_all(&reply).await?)
 }
 
-/// Reads a head. Nothing follows it before it is answered.
+/// Reads a head, and whatever comes with it: neither side speaks here before the other has answered.
 async fn read_head(stream: &mut TcpStream) -> Outcome<String> {
     let mut head = Vec::with_capacity(512);
-    while !head.ends_with(b"\r\n\r\n") {
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
         if stream.read_buf(&mut head).await? == 0 {
             return Err("closed within the head".into());
         }
