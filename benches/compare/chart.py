@@ -12,7 +12,11 @@ COLOURS = {
     "node": "#a3b18a",
     "floor": "#d4d4d8",
 }
-STYLE = "text{fill:#333}.small{font-size:10px;fill:#555}.ours{font-weight:bold;fill:#c2410c}"
+#: The figures have a rim, for the line at 1 goes through some of them.
+STYLE = (
+    "text{fill:#333;paint-order:stroke;stroke:#fff;stroke-width:3px}"
+    ".small{font-size:10px;fill:#555}.ours{font-weight:bold;fill:#c2410c}"
+)
 
 LEFT, WIDTH, BAR, GAP, TOP = 250, 460, 13, 16, 58
 
@@ -40,7 +44,7 @@ def draw(results, works, names):
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 70} {y}" width="{LEFT + WIDTH + 70}" '
         f'height="{y}" font-family="sans-serif" font-size="13"><style>{STYLE}</style>'
-        f'<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + f"\n{line}\n</svg>\n"
+        f'<rect width="100%" height="100%" fill="#fff"/>\n{line}\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
