@@ -4,72 +4,122 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 
-from . import machine, peers, report, scaling, soak, stage, works
+from . import chart, machine, peers, report, scaling, stage, works
 
-LOAD = "target/release/examples/load"
-FLOOR = "target/release/examples/floor"
+#: Where the README looks for the last full run.
+RESULTS = "benches/results"
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="benches/run", description=__doc__)
     keys = [work.key for work in works.WORKS]
-    parser.add_argument("--quick", action="store_true", help="two repetitions of one second: under four minutes")
-    parser.add_argument("--only", metavar="WORK,…", help=f"only these works: {', '.join(keys)}")
-    parser.add_argument("--peers", metavar="PEER,…", help="only these peers; nginx-lua is always measured")
-    parser.add_argument("--reps", type=int, help="interleaved repetitions (5)")
-    parser.add_argument("--seconds", type=float, help="time for each load (2)")
-    parser.add_argument("--tunnels", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
-    parser.add_argument("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead: mixed traffic for so long; fails if something grows")
-    parser.add_argument("--binary", default="target/release/pod-router", help="the router to measure")
-    parser.add_argument("--out", metavar="DIR", help="where to write results.json and chart.svg (target/benches)")
+    parser = argparse.ArgumentParser(
+        prog="benches/run",
+        description=__doc__,
+        epilog="Each proxy has core 0 to itself; load, pods and Redis share core 1. CPU is user and system time of the "
+        "proxy's whole process tree. Ratios are taken within a repetition, to nginx-lua, which does the same job; the "
+        "table has medians, and the range of the ratios. Absolute figures differ from minute to minute by a third: only "
+        "ratios of one run are findings.",
+    )
+    option = parser.add_argument
+    option("--quick", action="store_true", help="three repetitions of one second: under four minutes")
+    option("--only", metavar="WORK,…", type=names(keys), default=keys, help=f"of {', '.join(keys)}")
+    everyone = ", ".join(peers.NAMES)
+    option("--peers", metavar="PEER,…", type=names(peers.NAMES), help=f"ours, nginx-lua and these: of {everyone}")
+    option("--reps", metavar="N", type=int, help="interleaved repetitions (5)")
+    option("--seconds", metavar="S", type=float, help="time for each load (2)")
+    option("--tunnels", metavar="N", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
+    option("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
+    option("--binary", metavar="PATH", default="target/release/pod-router", help="measure this one, build none")
+    option("--out", metavar="DIR", help=f"where the results go ({RESULTS}, but {stage.SCRATCH} unless all was measured)")
     chosen = parser.parse_args()
-    chosen.reps = chosen.reps or (2 if chosen.quick else 5)
+    wanted = {peers.OURS, peers.REFERENCE, *(chosen.peers or peers.NAMES)}
+    chosen.peers = [name for name in peers.NAMES if name in wanted]
+    full = not chosen.quick and chosen.only == keys and chosen.peers == peers.NAMES
+    chosen.out = chosen.out or (RESULTS if full else stage.SCRATCH)
+    chosen.reps = chosen.reps or (3 if chosen.quick else 5)
     chosen.seconds = chosen.seconds or (1 if chosen.quick else 2)
-    chosen.works = [work for work in works.WORKS if not chosen.only or work.key in chosen.only.split(",")]
+    chosen.works = [work for work in works.WORKS if work.key in chosen.only]
     return chosen
+
+
+def names(known):
+    """The argument type of a comma-separated list of `known` names."""
+
+    def parse(text):
+        unknown = set(text.split(",")) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(known)}")
+        return text.split(",")
+
+    return parse
 
 
 class Run:
     """What the works need to know."""
 
     def __init__(self, chosen):
-        self.seconds, self.tunnels, self.load = chosen.seconds, chosen.tunnels, LOAD
-        self.cold_used = 0
-        room_users = 3 * (chosen.reps + 1)
-        asks = any(work.key == "cold" for work in chosen.works)
-        self.cold_rooms = 1_000_000 if chosen.scaling or chosen.soak else int(room_users * chosen.seconds * 45_000) if asks else 0
+        self.seconds, self.tunnels = chosen.seconds, chosen.tunnels
+        self.cold_used = {}  # by peer, how many of the cold rooms it has seen
+        self.cold_rooms = 0
+        if chosen.scaling:
+            self.cold_rooms = scaling.MOST_ROOMS
+        elif "cold" in chosen.only:  # none serves more than so many a second
+            self.cold_rooms = int((chosen.reps + 1) * max(1, chosen.seconds) * 80_000)
 
 
 def attempt(work, run, peer):
     """Measures one work on one peer; a peer that fails at it ends the run."""
     try:
         return work.measure(run, peer)
-    except works.Failed as failure:
+    except (works.Failed, RuntimeError) as failure:
         sys.exit(f"{work.title}, {peer.name}: {failure}")
+
+
+def warm(run, proxies, load):
+    """Unmeasured: connections to pods, caches, Node's compiler."""
+    seconds, run.seconds = run.seconds, 1
+    for work in load:
+        if work.most is None and work.key != "latency":
+            for peer in filter(work.suits, proxies):
+                attempt(work, run, peer)
+    run.seconds = seconds
 
 
 def measure(run, chosen, proxies):
     """All works on all peers: results[work][peer] is one value a repetition."""
-    results = {}
-    for work in chosen.works:
-        able = [peer for peer in proxies if work.suits(peer)]
-        once = work.key == "tunnel"
-        if not once:
-            for peer in able:  # unmeasured: connections to pods, caches, node's compiler
-                attempt(work, run, peer)
-        for repetition in range(1 if once else chosen.reps):
-            turn = repetition % len(able)
-            for peer in able[turn:] + able[:turn]:
-                value = attempt(work, run, peer)
-                results.setdefault(work.key, {}).setdefault(peer.name, []).append(value)
-                print(f"{work.title} #{repetition + 1}: {peer.name} {value:.2f} {work.unit}", flush=True)
+    results = {work.key: {} for work in chosen.works}
+    print(f"warming up {len(proxies)} proxies", flush=True)
+    warm(run, proxies, chosen.works)
+    started = time.monotonic()
+    for repetition in range(chosen.reps):
+        for work in chosen.works:
+            if repetition >= (work.most or chosen.reps):
+                continue
+            row = [peer for peer in proxies if work.suits(peer)]
+            turn = repetition % len(row)
+            for peer in row[turn:] + row[:turn]:
+                results[work.key].setdefault(peer.name, []).append(attempt(work, run, peer))
+            last = ", ".join(f"{peer.name} {results[work.key][peer.name][-1]:.1f}" for peer in row)
+            at = f"{time.monotonic() - started:4.0f} s, repetition {repetition + 1} of {chosen.reps}"
+            print(f"{at}: {work.title}, {work.unit}: {last}", flush=True)
     return results
+
+
+def compare(run, chosen, theatre):
+    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary) if peer.name in chosen.peers]
+    try:
+        for peer in proxies:
+            peer.start()
+            peers.check(peer)
+            print(f"{peer.name} routes rightly", flush=True)
+        return measure(run, chosen, proxies)
+    finally:
+        machine.stop([peer.process for peer in proxies if peer.process])
 
 
 def revision():
@@ -79,49 +129,29 @@ def revision():
 
 def main():
     chosen = arguments()
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    # Tens of thousands of short connections a second leave as many waiting ports behind.
-    for setting in ["net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=10000 65000"]:
-        subprocess.run(["sysctl", "-qw", setting], check=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     run = Run(chosen)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="pod-router-bench-") as directory:
-        os.chmod(directory, 0o755)  # nginx's workers are another user
-        with stage.Stage(directory, LOAD, run.cold_rooms) as theatre:
-            if chosen.scaling:
-                return scaling.main(chosen, LOAD, theatre)
-            if chosen.soak:
-                return soak.main(run, chosen, LOAD, theatre)
-            proxies = peers.all_peers(theatre, chosen.binary, FLOOR)
-            if chosen.peers:
-                wanted = {peers.OURS, peers.REFERENCE, *chosen.peers.split(",")}
-                proxies = [peer for peer in proxies if peer.name in wanted]
-            started_peers = []
-            try:
-                for peer in proxies:
-                    peer.start()
-                    started_peers.append(peer)
-                    peers.check(peer, LOAD)
-                results = measure(run, chosen, proxies)
-            finally:
-                for peer in started_peers:
-                    peer.stop()
-    names = [peer.name for peer in proxies]
+    with stage.Stage(run.cold_rooms) as theatre:
+        if chosen.scaling:
+            return scaling.main(chosen, theatre, run)
+        results = compare(run, chosen, theatre)
     about = {
         "date": datetime.date.today().isoformat(),
         "revision": revision(),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
+        "versions": report.versions(chosen.peers),
         "repetitions": chosen.reps,
         "seconds": chosen.seconds,
     }
-    out = chosen.out or "target/benches"
-    os.makedirs(out, exist_ok=True)
-    with open(f"{out}/results.json", "w") as file:
+    os.makedirs(chosen.out, exist_ok=True)
+    with open(f"{chosen.out}/results.json", "w") as file:
         file.write(report.as_json(results, chosen.works, about))
-    with open(f"{out}/chart.svg", "w") as file:
-        file.write(report.chart(results, chosen.works, names))
-    print(f"\n{report.table(results, chosen.works, names)}\n\n{about}; {time.monotonic() - started:.0f} s; {out}/results.json")
+    with open(f"{chosen.out}/chart.svg", "w") as file:
+        file.write(chart.draw(results, chosen.works, chosen.peers))
+    print(f"\n{report.table(results, chosen.works, chosen.peers)}\n\n{report.footnotes(results)}")
+    print(f"{about}; {time.monotonic() - started:.0f} s; written to {chosen.out}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,8 +1,11 @@
 """The proxies side by side: how each is started, and proof that it routes rightly before it is measured."""
 
 import http.client
+import itertools
 import json
 import os
+import re
+import socket
 import subprocess
 import tempfile
 
@@ -13,10 +16,16 @@ REFERENCE = "nginx-lua"
 OURS = "pod-router"
 #: Copies bytes, routes nothing: what of a figure is the kernel's.
 FLOOR = "floor"
+NAMES = [OURS, REFERENCE, "nginx-hash", "haproxy-hash", "node", FLOOR]
+
+HANDSHAKE = (
+    "GET /socket.io/?EIO=4&transport=websocket&roomId={room} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n"
+    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 class Peer:
-    """One proxy. `knows_rooms`: it asks the directory, as against hashing the room."""
+    """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all."""
 
     def __init__(self, name, port, command, knows_rooms=True, websocket_port=None, admin_port=None):
         self.name, self.port, self.command, self.knows_rooms = name, port, command, knows_rooms
@@ -26,6 +35,11 @@ class Peer:
     @property
     def pid(self):
         return self.process.pid
+
+    @property
+    def websocket(self):
+        """The address that WebSocket clients connect to."""
+        return f"127.0.0.1:{self.websocket_port}"
 
     def start(self, core=machine.PROXY_CORE):
         environment = os.environ | {"RUST_LOG": "warn", "NODE_ENV": "production"}
@@ -40,18 +54,14 @@ class Peer:
                 errors.seek(0)
                 raise RuntimeError(f"{self.name} did not start: {error}: {errors.read()}") from None
 
-    def is_ready(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
-        connection.request("GET", "/readyz")
-        ready = connection.getresponse().status == 200
-        connection.close()
-        return ready
-
     def stop(self):
         machine.stop([self.process])
 
-    def get(self, path, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+    def is_ready(self):
+        return self.get("/readyz", port=self.admin_port)[0].status == 200
+
+    def get(self, path, port=None, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         body = response.read()
@@ -61,15 +71,22 @@ class Peer:
 
 def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     """pod-router with everything on that a user has on, but for the access line, which the peers leave off as well."""
-    command = [binary, "serve", "--lame-duck", "0s", "--drain-timeout", "1s", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{port + 1000}"]
+    command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{port + 1000}"]
     command += ["--redis-url", f"redis://127.0.0.1:{stage.REDIS}", "--threads", str(threads)]
+    command += ["--lame-duck", "0s", "--drain-timeout", "0s"]  # its end is not what is measured
     command += ["--default-backend", f"127.0.0.1:{stage.PODS['backend-0']}"]
     for pod, pod_port in pods.items():
         command += ["--pod", f"{pod}=127.0.0.1:{pod_port}"]
     return Peer(OURS, port, [*command, *more], admin_port=port + 1000)
 
 
-def all_peers(theatre, binary, floor):
+def floor():
+    targets = {4205: stage.HTTP_PODS["backend-1"], 4206: stage.ECHO_PODS["backend-3"]}
+    copies = [f"127.0.0.1:{port}=127.0.0.1:{target}" for port, target in targets.items()]
+    return Peer(FLOOR, 4205, [stage.FLOOR, *copies], knows_rooms=False, websocket_port=4206)
+
+
+def all_peers(theatre, binary):
     """Every proxy of the comparison, ours first."""
 
     def servers(pods, form):
@@ -86,30 +103,53 @@ def all_peers(theatre, binary, floor):
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
     haproxy = theatre.fill("benches/peers/haproxy.cfg", PORT="4203", **hashes)
     node = ["node", "benches/peers/node/router.mjs", "4204", str(stage.REDIS), pods]
-    targets = {4205: stage.HTTP_PODS["backend-1"], 4206: stage.ECHO_PODS["backend-3"]}
-    copies = [f"127.0.0.1:{port}=127.0.0.1:{target}" for port, target in targets.items()]
     return [
         ours(binary, 4200),
         Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),
-        Peer(FLOOR, 4205, [floor, *copies], knows_rooms=False, websocket_port=4206),
+        floor(),
     ]
 
 
-def check(peer, load):
+def websocket_pod(peer, room):
+    """The port of the pod that answers a handshake for the room."""
+    with socket.create_connection(("127.0.0.1", peer.websocket_port), 10) as client:
+        client.sendall(HANDSHAKE.format(room=room).encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            received = client.recv(4096)
+            if not received:
+                break
+            head += received
+    pod = re.match(rb"HTTP/1.1 101 .*\r\nX-Pod: (\d+)\r\n", head, re.DOTALL | re.IGNORECASE)
+    return pod and int(pod.group(1))
+
+
+def check(peer):
     """Raises unless the peer routes as it should; a peer that does not is not measured."""
 
     def expect(holds, what):
         if not holds:
             raise RuntimeError(f"{peer.name} does not route rightly: {what}")
 
-    for n, pod in enumerate(stage.HTTP_PODS):
-        pods = {peer.get(f"/api/room/room_{n}/state")[0].getheader("X-Pod") for _ in range(2)}
-        expect(len(pods) == 1, f"room_{n} reached {pods}")
+    def reached(room):
+        """The room's pod by HTTP and by WebSocket, asked twice: as ports."""
+        http = {int(peer.get(f"/api/room/room_{room}/state")[0].getheader("X-Pod") or 0) for _ in range(2)}
+        websocket = {websocket_pod(peer, f"room_ws{room}") for _ in range(2)}
+        expect(len(http) == 1 and len(websocket) == 1, f"room {room} reached {http} and {websocket}")
+        return http.pop(), websocket.pop()
+
+    pods = [reached(room) for room in range(stage.ROOMS)]
+    for at, (kind, of_kind) in enumerate([("HTTP", stage.HTTP_PODS), ("WebSocket", stage.ECHO_PODS)]):
+        ports = [both[at] for both in pods]
+        expect(set(ports) <= set(of_kind.values()), f"{kind} reached {set(ports)}")
+        expect(len(set(ports)) > 1 or peer.name == FLOOR, f"{kind} reaches one pod only")
         if peer.knows_rooms:
-            expect(pods == {str(stage.HTTP_PODS[pod])}, f"room_{n} of {pod} reached {pods}")
+            right = [port for _, port in zip(range(stage.ROOMS), itertools.cycle(of_kind.values()))]
+            expect(ports == right, f"{kind} reached {ports} instead of {right}")
+
     response, body = peer.get("/api/room/room_1/64k")
     expect(response.status == 200 and len(body) == 64 * 1024, f"64 KiB came as {response.status}, {len(body)} bytes")
     if peer.knows_rooms:
@@ -117,5 +157,3 @@ def check(peer, load):
         location = response.getheader("Location")
         right = "/experiment?roomId=room_1&pod=backend-1"
         expect(response.status == 302 and location == right, f"the page load got {response.status} {location}")
-    outcome = json.loads(machine.run([load, "messages", f"127.0.0.1:{peer.websocket_port}", str(stage.ECHO_ROOMS), "6", "0.2"]))
-    expect(outcome["done"] > 0 and outcome["failed"] == 0, f"WebSocket echo came to {outcome}")

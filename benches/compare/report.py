@@ -1,11 +1,11 @@
-"""What came out: a table for people, JSON for programs, a chart for the README."""
+"""What came out: a table for people, JSON for programs."""
 
 import json
+import re
 import statistics
+import subprocess
 
 from . import peers
-
-COLOURS = {"pod-router": "#c2410c", "nginx-lua": "#64748b", "nginx-hash": "#94a3b8", "haproxy-hash": "#0f766e", "node": "#4d7c0f", "floor": "#d4d4d8"}
 
 
 class Cell:
@@ -17,6 +17,7 @@ class Cell:
         ratios = [value / other for value, other in zip(values, reference) if other > 0]
         self.ratio = statistics.median(ratios) if ratios else None
         self.spread = (min(ratios), max(ratios)) if ratios else None
+        self.details = {name: statistics.median(value.details[name] for value in values) for name in values[0].details}
 
 
 def cells(results, work):
@@ -40,7 +41,9 @@ def text(work, cell):
     if cell is None:
         return "–"
     median = f"{cell.median:,.0f}" if work.absolute else f"{cell.median:.1f}"
-    if work.absolute or cell.ratio is None:
+    if work.absolute:
+        return f"{median} ({min(cell.values):,.0f}–{max(cell.values):,.0f})"
+    if cell.ratio is None:
         return median
     return f"{median} ({cell.ratio:.2f}×, {cell.spread[0]:.2f}–{cell.spread[1]:.2f})"
 
@@ -55,46 +58,42 @@ def goal(work, row):
     return f"{figures}: {state}"
 
 
+def footnotes(results):
+    """Figures of the same loads that have no row: requests a second on the one core, memory at rest, tail latency."""
+
+    def of(key, detail, form):
+        row = results.get(key, {})
+        return ", ".join(f"{name} {form(statistics.median(v.details[detail] for v in row[name]))}" for name in row)
+
+    lines = [
+        ("keep-alive requests a second", of("http", "rate", lambda value: f"{value:,.0f}")),
+        ("anonymous memory at rest, MiB", of("tunnel", "at_rest", lambda value: f"{value / 2**20:.1f}")),
+        ("latency added, p99, µs", of("latency", "p99", lambda value: f"{value:,.0f}")),
+    ]
+    return "\n".join(f"{title}: {figures}" for title, figures in lines if figures)
+
+
+def versions(names):
+    """What was compared, as each program names itself."""
+    commands = {
+        "nginx-lua": ["nginx", "-v"],
+        "nginx-hash": ["nginx", "-v"],
+        "haproxy-hash": ["haproxy", "-v"],
+        "node": ["node", "--version"],
+    }
+    found = {}
+    for name in names:
+        if name in commands:
+            said = subprocess.run(commands[name], capture_output=True, text=True)
+            number = re.search(r"\d+\.\d+[.\d]*", said.stdout + said.stderr)
+            found[name] = number.group() if number else "unknown"
+    return found
+
+
 def as_json(results, works, about):
     """Everything that was measured, for whoever wants to reckon anew."""
     rows = {}
     for work in works:
-        row = {
-            name: {"values": cell.values, "median": cell.median, "ratio": cell.ratio, "spread": cell.spread}
-            for name, cell in cells(results, work).items()
-        }
+        row = {name: vars(cell) for name, cell in cells(results, work).items()}
         rows[work.key] = {"title": work.title, "unit": work.unit, "goal": work.goal, "firstStep": work.first_step, "peers": row}
-    return json.dumps({**about, "reference": peers.REFERENCE, "works": rows}, indent=1)
-
-
-def chart(results, works, names):
-    """Bars of the ratio to the reference: shorter is lighter. What is far off the scale is cut, with its figure."""
-    left, width, bar, gap, scale = 250, 420, 12, 14, 1.6
-    y, parts = 46, []
-    rows = [work for work in works if cells(results, work).get(peers.REFERENCE)]
-    for work in rows:
-        row = cells(results, work)
-        shown = [name for name in names if name in row and row[name].ratio is not None]
-        middle = y + len(shown) * bar / 2 + 4
-        parts.append(f'<text x="{left - 10}" y="{middle:.0f}" text-anchor="end">{work.title}</text>')
-        for name in shown:
-            ratio = row[name].ratio
-            length = min(max(ratio, 0), scale) / scale * width
-            colour = COLOURS.get(name, "#999")
-            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 2}" fill="{colour}"/>')
-            cut = "…" if ratio > scale else ""
-            parts.append(f'<text x="{left + length + 5:.1f}" y="{y + bar - 3}" class="n">{cut}{ratio:.2f}</text>')
-            y += bar
-        y += gap
-    one = left + width / scale
-    legend = "".join(
-        f'<rect x="{20 + n * 120}" y="12" width="10" height="10" fill="{COLOURS.get(name, "#999")}"/>'
-        f'<text x="{20 + n * 120 + 14}" y="21">{name}</text>'
-        for n, name in enumerate(names)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 120}" height="{y}" font-family="sans-serif" '
-        f'font-size="12"><style>.n{{font-size:9px;fill:#555}}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f'{legend}<line x1="{one:.1f}" y1="34" x2="{one:.1f}" y2="{y - gap}" stroke="#333" stroke-dasharray="3 3"/>'
-        f'{"".join(parts)}</svg>\n'
-    )
+    return json.dumps({**about, "reference": peers.REFERENCE, "works": rows}, indent=1) + "\n"

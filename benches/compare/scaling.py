@@ -1,41 +1,25 @@
-"""How the router's own cost grows: with rooms, pods, tunnels, and threads."""
+"""How the router's own cost grows: with rooms, pods, tunnels, and threads.
+
+Each row is the median CPU of a unit over the repetitions, of a router that was started for it. Every room is in the cache
+before it is measured.
+"""
 
 import json
 import os
 import statistics
-import subprocess
 
 from . import machine, peers, stage, works
 
 PORT = 4200
-#: Any room of the ones that are written for this, at random.
-ANY_ROOM = "/api/room/room_cold'..math.random(0, {last})..'/state"
-#: Each of them in its turn.
-NEXT_ROOM = "/api/room/room_cold'..(n % {count})..'/state"
+MOST_ROOMS = 1_000_000
 LONG = ["--cache-ttl=1h", "--cache-capacity=2000000"]
 
 
-def cost(chosen, peer, path=works.STATE, connections=32):
-    """The median CPU of a request."""
-    load = lambda: works.wrk(peer.port, chosen.seconds, path, connections=connections)
-    return statistics.median(works.cost(peer, load) for _ in range(chosen.reps))
-
-
-def warm(peer, rooms):
-    """Asks for every room once."""
-    asked = 0
-    while asked < rooms:
-        try:
-            asked += works.wrk(peer.port, 2, NEXT_ROOM.format(count=rooms), start=asked - 1)
-        except works.Failed:
-            pass  # a Redis that stalls for a moment, on a core that is full of load: those rooms once more
-
-
 class Started:
-    """A router with these settings; `with` ends it."""
+    """A proxy on its core, or on several; `with` ends it."""
 
-    def __init__(self, chosen, core=machine.PROXY_CORE, **settings):
-        self.core, self.peer = core, peers.ours(chosen.binary, PORT, more=LONG, **settings)
+    def __init__(self, peer, core=machine.PROXY_CORE):
+        self.peer, self.core = peer, core
 
     def __enter__(self):
         self.peer.start(self.core)
@@ -45,36 +29,68 @@ class Started:
         self.peer.stop()
 
 
+def router(chosen, **settings):
+    return peers.ours(chosen.binary, PORT, more=LONG, **settings)
+
+
+def request(chosen, peer, rooms, path=works.COLD, connections=32):
+    """CPU of a request, over so many rooms at random."""
+    load = {"order": "random", "rooms": rooms, "connections": connections}
+    costs = [works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load)) for _ in range(chosen.reps)]
+    return statistics.median(costs)
+
+
+def warm(rooms, path=works.COLD):
+    """Asks for every room once, and for no other."""
+    asked = 0
+    while asked < rooms:
+        try:
+            asked += works.wrk(PORT, 1, path, first=asked, rooms=rooms - asked)["done"]
+        except works.Failed:
+            pass  # Redis stalls for a moment on a core that is full of load: those rooms once more
+
+
+def rest(chosen):
+    with Started(peers.ours(chosen.binary, PORT)) as peer:
+        peers.check(peer)
+        figures = {"resident MB": machine.memory(peer.pid, "VmRSS"), "of it anonymous": machine.memory(peer.pid, "RssAnon")}
+        yield "at rest", {name: size / 1e6 for name, size in figures.items()}
+
+
 def rooms(chosen):
-    for count in (10, 10_000, 1_000_000):
-        with Started(chosen) as peer:
-            warm(peer, count)
-            memory = machine.resident_bytes(peer.pid) / 1e6
-            each = cost(chosen, peer, ANY_ROOM.format(last=count - 1))
-            yield f"{count:,} rooms in the cache", f"{each:.1f} µs a request, {memory:.0f} MB resident"
+    for count in (10, 10_000, MOST_ROOMS):
+        with Started(router(chosen)) as peer:
+            warm(count)
+            memory = machine.memory(peer.pid, "VmRSS") / 1e6
+            yield f"{count:,} rooms in the cache", {"request": request(chosen, peer, count), "resident MB": memory}
 
 
 def pods(chosen, theatre):
+    """The pods are many by name; by address they are three, so that their own cost does not change."""
     ports = list(stage.HTTP_PODS.values())
     for count in (3, 100, 1000):
-        theatre.fill_redis((f"room_cold{n}", f"backend-{n % count}") for n in range(10_000))
-        names = {f"backend-{n}": ports[n % 3] for n in range(count)}
-        with Started(chosen, pods=names) as peer:
-            warm(peer, 10_000)
-            yield f"{count:,} pods", f"{cost(chosen, peer, ANY_ROOM.format(last=9_999)):.1f} µs a request"
+        theatre.fill_redis((f"room_of{count}_{n}", f"backend-{n % count}") for n in range(10_000))
+        path = f"/api/room/room_of{count}_%d/state"
+        with Started(router(chosen, pods={f"backend-{n}": ports[n % 3] for n in range(count)})) as peer:
+            warm(10_000, path)
+            yield f"{count:,} pods", {"request": request(chosen, peer, 10_000, path)}
 
 
-def tunnels(chosen, load):
+def tunnels(chosen, run):
+    """One message at a time, which goes over all of them in turn; and requests beside tunnels that are silent. The floor
+    shows what of a message's growth is the kernel's."""
+
+    def message(peer, count):
+        return statistics.median(works.messages(run, peer, count, in_flight=1) for _ in range(chosen.reps))
+
     for count in (1, 1000, 9500):
-        with Started(chosen) as peer:
-            command = [load, "idle", f"127.0.0.1:{PORT}", str(stage.ECHO_ROOMS), str(count)]
-            clients = machine.start(machine.LOAD_CORE, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            try:
-                if not clients.stdout.readline():
-                    raise works.Failed("the tunnels could not be opened")
-                yield f"{count:,} idle tunnels", f"{cost(chosen, peer):.1f} µs a request"
-            finally:
-                clients.communicate()
+        with Started(peers.floor()) as peer:
+            floor = message(peer, count)
+        with Started(router(chosen)) as peer:
+            messages = {"message": message(peer, count), "the floor's message": floor}
+            with works.Talking([stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(count)]):
+                warm(10)
+                yield f"{count:,} tunnels", messages | {"request": request(chosen, peer, 10)}
 
 
 def worker_seconds(pid):
@@ -88,20 +104,25 @@ def worker_seconds(pid):
 
 def threads(chosen):
     """With two cores, the load takes a part of what the second thread could use: the cost of a request says what two
-    threads carry where they have a core each (twice as much, at the same cost)."""
+    threads carry where they have a core each (twice as much, at the same cost). The share is of the busiest thread."""
     for count in (1, 2):
         for connections in (8, 64):
-            with Started(chosen, core="0,1", threads=count) as peer:
-                works.wrk(PORT, 1, works.STATE, connections=connections)
+            with Started(router(chosen, threads=count), core="0,1") as peer:
+                warm(10)
                 before = worker_seconds(peer.pid)
-                each = cost(chosen, peer, connections=connections)
-                used = [after - before[name] for name, after in sorted(worker_seconds(peer.pid).items())]
-                shares = " : ".join(f"{100 * share / sum(used):.0f} %" for share in used)
-                yield f"{count} threads, {connections} connections", f"{each:.1f} µs a request, work shared {shares}"
+                each = request(chosen, peer, 10, connections=connections)
+                used = [after - before[name] for name, after in worker_seconds(peer.pid).items()]
+                share = 100 * max(used) / sum(used)
+                yield f"{count} threads, {connections} connections", {"request": each, "busiest %": share}
 
 
-def main(chosen, load, theatre):
-    for rows in (rooms(chosen), pods(chosen, theatre), tunnels(chosen, load), threads(chosen)):
-        for what, figure in rows:
-            print(f"| {what} | {figure} |", flush=True)
-    print(json.dumps({"seconds": chosen.seconds, "repetitions": chosen.reps}))
+def main(chosen, theatre, run):
+    found = {}
+    print("| | µs CPU |\n|---|---|")
+    for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
+        for what, figures in rows:
+            found[what] = figures
+            print(f"| {what} | " + ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items()) + " |", flush=True)
+    os.makedirs(chosen.out, exist_ok=True)
+    with open(f"{chosen.out}/scaling.json", "w") as file:
+        json.dump({"repetitions": chosen.reps, "seconds": chosen.seconds, "rows": found}, file, indent=1)

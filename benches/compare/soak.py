@@ -1,127 +1,187 @@
 """The soak: mixed traffic for as long as asked, and whether anything grows meanwhile.
 
-One round is some seconds of everything a router meets: requests on kept and on new connections, rooms it has never seen
-(more than its cache holds), WebSockets opened, talking and closed, clients that hang up half-way or do not read, pods that
-restart. Then it rests for a moment, and its memory and open files are written down, with the latency of a quiet trickle.
+A round is some seconds of everything a router meets: requests on kept and on new connections, large bodies, rooms it has
+never seen (in time more than its cache holds), WebSockets opened, talking and closed, clients that hang up half-way or
+hardly read; beside them a steady trickle of requests, whose latency is written down. In every third round pods restart under
+load. Then all is quiet for a moment, and resident memory and open files are written down. Nothing may fail, but while pods restart.
 """
 
+import argparse
 import csv
-import json
 import os
+import signal
 import socket
 import statistics
-import subprocess
+import sys
+import threading
 import time
 
-from . import machine, peers, stage, works
+from . import machine, peers, soak_plot, stage, works
 
 PORT = 4200
 REST = 1.0
-#: What may come on top of a tenth more, before it counts as growth: pages the allocator has not given back yet.
-SLACK_BYTES, SLACK_FILES = 3_000_000, 16
+COLD_ROOMS, COLD_A_ROUND = 1_000_000, 100_000
+
+#: What counts as growth from the second third of the time to the last: how a third is summed up, and more than this
+#: factor, and this much on top. Of latencies the best round counts: others are what else the machine does.
+BOUNDS = {
+    "resident_bytes": (statistics.median, 1.1, 3_000_000),
+    "open_files": (statistics.median, 1.1, 16),
+    "p50_us": (min, 1.5, 200),
+}
 
 
-def hang_up(count):
-    """Clients that leave in the middle of a request, after it, or of an answer they do not read."""
+class Beside(threading.Thread):
+    """Something that goes on beside the rest of a round; `with` waits for its end, and raises what it raised."""
+
+    def __init__(self, work):
+        super().__init__(daemon=True)
+        self.work, self.result, self.error = work, None, None
+
+    def run(self):
+        try:
+            self.result = self.work()
+        except Exception as error:  # it is the other thread's to judge
+            self.error = error
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.join()
+        if self.error:
+            raise self.error
+
+
+def hang_up(count=200):
+    """Clients that leave in the middle of a request, after it, of an answer they do not read, or of an upload."""
     whole = b"GET /api/room/room_1/64k HTTP/1.1\r\nHost: soak\r\n\r\n"
     upload = b"POST /api/room/room_1/state HTTP/1.1\r\nHost: soak\r\nContent-Length: 100000\r\n\r\nhalf"
     clients = []
     for n in range(count):
         client = socket.create_connection(("127.0.0.1", PORT), 5)
-        client.sendall((whole[:20], whole, whole * 4, upload)[n % 4])
+        client.sendall((whole[:20], whole, whole * 40, upload)[n % 4])
         clients.append(client)
     time.sleep(0.2)
     for client in clients:
         client.close()
 
 
-def traffic(run, load, number):
-    """One round of everything."""
-    state, cold = works.STATE, works.COLD
-    works.wrk(PORT, 2, state)
-    works.wrk(PORT, 1, state, headers="['Connection']='close'")
-    works.wrk(PORT, 1, works.BODY)
-    works.wrk(PORT, 1, cold, start=number * 40_000 % (run.cold_rooms - 100_000))
-    for mode, clients in (("handshakes", 16), ("messages", 200)):
-        outcome = machine.run([load, mode, f"127.0.0.1:{PORT}", str(stage.ECHO_ROOMS), str(clients), "1"])
-        if json.loads(outcome)["failed"]:
-            raise works.Failed(f"WebSocket {mode}: {outcome}")
-    hang_up(200)
+def read_slowly(clients=20, seconds=4):
+    """Clients that ask for far more than their sockets hold, and read a little of it every now and then."""
+    request = b"GET /api/room/room_1/64k HTTP/1.1\r\nHost: soak\r\n\r\n" * 40
+    sockets = [socket.create_connection(("127.0.0.1", PORT), 5) for _ in range(clients)]
+    for client in sockets:
+        client.sendall(request)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for client in sockets:
+            if not client.recv(2048):
+                raise works.Failed("a slow reader was cut off")
+        time.sleep(0.1)
+    for client in sockets:
+        client.close()
 
 
-def sample(peer, started):
+def everything(number):
+    """One round of traffic that has to succeed, and the latencies of the trickle beside it."""
+    first = number * COLD_A_ROUND % COLD_ROOMS
+    latency = [stage.LOAD, "latency", f"127.0.0.1:{PORT}", "/api/room/room_1/state", "500", "6"]
+    to = f"127.0.0.1:{PORT}"
+    with Beside(lambda: works.served(machine.run(latency))) as trickle, Beside(read_slowly), Beside(hang_up):
+        works.wrk(PORT, 1, works.STATE)
+        works.wrk(PORT, 1, works.STATE, ["Connection: close"])
+        works.wrk(PORT, 1, works.BODY)
+        works.wrk(PORT, 1, works.COLD, first=first, rooms=COLD_A_ROUND)
+        works.served(machine.run([stage.LOAD, "handshakes", to, str(stage.ECHO_ROOMS), "16", "1"]))
+        with works.Talking([stage.LOAD, "messages", to, str(stage.ECHO_ROOMS), "200", "50", "1"]) as clients:
+            works.served(clients.go())
+    return trickle.result
+
+
+def restart_pods(theatre):
+    """Pods go away under load and come back. What is on its way then may fail, but nothing may hang."""
+
+    def load():
+        try:
+            works.wrk(PORT, 2, works.STATE)
+        except works.Failed:
+            pass
+
+    messages = [stage.LOAD, "messages", f"127.0.0.1:{PORT}", str(stage.ECHO_ROOMS), "200", "50", "2"]
+    with works.Talking(messages) as clients, Beside(load), Beside(clients.go):
+        time.sleep(0.5)
+        for pods in ("http", "echo"):
+            theatre.stop(pods)
+        time.sleep(0.5)
+        for pods in ("http", "echo"):
+            theatre.start(pods)
+
+
+def sample(peer, started, latency):
     time.sleep(REST)
-    latencies = works.latency_at(PORT, 2, rate=500)
     return {
         "seconds": round(time.monotonic() - started),
-        "resident_bytes": machine.resident_bytes(peer.pid),
+        "resident_bytes": machine.memory(peer.pid, "VmRSS"),
         "open_files": len(os.listdir(f"/proc/{peer.pid}/fd")),
-        "p50_us": latencies[len(latencies) // 2],
-        "p99_us": latencies[len(latencies) * 99 // 100],
+        "p50_us": round(latency["p50"]),
+        "p99_us": round(latency["p99"]),
     }
 
 
-def grew(samples, name, slack):
-    """Whether the last third is above the third before it by more than a tenth and the slack."""
+def grew(samples, name):
+    """Whether the last third of the time was above the second third by more than the bound. (In the first, caches
+    fill and the allocator finds its size.)"""
     third = len(samples) // 3
-    before, after = (statistics.median(row[name] for row in part) for part in (samples[third : 2 * third], samples[-third:]))
-    print(f"{name}: {before:,.0f} → {after:,.0f}")
-    return after > before * 1.1 + slack
+    thirds = samples[third : 2 * third], samples[-third:]
+    sum_up, factor, slack = BOUNDS[name]
+    before, after = (sum_up(row[name] for row in rows) for rows in thirds)
+    verdict = after > before * factor + slack
+    print(f"{name}: {before:,.0f}, later {after:,.0f}: {'grew' if verdict else 'did not grow'}")
+    return verdict
 
 
-def plot(samples):
-    """Each figure over time, in a band of its own, from zero."""
-    width, height, parts = 720, 90, []
-    names = ["resident_bytes", "open_files", "p50_us", "p99_us"]
-    span = max(row["seconds"] for row in samples) or 1
-    for index, name in enumerate(names):
-        top, peak = 20 + index * (height + 30), max(row[name] for row in samples) or 1
-        points = " ".join(
-            f"{60 + row['seconds'] / span * width:.1f},{top + height - row[name] / peak * height:.1f}" for row in samples
-        )
-        parts.append(
-            f'<text x="60" y="{top - 5}">{name}, up to {peak:,}</text>'
-            f'<line x1="60" y1="{top + height}" x2="{60 + width}" y2="{top + height}" stroke="#999"/>'
-            f'<polyline points="{points}" fill="none" stroke="#c2410c"/>'
-        )
-    total = 20 + len(names) * (height + 30)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + 100}" height="{total}" font-family="sans-serif" '
-        f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
-
-
-def restart_echo(theatre):
-    """The echoing pods go away and come back under their names."""
-    pods = theatre.processes.pop()
-    machine.stop([pods])
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    theatre.processes.append(machine.start(machine.LOAD_CORE, pods.args[3:], **quiet))
-    machine.wait_for(lambda: stage.answers(stage.ECHO_PODS["backend-3"]), "the pods")
-
-
-def main(run, chosen, load, theatre):
-    """Runs the soak; the exit status."""
-    peer = peers.ours(chosen.binary, PORT)
+def soak(chosen, theatre):
+    """Rounds until the time is over; their samples."""
+    peer, samples, started = peers.ours(chosen.binary, PORT), [], time.monotonic()
     peer.start()
-    samples, started = [], time.monotonic()
-    out = chosen.out or "target/benches"
-    os.makedirs(out, exist_ok=True)
+    peers.check(peer)
     try:
-        while time.monotonic() - started < chosen.soak * 60 or len(samples) < 6:
-            traffic(run, load, len(samples))
+        while time.monotonic() - started < chosen.minutes * 60 or len(samples) < 6:
+            latency = everything(len(samples))
             if len(samples) % 3 == 2:
-                restart_echo(theatre)
-            samples.append(sample(peer, started))
-            print(samples[-1], flush=True)
+                restart_pods(theatre)
+            samples.append(sample(peer, started, latency))
+            print(", ".join(f"{name} {value:,}" for name, value in samples[-1].items()), flush=True)
     finally:
         peer.stop()
-    with open(f"{out}/soak.csv", "w") as file:
-        writer = csv.DictWriter(file, fieldnames=samples[0])
+    return samples
+
+
+def write(samples, out):
+    os.makedirs(out, exist_ok=True)
+    with open(f"{out}/soak.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=samples[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(samples)
     with open(f"{out}/soak.svg", "w") as file:
-        file.write(plot(samples))
-    growth = [grew(samples, "resident_bytes", SLACK_BYTES), grew(samples, "open_files", SLACK_FILES)]
-    print(f"{'it grew' if any(growth) else 'no growth'}; {out}/soak.csv, {out}/soak.svg")
-    return 1 if any(growth) else 0
+        file.write(soak_plot.draw(samples))
+    print(f"written to {out}/soak.csv and {out}/soak.svg")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="benches/soak", description=__doc__)
+    parser.add_argument("--minutes", metavar="N", type=float, default=10, help="how long (10)")
+    parser.add_argument("--binary", metavar="PATH", default="target/release/pod-router", help="this one, build none")
+    parser.add_argument("--out", metavar="DIR", default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    with stage.Stage(COLD_ROOMS) as theatre:
+        samples = soak(chosen, theatre)
+    write(samples, chosen.out)
+    sys.exit(1 if any([grew(samples, name) for name in BOUNDS]) else 0)
+
+
+if __name__ == "__main__":
+    main()

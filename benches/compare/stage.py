@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
+import tempfile
 
 from . import machine
 
@@ -11,6 +13,9 @@ HTTP_PODS = {f"backend-{n}": 4100 + n for n in range(3)}
 ECHO_PODS = {f"backend-{n + 3}": 4110 + n for n in range(3)}
 PODS = HTTP_PODS | ECHO_PODS
 REDIS = 4090
+
+#: What benches/prepare.sh has built, and where results go that are for nobody's README.
+LOAD, FLOOR, SCRATCH = "target/release/examples/load", "target/release/examples/floor", "target/benches"
 
 #: Rooms that wrk's requests walk through.
 ROOMS = 30
@@ -40,34 +45,59 @@ def answers(port):
         return True
 
 
-class Stage:
-    """Starts everything; `with` ends it."""
+def redis_hits():
+    """How many keys have been found in Redis so far."""
+    with socket.create_connection(("127.0.0.1", REDIS), 5) as redis:
+        redis.sendall(b"INFO stats\r\nQUIT\r\n")
+        text = b"".join(iter(lambda: redis.recv(65536), b"")).decode()
+    return int(re.search(r"keyspace_hits:(\d+)", text).group(1))
 
-    def __init__(self, directory, load, cold):
-        self.directory, self.load, self.cold = directory, load, cold
-        self.processes = []
+
+def prepare_network():
+    """The namespace is new: loopback is down, and tens of thousands of short connections a second are to come."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for setting in ["ip_local_port_range=10000 65000", "tcp_max_tw_buckets=2000"]:
+        subprocess.run(["sysctl", "-qw", f"net.ipv4.{setting}"], check=True)
+
+
+class Stage:
+    """Starts everything; `with` ends it. `cold`: rooms in Redis besides those that are asked for all the time."""
+
+    def __init__(self, cold):
+        self.cold = cold
+        self.temporary = tempfile.TemporaryDirectory(prefix="pod-router-bench-")
+        self.directory = self.temporary.name
+        self.processes = {}
 
     def __enter__(self):
+        prepare_network()
+        os.chmod(self.directory, 0o755)  # nginx's workers are another user
         with open(f"{self.directory}/64k", "wb") as body:
             body.write(os.urandom(64 * 1024))
         listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in HTTP_PODS.values())
         config = self.fill("benches/peers/pods.conf", LISTEN=listen)
-        core = machine.LOAD_CORE
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         echo = [f"127.0.0.1:{port}" for port in ECHO_PODS.values()]
-        redis = ["redis-server", "--port", str(REDIS), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.processes += [
-            machine.start(core, redis, cwd=self.directory, **quiet),
-            machine.start(core, ["nginx", "-c", config], **quiet),
-            machine.start(core, [self.load, "echo", *echo], **quiet),
-        ]
-        for port in [REDIS, *PODS.values()]:
-            machine.wait_for(lambda port=port: answers(port), f"port {port}")
+        redis = ["redis-server", "--port", str(REDIS), "--bind", "127.0.0.1", "--dir", self.directory]
+        redis += ["--save", "", "--appendonly", "no"]
+        self.commands = {"redis": redis, "http": ["nginx", "-c", config], "echo": [LOAD, "echo", *echo]}
+        for name in self.commands:
+            self.start(name)
         self.fill_redis(assignments(self.cold))
         return self
 
     def __exit__(self, *_):
-        machine.stop(self.processes)
+        machine.stop(self.processes.values())
+        self.temporary.cleanup()
+
+    def start(self, name):
+        """Starts Redis ("redis") or pods ("http", "echo"), and waits until they answer."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.processes[name] = machine.start(machine.LOAD_CORE, self.commands[name], **quiet)
+        for port in {"redis": [REDIS], "http": HTTP_PODS.values(), "echo": ECHO_PODS.values()}[name]:
+            machine.wait_for(lambda port=port: answers(port), f"port {port}")
+
+    def stop(self, name):
+        machine.stop([self.processes.pop(name)])
 
     def fill(self, template, **values):
         """A configuration file with its @NAME@s replaced; the path of the result."""

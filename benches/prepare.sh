@@ -1,0 +1,50 @@
+# What benches/run and benches/soak have in common: installing, building, a world of their own. To be sourced.
+
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+
+fail() {
+  echo "$0: $*" >&2
+  exit 1
+}
+
+# install_missing NEED=PACKAGE...: a NEED is a file, or else a command.
+install_missing() {
+  local missing=() need
+  for need; do
+    [ -e "${need%=*}" ] || command -v "${need%=*}" >/dev/null || missing+=("${need#*=}")
+  done
+  if [ ${#missing[@]} -gt 0 ]; then
+    command -v apt-get >/dev/null || fail "please install ${missing[*]}: there is no apt-get here to do it"
+    echo "installing ${missing[*]}"
+    apt_install "${missing[@]}" >/dev/null || fail "could not install ${missing[*]}"
+  fi
+}
+
+# The benchmark starts its own servers: those that the packages would start are kept from it. (A subshell, for its trap;
+# `|| exit`, because `set -e` is off in what is called as a condition.)
+apt_install() (
+  policy=/usr/sbin/policy-rc.d
+  apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+  "${apt[@]}" update || exit
+  if [ ! -e $policy ]; then
+    trap '"${as_root[@]}" rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin $policy
+  fi
+  "${apt[@]}" install -y --no-install-recommends "$@"
+)
+
+# build ARGUMENT...: the load, the floor, and the router, unless the arguments name a binary.
+build() {
+  command -v cargo >/dev/null || fail "cargo is missing: install Rust, see https://rustup.rs"
+  [[ " $* " == *" --binary"* ]] || cargo build --locked --release --bin pod-router
+  cargo build --locked --release --example load --example floor
+}
+
+# alone COMMAND...: in a network namespace, where nothing tracks connections as dockerd's rules do, and in a process
+# namespace, where whatever is left ends with the command. Two runs at once would measure each other: one waits.
+alone() {
+  exec 9>>/tmp/pod-router-bench.lock
+  flock --nonblock 9 || { echo "another run is under way: waiting for its end" && flock 9; }
+  "${as_root[@]}" unshare --net --pid --fork --kill-child --mount-proc "$@"
+}
