@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             Command::Dev(args) => demonstrate(args).await,
             Command::Check(config) => cli::check(&config).await,
             Command::Explain(question) => cli::explain(&question).await,
+            Command::Health(check) => cli::health(check).await,
         }
     })
 }
