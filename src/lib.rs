@@ -29,6 +29,7 @@
 //! | choosing a pod for a new room, or a default backend | [`core::placement`], [`core::balance`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
 //! | how Redis is spoken to | [`directory::redis`] |
+//! | `check`, `explain`, `health` | [`cli`] |
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/dns.rs` |
@@ -48,7 +49,7 @@
 //!
 //! ```text
 //! main          parse, build, run, exit status
-//! app  cli  dev wiring  |  check, explain  |  the demo around a router
+//! app  cli  dev wiring  |  check, explain, health  |  the demo around a router
 //! server admin  accept loop and limits  |  health, status, metrics
 //! proxy         the path of one request
 //! directory     who owns a room

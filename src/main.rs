@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             Command::Dev(args) => demonstrate(args).await,
             Command::Check(config) => cli::check(&config).await,
             Command::Explain(question) => cli::explain(&question).await,
+            Command::Health(check) => cli::health(check).await,
         }
     })
 }

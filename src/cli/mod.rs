@@ -1,14 +1,15 @@
-//! The commands that ask instead of serving: `check` and `explain`. They call the core and the directory, and repeat
-//! neither. What they print goes to standard output; the exit status says the rest.
+//! The commands that ask instead of serving: `check`, `explain` and `health`. They call the core and the directory, and
+//! repeat neither. What they print goes to standard output; the exit status says the rest.
 
 mod check;
 mod explain;
+mod health;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::{Config, DirectoryKind, Question};
+use crate::config::{Config, DirectoryKind, HealthCheck, Question};
 use crate::directory::Directory;
 use crate::directory::memory::MemoryDirectory;
 use crate::directory::redis::RedisDirectory;
@@ -55,6 +56,17 @@ pub async fn explain(question: &Question) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => unprintable(&error),
+    }
+}
+
+/// `pod-router health`: silent when the router lives, for its output would be kept with each of a container's checks.
+pub async fn health(check: HealthCheck) -> ExitCode {
+    match health::ask(check).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("pod-router: {} {why}", check.admin);
+            ExitCode::FAILURE
+        }
     }
 }
 

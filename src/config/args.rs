@@ -36,6 +36,8 @@ pub(super) enum Action {
     Check(Box<Args>),
     /// Says where a request would go, and why
     Explain(Box<ExplainArgs>),
+    /// Asks the router of this machine whether it lives: for a container's health check; exit 0 or 1
+    Health(HealthArgs),
 }
 
 /// The settings of `serve`.
@@ -219,4 +221,15 @@ pub(super) struct ExplainArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) settings: Args,
+}
+
+/// Where `health` asks: the address the router was given, so that one environment serves both.
+#[derive(Debug, ClapArgs)]
+pub(super) struct HealthArgs {
+    /// The router's admin listener; an address of all interfaces is asked on the loopback one
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:9901", help_heading = "Listeners")]
+    pub(super) admin_listen: String,
+    /// For the whole answer
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub(super) timeout: String,
 }

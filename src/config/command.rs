@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
@@ -28,6 +29,8 @@ pub enum Command {
     Check(Box<Config>),
     /// Say where a request would go.
     Explain(Box<Question>),
+    /// Ask a running router whether it lives.
+    Health(HealthCheck),
 }
 
 /// The settings of `dev`.
@@ -39,6 +42,15 @@ pub struct DevArgs {
     pub admin_listen: SocketAddr,
     /// `--log-format`.
     pub log_format: LogFormat,
+}
+
+/// Whom `health` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The admin listener, as this machine reaches it.
+    pub admin: SocketAddr,
+    /// For the whole answer.
+    pub timeout: Duration,
 }
 
 /// What `explain` is asked.
@@ -95,6 +107,7 @@ pub fn parse(
         Some(Action::Dev(args)) => Command::Dev(args.into_dev_args(&around)?),
         Some(Action::Check(args)) => Command::Check(Box::new(args.into_config(&around)?)),
         Some(Action::Explain(args)) => Command::Explain(Box::new(question(*args, &around)?)),
+        Some(Action::Health(args)) => Command::Health(args.into_health_check()?),
     })
 }
 

@@ -1,11 +1,11 @@
 //! From what was typed to what is meant: the one conversion, with every rule between settings.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::available_parallelism;
 
-use super::args::{Args, DevArgs as TypedDevArgs};
-use super::command::DevArgs;
+use super::args::{Args, DevArgs as TypedDevArgs, HealthArgs};
+use super::command::{DevArgs, HealthCheck};
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::redis_url::redis_url;
@@ -226,5 +226,28 @@ impl TypedDevArgs {
         let (listen, admin_listen) = listeners(&self.listen, &self.admin_listen)?;
         let log_format = setting("log-format", &self.log_format, |text| log_format(text, around.on_terminal))?;
         Ok(DevArgs { listen, admin_listen, log_format })
+    }
+}
+
+// === impl HealthArgs ===
+
+impl HealthArgs {
+    /// Whom `health` was meant to ask. An address of all interfaces is none to connect to: it stands for this machine.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Args::into_config`]; port 0, which is another one at every start, cannot be asked.
+    pub(super) fn into_health_check(self) -> Result<HealthCheck, ConfigError> {
+        let mut admin = setting("admin-listen", &self.admin_listen, |text| match listener(text)? {
+            address if address.port() == 0 => Err("health needs the port the router listens on".to_owned()),
+            address => Ok(address),
+        })?;
+        if admin.ip().is_unspecified() {
+            admin.set_ip(match admin.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Ok(HealthCheck { admin, timeout: setting("timeout", &self.timeout, timeout)? })
     }
 }

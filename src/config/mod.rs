@@ -28,7 +28,7 @@ use crate::core::placement::Limits;
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
 
-pub use command::{Command, DevArgs, Exit, Question, from_process, parse};
+pub use command::{Command, DevArgs, Exit, HealthCheck, Question, from_process, parse};
 pub use error::ConfigError;
 pub use settings::{Setting, settings};
 

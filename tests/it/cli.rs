@@ -8,7 +8,7 @@ use pod_router::config::{Setting, settings};
 use pod_router::proxy::CODES;
 use serde_json::Value;
 
-use crate::support::{Pod, Redis, now_ms};
+use crate::support::{Pod, Redis, Router, now_ms, script};
 
 const README: &str = include_str!("../../README.md");
 
@@ -255,4 +255,31 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     assert!(said.contains("FAILED  directory") && said.contains("FAILED  default backend"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
     assert_eq!(run(&["check", "--cache-ttl", "x"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn health_says_by_its_status_whether_the_router_lives() {
+    // Redis is down: that is no reason to restart a router.
+    let redis = Redis::stopped();
+    let mut router = Router::builder().redis(&redis).start();
+    let address = router.admin().to_string();
+    let ask = |address: &str| run(&["health", "--timeout", "5s"], &[("POD_ROUTER_ADMIN_LISTEN", address)]);
+    let healthy = ask(&address);
+    assert_eq!(healthy.status.code(), Some(0), "{healthy:?}");
+    assert!(healthy.stdout.is_empty() && healthy.stderr.is_empty(), "{healthy:?}");
+
+    router.signal("KILL");
+    router.wait_exit();
+    let other = Pod::start("other");
+    other.play(script::answer("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"));
+    for (address, why) in [(address, "cannot be asked"), (other.addr().to_string(), "404")] {
+        let sick = ask(&address);
+        let said = String::from_utf8_lossy(&sick.stderr).into_owned();
+        assert_eq!(sick.status.code(), Some(1), "{said}");
+        assert!(said.lines().count() == 1 && said.contains(&address) && said.contains(why), "{said}");
+    }
+    other.play(script::silence);
+    let stuck = run(&["health", "--admin-listen", &other.addr().to_string(), "--timeout", "50ms"], &[]);
+    assert_eq!(stuck.status.code(), Some(1), "{stuck:?}");
+    assert!(String::from_utf8_lossy(&stuck.stderr).contains("--timeout"), "{stuck:?}");
 }

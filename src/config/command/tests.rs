@@ -334,3 +334,22 @@ fn explain_takes_a_request_and_the_settings() {
         assert!(wrong(args, &[]).contains(part), "{args:?}");
     }
 }
+
+#[test]
+fn health_asks_the_admin_listener_as_this_machine_reaches_it() {
+    let asked = |args: &[&str], variables: &[(&str, &str)]| match run(args, variables) {
+        Ok(Command::Health(check)) => (check.admin.to_string(), check.timeout),
+        other => panic!("{args:?} {variables:?} gave {other:?}"),
+    };
+    let two = Duration::from_secs(2);
+    assert_eq!(asked(&["health"], &[]), ("127.0.0.1:9901".to_owned(), two));
+    assert_eq!(asked(&["health"], &[("POD_ROUTER_ADMIN_LISTEN", "[::]:99")]), ("[::1]:99".to_owned(), two));
+    let typed = asked(&["health", "--admin-listen", "10.1.2.3:99", "--timeout", "50ms"], &[]);
+    assert_eq!(typed, ("10.1.2.3:99".to_owned(), Duration::from_millis(50)));
+    for (args, name) in [
+        (&["health", "--admin-listen", "127.0.0.1:0"][..], "--admin-listen"),
+        (&["health", "--timeout", "0s"], "--timeout"),
+    ] {
+        assert!(wrong(args, &[]).contains(name), "{}", wrong(args, &[]));
+    }
+}
