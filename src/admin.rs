@@ -20,6 +20,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::backends::{Backend, Backends};
 use crate::core::placement::is_healthy;
 use crate::directory::Directory;
 use crate::directory::memory::now_ms;
@@ -38,6 +39,8 @@ const IDLE: Duration = Duration::from_secs(75);
 pub struct Admin<D> {
     /// For the directory's state and the heartbeats.
     pub resolver: Resolver<D>,
+    /// For the pods of the backends.
+    pub backends: Arc<Backends>,
     /// For everything that is counted.
     pub metrics: Arc<Metrics>,
     /// For readiness.
@@ -72,6 +75,23 @@ struct Status<'a> {
     downstream_connections: i64,
     websocket_connections: i64,
     pods: Vec<PodStatus>,
+    backends: Vec<BackendStatus>,
+}
+
+#[derive(Serialize)]
+struct BackendStatus {
+    prefix: String,
+    balance: String,
+    pods: Vec<MemberStatus>,
+}
+
+#[derive(Serialize)]
+struct MemberStatus {
+    pod: String,
+    address: String,
+    /// `up`, `ejected`, `drain`, `down` or `maintenance`.
+    state: &'static str,
+    load: u64,
 }
 
 #[derive(Serialize)]
@@ -85,6 +105,20 @@ struct PodStatus {
     pod: String,
     connections: i64,
     websocket_connections: i64,
+}
+
+impl BackendStatus {
+    fn of(backend: &Backend) -> Self {
+        let set = backend.set();
+        let pods = set.members.iter().map(|member| MemberStatus {
+            pod: member.name.to_string(),
+            address: member.address.to_string(),
+            state: member.word(),
+            load: member.load(),
+        });
+        let (prefix, balance) = (backend.config.prefix.clone(), backend.config.policy.to_string());
+        Self { prefix, balance, pods: pods.collect() }
+    }
 }
 
 impl<D: Directory> Admin<D> {
@@ -194,6 +228,7 @@ impl<D: Directory> Admin<D> {
             downstream_connections: self.metrics.downstream_connections.get(),
             websocket_connections: self.metrics.websockets.get(),
             pods: pods.collect(),
+            backends: self.backends.iter().map(BackendStatus::of).collect(),
         }
     }
 

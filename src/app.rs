@@ -18,12 +18,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin::Admin;
+use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
+use crate::dns::Dns;
 use crate::drain::{Phase, Roster, Signal, Watch};
 use crate::metrics::Metrics;
-use crate::proxy::{CODES, Dns, Proxy};
+use crate::proxy::{CODES, Commons, Proxy, Queues};
 use crate::server::{Server, listen, listen_again};
 use crate::telemetry;
 
@@ -45,8 +47,7 @@ pub struct App {
 struct Shared<D> {
     config: Arc<Config>,
     resolver: Resolver<D>,
-    metrics: Arc<Metrics>,
-    dns: Dns,
+    commons: Commons,
     watch: Watch,
 }
 
@@ -91,11 +92,13 @@ impl App {
         raise_open_files(self.config.downstream.max_connections);
         let ending = Signal::new();
         let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
+        let backends = Arc::new(Backends::new(Arc::clone(&self.config), Arc::clone(&metrics)));
+        let commons =
+            Commons { dns: Dns::default(), backends, queues: Queues::default(), metrics: Arc::clone(&metrics) };
         let shared = Shared {
             config: Arc::clone(&self.config),
             resolver: resolver.clone(),
-            metrics: Arc::clone(&metrics),
-            dns: Dns::default(),
+            commons: commons.clone(),
             watch: ending.watch(),
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
@@ -115,9 +118,20 @@ impl App {
             first_contact.first_contact().await;
             met.store(true, Ordering::Relaxed);
         });
+        let Commons { dns, backends, .. } = commons;
+        let listed = Arc::clone(&backends);
+        tokio::task::spawn_local(backends::refresh_forever(Arc::clone(&backends), dns.clone(), resolver.clone()));
+        tokio::task::spawn_local(backends::check_forever(Arc::clone(&backends), dns));
         let dropped_lines = telemetry::dropped_lines;
-        let admin =
-            Admin { resolver, metrics, watch: ending.watch(), met_directory, started: Instant::now(), dropped_lines };
+        let admin = Admin {
+            resolver,
+            backends: listed,
+            metrics,
+            watch: ending.watch(),
+            met_directory,
+            started: Instant::now(),
+            dropped_lines,
+        };
         tokio::task::spawn_local(admin.serve(TcpListener::from_std(self.admin)?));
         tracing::info!(
             listen = %self.address,
@@ -185,9 +199,8 @@ fn announce_series(metrics: &Metrics, config: &Config) {
     for code in CODES {
         metrics.rejected.with_label_values(&[code]);
     }
-    let fixed = config.routing.fixed_pods.keys().map(ToString::to_string);
-    for name in config.routing.default_backend.iter().map(ToString::to_string).chain(fixed) {
-        metrics.pod(&name);
+    for name in config.routing.fixed_pods.keys() {
+        metrics.pod(name.as_str());
     }
 }
 
@@ -195,9 +208,10 @@ fn announce_series(metrics: &Metrics, config: &Config) {
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         runtime.block_on(async move {
-            let Shared { config, resolver, metrics, dns, watch } = shared;
+            let Shared { config, resolver, commons, watch } = shared;
             let roster = Roster::new();
-            let proxy = Proxy::new(Arc::clone(&config), resolver, dns, Arc::clone(&metrics), Rc::clone(&roster));
+            let metrics = Arc::clone(&commons.metrics);
+            let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
             let server = Server::new(proxy, roster, &config.downstream, metrics);
             server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
             io::Result::Ok(())

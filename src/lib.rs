@@ -26,13 +26,17 @@
 //! | which heads are refused; what a WebSocket handshake is | [`core::head`] |
 //! | headers added and removed | [`core::headers`], [`core::forwarded`] |
 //! | HTTP/1.1 towards pods, as bytes: heads, framing, chunks | [`core::wire`] |
-//! | choosing a pod for a new room, or a default backend | [`core::placement`], [`core::balance`] |
+//! | choosing a pod for a new room | [`core::placement`] |
+//! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
+//! | the pods of a backend: from where, in what state | [`backends`] |
+//! | choosing one of them for a request | `proxy/balance.rs` |
+//! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
 //! | how Redis is spoken to | [`directory::redis`] |
 //! | `check`, `explain`, `health` | [`cli`] |
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
-//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/dns.rs` |
+//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
@@ -52,10 +56,11 @@
 //! app  cli  dev wiring  |  check, explain, health  |  the demo around a router
 //! server admin  accept loop and limits  |  health, status, metrics
 //! proxy         the path of one request
-//! directory     who owns a room
-//! drain metrics telemetry   mechanics without domain words
+//! backends      the pods for requests without a room
+//! directory dns who owns a room  |  where a name leads
+//! drain metrics single_flight telemetry   mechanics without domain words
 //! config        what was typed → what was meant
-//! core          values and decisions
+//! core          values and decisions  (conformance: a table of clauses)
 //! ```
 //!
 //! # Invariants
@@ -94,6 +99,11 @@
 //! - **mimalloc**, in its second version: 1 µs of 17 a request less than glibc's allocator, memory given back after a rush,
 //!   and, unlike its third version, no slow path for the aligned blocks that tasks and sockets are. It asks for no huge
 //!   pages: they are 14 MB for a process that needs three.
+//! - **Sessions without a room need no memory of ours.** The pod stands in the `sid`, in a signed cookie or in a hash of the
+//!   client's address: any replica finds it, and a restarted one as well. Where none of them says, a session's request is
+//!   refused with Engine.IO's own words rather than balanced anew: its client starts over at once instead of failing slowly.
+//! - **What fails a request without a room is held against the pod for such requests only**: a room's pod is never
+//!   replaced, however it behaves.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.
 //! - **The `prometheus` crate** instead of prometheus-client: text format 0.0.4, as promised, and atomic histograms.
 //!
@@ -104,12 +114,14 @@
 
 pub mod admin;
 pub mod app;
+pub mod backends;
 pub mod cli;
 pub mod config;
 pub mod conformance;
 pub mod core;
 pub mod dev;
 pub mod directory;
+pub mod dns;
 pub mod drain;
 pub mod metrics;
 pub mod proxy;

@@ -7,14 +7,18 @@
 //! The `prometheus` crate writes the text format (0.0.4) that the contract promises; prometheus-client
 //! writes OpenMetrics only, and takes a lock per histogram observation.
 
+mod pods;
+
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+pub use pods::PodMetrics;
+
+use self::pods::Pods;
 
 /// 100 µs to 60 s: a cache hit on one end, a Socket.IO long poll on the other.
 const REQUEST_BUCKETS: [f64; 18] =
@@ -52,13 +56,15 @@ pub struct Metrics {
     pub tunnel_bytes: TunnelBytes,
     /// `pod_router_rejected_total{reason}`.
     pub rejected: IntCounterVec,
-    /// `pod_router_log_lines_dropped_total`: the log's reader was too slow.
+    /// `pod_router_affinity_misses_total`: a pod answered 400 to a request with a `sid`.
+    pub affinity_misses: IntCounter,
+    /// `pod_router_retries_total{result}`: attempts at another pod.
+    pub retries: Retries,
+    /// `pod_router_queue_duration_seconds`: how long requests waited for a place at their pod.
+    pub queue_duration: Histogram,
+    /// `pod_router_log_lines_dropped`: the log's reader was too slow.
     pub log_lines_dropped: IntGauge,
-    upstream_requests: IntCounterVec,
-    upstream_connect_failures: IntCounterVec,
-    upstream_connections: IntGaugeVec,
-    upstream_tunnels: IntGaugeVec,
-    pods: Mutex<BTreeMap<Arc<str>, PodMetrics>>,
+    pods: Pods,
 }
 
 /// Results of asking for a room's pod.
@@ -76,6 +82,15 @@ pub struct Lookups {
     pub error: IntCounter,
 }
 
+/// Requests without a room that could not be sent to the pod chosen first.
+#[derive(Debug)]
+pub struct Retries {
+    /// They went to another one at once.
+    pub elsewhere: IntCounter,
+    /// They had to wait: no other pod was left, or no budget.
+    pub waited: IntCounter,
+}
+
 /// Bytes relayed by tunnels.
 #[derive(Debug)]
 pub struct TunnelBytes {
@@ -83,19 +98,6 @@ pub struct TunnelBytes {
     pub upstream: IntCounter,
     /// From pods to clients.
     pub downstream: IntCounter,
-}
-
-/// What is counted per pod. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct PodMetrics {
-    name: Arc<str>,
-    requests: IntCounterVec,
-    /// `pod_router_upstream_connect_failures_total{pod}`.
-    pub connect_failures: IntCounter,
-    /// `pod_router_upstream_connections{pod}`: open ones, tunnels included.
-    pub connections: IntGauge,
-    /// `pod_router_upstream_websocket_connections{pod}`.
-    pub tunnels: IntGauge,
 }
 
 /// Counters of one family that a thread has met, so that their labels are looked up (a lock and a hash) once and not for
@@ -115,6 +117,8 @@ impl Metrics {
         let registry = Registry::new();
         let lookups = counters(&registry, "pod_router_room_lookups_total", "Lookups of a room's pod.", &["result"]);
         let bytes = counters(&registry, "pod_router_tunnel_bytes_total", "Bytes relayed by tunnels.", &["direction"]);
+        let retries =
+            counters(&registry, "pod_router_retries_total", "Requests without a room tried again.", &["result"]);
         let build = gauges(&registry, "pod_router_build_info", "The running build.", &["version", "revision"]);
         build.with_label_values(&[VERSION, REVISION]).set(1);
         let metrics = Self {
@@ -171,36 +175,27 @@ impl Metrics {
                 "Requests and connections the router answered itself, or cut.",
                 &["reason"],
             ),
+            affinity_misses: counter(
+                &registry,
+                "pod_router_affinity_misses_total",
+                "Answers of 400 to requests with a sid: most often a session at another pod.",
+            ),
+            retries: Retries {
+                elsewhere: retries.with_label_values(&["elsewhere"]),
+                waited: retries.with_label_values(&["waited"]),
+            },
+            queue_duration: histogram(
+                &registry,
+                "pod_router_queue_duration_seconds",
+                "Time that requests waited for a place at their pod.",
+                &REQUEST_BUCKETS,
+            ),
             log_lines_dropped: gauge(
                 &registry,
                 "pod_router_log_lines_dropped",
                 "Log lines lost since the start because their reader was too slow.",
             ),
-            upstream_requests: counters(
-                &registry,
-                "pod_router_upstream_requests_total",
-                "Responses from pods; code \"none\" where none came.",
-                &["pod", "code"],
-            ),
-            upstream_connect_failures: counters(
-                &registry,
-                "pod_router_upstream_connect_failures_total",
-                "Connections to pods that failed.",
-                &["pod"],
-            ),
-            upstream_connections: gauges(
-                &registry,
-                "pod_router_upstream_connections",
-                "Open connections to pods, tunnels included.",
-                &["pod"],
-            ),
-            upstream_tunnels: gauges(
-                &registry,
-                "pod_router_upstream_websocket_connections",
-                "Open WebSocket tunnels per pod.",
-                &["pod"],
-            ),
-            pods: Mutex::default(),
+            pods: Pods::new(&registry),
             registry,
         };
         metrics.touch_labelled();
@@ -223,25 +218,18 @@ impl Metrics {
 
     /// The handles of one pod or default-backend address, made when it is first met.
     pub fn pod(&self, name: &str) -> PodMetrics {
-        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = pods.get(name) {
-            return known.clone();
-        }
-        let made = PodMetrics {
-            name: name.into(),
-            requests: self.upstream_requests.clone(),
-            connect_failures: self.upstream_connect_failures.with_label_values(&[name]),
-            connections: self.upstream_connections.with_label_values(&[name]),
-            tunnels: self.upstream_tunnels.with_label_values(&[name]),
-        };
-        self.upstream_requests.with_label_values(&[name, "200"]);
-        pods.insert(made.name.clone(), made.clone());
-        made
+        self.pods.pod(name)
     }
 
     /// Every pod met so far, by name.
     pub fn pods(&self) -> Vec<PodMetrics> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.pods.all()
+    }
+
+    /// Drops the series of a pod that has gone for good: where pods go by their addresses, each restart makes a new one.
+    /// Whoever still holds its handles counts into nothing.
+    pub fn forget(&self, name: &str) {
+        self.pods.forget(name);
     }
 
     /// The Prometheus text format, version 0.0.4.
@@ -268,20 +256,6 @@ pub const REVISION: &str = match option_env!("POD_ROUTER_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
-
-// === impl PodMetrics ===
-
-impl PodMetrics {
-    /// The pod's name, or the default backend's address.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// `pod_router_upstream_requests_total{pod,code}`: responses by their status, or "none".
-    pub fn requests(&self, code: &str) -> IntCounter {
-        self.requests.with_label_values(&[&*self.name, code])
-    }
-}
 
 // === impl Met ===
 
@@ -369,17 +343,5 @@ mod tests {
         assert_eq!(metrics.websockets.get(), 2);
         drop(held);
         assert_eq!(metrics.websockets.get(), 0);
-    }
-
-    #[test]
-    fn a_pod_is_registered_once_however_often_it_is_met() {
-        let metrics = Metrics::new();
-        metrics.pod("backend-1").requests("200").inc();
-        let met = Met::default();
-        met.inc(200, || metrics.pod("backend-1").requests("200"));
-        met.inc(200, || unreachable!("it has been met"));
-        assert_eq!(metrics.pods().len(), 1);
-        let line = r#"pod_router_upstream_requests_total{code="200",pod="backend-1"} 3"#;
-        assert!(metrics.render().contains(line), "{}", metrics.render());
     }
 }

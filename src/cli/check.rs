@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::core::address::HostPort;
 use crate::directory::Directory;
 
@@ -33,8 +33,15 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
     if pods.is_empty() {
         writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
     }
-    for address in &config.routing.default_backend {
-        reached &= report(out, &format!("default backend {address}"), dial(config, address).await)?;
+    for backend in &config.backends.backends {
+        let what =
+            if backend.prefix.is_empty() { "default backend".to_owned() } else { format!("route {}", backend.prefix) };
+        for source in &backend.sources {
+            // What DNS or the directory lists is tried above, or is only known to them.
+            if let Source::Host(address, _) = source {
+                reached &= report(out, &format!("{what} {address}"), dial(config, address).await)?;
+            }
+        }
     }
     Ok(reached)
 }

@@ -86,8 +86,11 @@ impl Explanation {
 
     fn default_backend(&mut self, config: &Config, why: &str) {
         self.decision = "default-backend";
-        self.addresses = config.routing.default_backend.iter().map(ToString::to_string).collect();
-        self.because = format!("{why}: any address of the default backend, in turn");
+        let path = self.target.split('?').next().unwrap_or_default();
+        let backend = &config.backends.backends[config.backends.for_path(path)];
+        self.addresses = backend.sources.iter().map(ToString::to_string).collect();
+        let set = if backend.prefix.is_empty() { "the default backend" } else { "the route's backend" };
+        self.because = format!("{why}: a pod of {set}, its session's or by {}", backend.policy);
     }
 
     fn note_answer(&mut self, answer: &Result<Answer, DirectoryError>) {

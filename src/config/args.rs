@@ -113,9 +113,15 @@ pub(super) struct Args {
     /// comma-separated list
     #[arg(long, value_name = "POD=HOST:PORT", help_heading = "Routing")]
     pub(super) pod: Vec<String>,
-    /// For requests without a room: one or more `host:port`, comma-separated
+    /// For requests without a room: `host:port[;weight=N]` (every address of a name is a pod), `_port._tcp.name` (SRV) or
+    /// `heartbeats`, comma-separated
     #[arg(long, value_name = "HOST:PORT,…", default_value = "backend-service:3000", help_heading = "Routing")]
     pub(super) default_backend: String,
+    /// Another backend for requests without a room under this path prefix, the longest prefix first:
+    /// `/api/=api-service:3000 balance=least_conn`. Repeatable; the variable takes a list and is split at each comma that a
+    /// slash follows
+    #[arg(long, value_name = "PREFIX=HOST:PORT,…", help_heading = "Routing")]
+    pub(super) route: Vec<String>,
     /// A room the directory does not know: `default-backend`, `assign` (place it, atomically) or `reject` (404)
     #[arg(
         long,
@@ -131,9 +137,60 @@ pub(super) struct Args {
     #[arg(long, value_name = "COUNT", default_value = "80", help_heading = "Routing")]
     pub(super) max_participants_per_pod: String,
 
+    /// How a pod is chosen for a request without a room and without a session
+    #[arg(
+        long,
+        value_name = "round_robin|least_conn|p2c|client_ip",
+        default_value = "round_robin",
+        help_heading = "Balancing"
+    )]
+    pub(super) balance: String,
+    /// What keeps a Socket.IO polling session without a room at its pod: `sid` (the pod's name in front of a `~` in it),
+    /// `client_ip` (a hash of the client's address), both in this order, or `off`
+    #[arg(long, value_name = "sid,client_ip|off", default_value = "sid,client_ip", help_heading = "Balancing")]
+    pub(super) session_affinity: String,
+    /// A cookie for the same, between the two: its name, or `off`
+    #[arg(long, value_name = "NAME|off", default_value = "off", help_heading = "Balancing")]
+    pub(super) affinity_cookie: String,
+    /// The attributes of the cookie, besides `Path=/`
+    #[arg(long, value_name = "ATTRIBUTES", default_value = "HttpOnly; SameSite=Lax", help_heading = "Balancing")]
+    pub(super) affinity_cookie_attributes: String,
+    /// What the cookie is signed with: at least 32 characters, the same on all replicas
+    #[arg(long, value_name = "SECRET", help_heading = "Balancing")]
+    pub(super) affinity_key: Option<String>,
+    /// Failed requests without a room, within `--fail-timeout`, after which a pod gets no new ones for as long; 0 is never
+    #[arg(long, value_name = "COUNT", default_value = "3", help_heading = "Balancing")]
+    pub(super) max_fails: String,
+    /// See `--max-fails`
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Balancing")]
+    pub(super) fail_timeout: String,
+    /// Answers that count as failures, such as `502,503,504`; without them only connections do
+    #[arg(long, value_name = "STATUS,…|off", default_value = "off", help_heading = "Balancing")]
+    pub(super) fail_status: String,
+    /// Asks each pod of the backends for this path: `'/health interval=5s timeout=2s rise=2 fall=3'`. 2xx and 3xx are good;
+    /// a body that begins with `ready`, `drain`, `maint`, `up` or `down` counts as HAProxy's agents mean it
+    #[arg(long, value_name = "PATH …|off", default_value = "off", help_heading = "Balancing")]
+    pub(super) health_check: String,
+    /// How long a pod that is new or back gets less than its share
+    #[arg(long, value_name = "DURATION", default_value = "0s", help_heading = "Balancing")]
+    pub(super) slow_start: String,
+    /// Requests without a room that could not be sent go to another pod at once, as long as those are at most so many
+    /// percent of all
+    #[arg(long, value_name = "PERCENT", default_value = "20", help_heading = "Balancing")]
+    pub(super) retry_budget: String,
+
     /// Connecting to a pod
     #[arg(long, value_name = "DURATION", default_value = "2s", help_heading = "Upstream")]
     pub(super) connect_timeout: String,
+    /// Requests in flight and tunnels at one pod, from this replica; `off` for no limit
+    #[arg(long, value_name = "COUNT|off", default_value = "off", help_heading = "Upstream")]
+    pub(super) pod_max_connections: String,
+    /// Requests that wait for one of those places; more are answered 503
+    #[arg(long, value_name = "COUNT", default_value = "100", help_heading = "Upstream")]
+    pub(super) pod_queue: String,
+    /// How long one waits
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Upstream")]
+    pub(super) pod_queue_timeout: String,
     /// How long a request is held while its pod refuses connections (a StatefulSet pod comes back under its name)
     /// before 503
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Upstream")]

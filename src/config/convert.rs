@@ -5,12 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::available_parallelism;
 
 use super::args::{Args, DevArgs as TypedDevArgs, HealthArgs};
+use super::backends::{
+    BackendConfig, BackendsConfig, CookieConfig, SessionConfig, affinity_key, cookie_attributes, cookie_name,
+    fail_status, health_check, route, session_affinity, sources,
+};
 use super::command::{DevArgs, HealthCheck};
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::redis_url::redis_url;
 use super::value::{
-    backends, count, dns_label, duration, listener, log_format, networks, timeout, timeout_or_off, word,
+    count, count_or_off, dns_label, duration, listener, log_format, networks, timeout, timeout_or_off, word,
 };
 use super::{
     Config, DirectoryConfig, DirectoryKind, DownstreamConfig, DrainConfig, KeyTemplate, RedisConfig, RoutingConfig,
@@ -19,7 +23,9 @@ use super::{
 use crate::core::address::{AddressTemplate, HostPort};
 use crate::core::affinity::Affinity;
 use crate::core::assignment::{PodId, StatefulSet};
+use crate::core::balance::POLICIES;
 use crate::core::decision::OnUnassigned;
+use crate::core::ejection::EjectionLimits;
 use crate::core::placement::Limits;
 use crate::core::redirect::Redirect;
 
@@ -52,6 +58,7 @@ impl Args {
             admin_listen,
             directory: self.directory(&around.env)?,
             routing: self.routing()?,
+            backends: self.backends()?,
             upstream: self.upstream()?,
             downstream: self.downstream()?,
             drain: self.drain()?,
@@ -102,7 +109,6 @@ impl Args {
             pod_address: setting("pod-address", &self.pod_address, |text| pod_address(text, &namespace, &statefulset))?,
             fixed_pods: self.fixed_pods(&statefulset)?,
             statefulset,
-            default_backend: setting("default-backend", &self.default_backend, backends)?,
             on_unassigned: setting("on-unassigned", &self.on_unassigned, |text| word(text, &ON_UNASSIGNED))?,
             limits: Limits {
                 rooms: setting("max-rooms-per-pod", &self.max_rooms_per_pod, |text| count(text, 1..=MAX_LIMIT))?,
@@ -111,6 +117,49 @@ impl Args {
                 })?,
             },
         })
+    }
+
+    fn backends(&self) -> Result<BackendsConfig, ConfigError> {
+        let policy = setting("balance", &self.balance, |text| word(text, &POLICIES))?;
+        let sources = setting("default-backend", &self.default_backend, sources)?;
+        let mut backends = vec![BackendConfig { prefix: String::new(), sources, policy }];
+        for text in &self.route {
+            let read = setting("route", text, |text| route(text, policy))?;
+            if backends.iter().any(|backend| backend.prefix == read.prefix) {
+                return Err(ConfigError::setting("route", text, "this prefix has a route already"));
+            }
+            backends.push(read);
+        }
+        backends.sort_by_key(|backend| std::cmp::Reverse(backend.prefix.len()));
+        let fails = setting("max-fails", &self.max_fails, |text| count(text, 0..=1_000_000))?;
+        let timeout = setting("fail-timeout", &self.fail_timeout, timeout)?;
+        Ok(BackendsConfig {
+            backends,
+            session: self.session()?,
+            ejection: (fails > 0).then_some(EjectionLimits { fails, timeout }),
+            fail_status: setting("fail-status", &self.fail_status, fail_status)?,
+            check: setting("health-check", &self.health_check, health_check)?,
+            slow_start: setting("slow-start", &self.slow_start, duration)?,
+            retry_budget: setting("retry-budget", &self.retry_budget, |text| count(text, 0..=100))?,
+        })
+    }
+
+    fn session(&self) -> Result<SessionConfig, ConfigError> {
+        let (sid, client_ip) = setting("session-affinity", &self.session_affinity, session_affinity)?;
+        let name = setting("affinity-cookie", &self.affinity_cookie, cookie_name)?;
+        let attributes = setting("affinity-cookie-attributes", &self.affinity_cookie_attributes, cookie_attributes)?;
+        // Read even where no cookie is wanted: a wrong value is named, not kept for later. It is not quoted.
+        let key = self.affinity_key.as_deref().map(affinity_key).transpose();
+        let key = key.map_err(|why| ConfigError::setting("affinity-key", "***", &why))?;
+        let cookie = match (name, key) {
+            (None, _) => None,
+            (Some(name), Some(key)) => Some(CookieConfig { name, attributes, key }),
+            (Some(name), None) => {
+                let why = "it is signed, and --affinity-key (POD_ROUTER_AFFINITY_KEY) is missing";
+                return Err(ConfigError::setting("affinity-cookie", &name, why));
+            }
+        };
+        Ok(SessionConfig { sid, client_ip, cookie })
     }
 
     fn fixed_pods(&self, statefulset: &StatefulSet) -> Result<HashMap<PodId, HostPort>, ConfigError> {
@@ -127,6 +176,11 @@ impl Args {
     fn upstream(&self) -> Result<UpstreamConfig, ConfigError> {
         Ok(UpstreamConfig {
             connect_timeout: setting("connect-timeout", &self.connect_timeout, timeout)?,
+            max_connections: setting("pod-max-connections", &self.pod_max_connections, |text| {
+                count_or_off(text, 1..=1_000_000)
+            })?,
+            queue: setting("pod-queue", &self.pod_queue, |text| count(text, 0..=1_000_000))?,
+            queue_timeout: setting("pod-queue-timeout", &self.pod_queue_timeout, timeout)?,
             pod_wait: setting("pod-wait", &self.pod_wait, duration)?,
             response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
             response_body_idle: setting("response-body-idle", &self.response_body_idle, timeout_or_off)?,

@@ -147,19 +147,23 @@ fn is_service_link(rest: &str, value: &str) -> bool {
 
 /// Splits the list in a repeatable setting's variable. An affinity rule may hold a regular expression with a
 /// comma (`room_\d{1,3}`), so that list is split only where a word and a colon follow: no room id can
-/// contain either character, hence no useful expression spells them out.
+/// contain either character, hence no useful expression spells them out. A route holds a list itself: it ends where a
+/// slash follows.
 fn split_list(flag: &str, text: &str) -> Vec<String> {
-    let begins_rule = |item: &str| {
-        item.trim_start()
+    let begins_item = |piece: &str| match flag {
+        "affinity" => piece
+            .trim_start()
             .split_once(':')
-            .is_some_and(|(kind, _)| !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphabetic()))
+            .is_some_and(|(kind, _)| !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphabetic())),
+        "route" => piece.trim_start().starts_with('/'),
+        _ => true,
     };
     let mut items: Vec<String> = Vec::new();
     for piece in text.split(',') {
         match items.last_mut() {
-            Some(rule) if flag == "affinity" && !begins_rule(piece) => {
-                rule.push(',');
-                rule.push_str(piece);
+            Some(item) if !begins_item(piece) => {
+                item.push(',');
+                item.push_str(piece);
             }
             _ => items.push(piece.to_owned()),
         }
@@ -247,6 +251,7 @@ mod tests {
             ("pod", "a-0=h:1,", vec!["a-0=h:1", ""]),
             ("affinity", r"path:r\d{1,3},query:room@/x/", vec![r"path:r\d{1,3}", "query:room@/x/"]),
             ("affinity", "header:X-Room,\n  cookie:room", vec!["header:X-Room", "cookie:room"]),
+            ("route", "/a/=h:1,i:2 balance=p2c, /b/=h:1", vec!["/a/=h:1,i:2 balance=p2c", "/b/=h:1"]),
             ("affinity", "path:(a|b,c),d", vec!["path:(a|b,c),d"]),
             // A misspelt kind becomes a rule of its own, which is then refused.
             ("affinity", "path:a,querry:b", vec!["path:a", "querry:b"]),

@@ -5,6 +5,7 @@
 //! [`Duration`], and no other file reads the environment. A leaf: each layer takes its own sub-struct.
 
 mod args;
+mod backends;
 mod command;
 mod convert;
 mod environment;
@@ -28,6 +29,7 @@ use crate::core::placement::Limits;
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
 
+pub use backends::{BackendConfig, BackendsConfig, CheckConfig, CookieConfig, Key, SessionConfig, Source};
 pub use command::{Command, DevArgs, Exit, HealthCheck, Question, from_process, parse};
 pub use error::ConfigError;
 pub use settings::{Setting, settings};
@@ -47,6 +49,8 @@ pub struct Config {
     pub directory: DirectoryConfig,
     /// Which request goes where.
     pub routing: RoutingConfig,
+    /// Requests without a room.
+    pub backends: BackendsConfig,
     /// Connections from the ingress.
     pub downstream: DownstreamConfig,
     /// Connections to the pods.
@@ -116,8 +120,6 @@ pub struct RoutingConfig {
     pub pod_address: AddressTemplate,
     /// `--pod`: fixed addresses, ahead of the template.
     pub fixed_pods: HashMap<PodId, HostPort>,
-    /// `--default-backend`, at least one.
-    pub default_backend: Vec<HostPort>,
     /// `--on-unassigned`.
     pub on_unassigned: OnUnassigned,
     /// `--max-rooms-per-pod`, `--max-participants-per-pod`.
@@ -152,6 +154,12 @@ pub struct DownstreamConfig {
 pub struct UpstreamConfig {
     /// `--connect-timeout`.
     pub connect_timeout: Duration,
+    /// `--pod-max-connections`: requests in flight and tunnels at one pod; `None` when it is off.
+    pub max_connections: Option<usize>,
+    /// `--pod-queue`: requests that wait for one of those places.
+    pub queue: usize,
+    /// `--pod-queue-timeout`: for this long.
+    pub queue_timeout: Duration,
     /// `--pod-wait`: how long a request is held while its pod refuses connections.
     pub pod_wait: Duration,
     /// `--response-timeout`: to the response head, from the last movement of the request body.

@@ -10,7 +10,7 @@ use super::args::Cli;
 use super::convert::ON_UNASSIGNED;
 use super::environment::{Environment, is_setting, variables};
 use super::redis_url::redis_url;
-use super::{Config, DirectoryKind, LogFormat};
+use super::{Config, DirectoryKind, LogFormat, SessionConfig};
 
 /// One setting of `serve`, as the README shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +51,12 @@ impl Config {
         let mut rows = vec![("--listen", self.listen.to_string()), ("--admin-listen", self.admin_listen.to_string())];
         rows.extend(self.effective_directory());
         rows.extend(self.effective_routing());
+        rows.extend(self.effective_balancing());
         rows.extend([
             ("--connect-timeout", time(self.upstream.connect_timeout)),
+            ("--pod-max-connections", self.upstream.max_connections.map_or("off".to_owned(), |max| max.to_string())),
+            ("--pod-queue", self.upstream.queue.to_string()),
+            ("--pod-queue-timeout", time(self.upstream.queue_timeout)),
             ("--pod-wait", time(self.upstream.pod_wait)),
             ("--response-timeout", time(self.upstream.response_timeout)),
             ("--response-body-idle", self.upstream.response_body_idle.map_or("off".to_owned(), time)),
@@ -99,7 +103,7 @@ impl Config {
         ]
     }
 
-    fn effective_routing(&self) -> [(&'static str, String); 9] {
+    fn effective_routing(&self) -> [(&'static str, String); 10] {
         let routing = &self.routing;
         let mut pods: Vec<_> = routing.fixed_pods.iter().map(|(pod, address)| format!("{pod}={address}")).collect();
         pods.sort_unstable();
@@ -110,10 +114,43 @@ impl Config {
             ("--statefulset", routing.statefulset.as_str().to_owned()),
             ("--pod-address", routing.pod_address.to_string()),
             ("--pod", list(&pods)),
-            ("--default-backend", list(&routing.default_backend)),
+            ("--default-backend", self.backends.default_backend().to_string()),
+            ("--route", list(self.backends.routes())),
             ("--on-unassigned", policy.map(|(word, _)| word.to_owned()).unwrap_or_default()),
             ("--max-rooms-per-pod", routing.limits.rooms.to_string()),
             ("--max-participants-per-pod", routing.limits.participants.to_string()),
+        ]
+    }
+}
+
+impl Config {
+    fn effective_balancing(&self) -> [(&'static str, String); 11] {
+        let backends = &self.backends;
+        let SessionConfig { sid, client_ip, cookie } = &backends.session;
+        let affinity: Vec<_> =
+            [("sid", *sid), ("client_ip", *client_ip)].iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+        let (name, attributes, key) = match cookie {
+            Some(cookie) => (cookie.name.as_str(), cookie.attributes.trim_start_matches("; "), "***"),
+            None => ("off", "unused", "unused"),
+        };
+        let (fails, fail_timeout) = backends
+            .ejection
+            .map_or(("0".to_owned(), "unused".to_owned()), |limits| (limits.fails.to_string(), time(limits.timeout)));
+        [
+            ("--balance", backends.default_backend().policy.to_string()),
+            ("--session-affinity", if affinity.is_empty() { "off".to_owned() } else { affinity.join(",") }),
+            ("--affinity-cookie", name.to_owned()),
+            ("--affinity-cookie-attributes", attributes.to_owned()),
+            ("--affinity-key", key.to_owned()),
+            ("--max-fails", fails),
+            ("--fail-timeout", fail_timeout),
+            (
+                "--fail-status",
+                if backends.fail_status.is_empty() { "off".to_owned() } else { list(&backends.fail_status) },
+            ),
+            ("--health-check", backends.check.as_ref().map_or("off".to_owned(), ToString::to_string)),
+            ("--slow-start", time(backends.slow_start)),
+            ("--retry-budget", backends.retry_budget.to_string()),
         ]
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::LogFormat;
-use crate::core::address::HostPort;
 
 /// The longest duration a setting may have: sums of them must not overflow a clock.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -53,6 +52,14 @@ where
         .ok_or_else(|| format!("it has to be a whole number from {} to {}", bounds.start(), bounds.end()))
 }
 
+/// A whole number within bounds, or `off`.
+pub(super) fn count_or_off<N>(text: &str, bounds: RangeInclusive<N>) -> Result<Option<N>, String>
+where
+    N: FromStr + PartialOrd + std::fmt::Display,
+{
+    if text == "off" { Ok(None) } else { count(text, bounds).map(Some).map_err(|why| format!("{why}; or off")) }
+}
+
 /// One of several words.
 pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -70,11 +77,6 @@ pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn log_format(text: &str, on_terminal: bool) -> Result<LogFormat, String> {
     let auto = if on_terminal { LogFormat::Text } else { LogFormat::Json };
     word(text, &[("json", LogFormat::Json), ("text", LogFormat::Text), ("auto", auto)])
-}
-
-/// One or more addresses, comma-separated.
-pub(super) fn backends(text: &str) -> Result<Vec<HostPort>, String> {
-    text.split(',').map(|address| address.trim().parse()).collect()
 }
 
 /// Networks, comma-separated; `loopback` and `private` stand for theirs, `none` alone for nobody.
@@ -214,14 +216,6 @@ mod tests {
         );
         for bad in ["", "none,private", "10.0.0.0/33", "traefik", "10.0.0.0/8,", "10.0.0.0 10.1.0.0"] {
             assert!(networks(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn backends_are_a_list_that_is_not_empty() {
-        assert_eq!(backends("a:1, [::1]:2").map(|list| list.len()), Ok(2));
-        for bad in ["", ",", "a:1,", "a", "a:1;b:2", "http://a:1"] {
-            assert!(backends(bad).is_err(), "{bad}");
         }
     }
 

@@ -82,6 +82,8 @@ pub fn plan(page_load: bool, resolution: Resolution, on_unassigned: OnUnassigned
 pub enum Stage {
     /// Its name has no address.
     Resolve,
+    /// The pod has as many requests and tunnels as it may have, and as many that wait.
+    Queue,
     /// The connection was refused or timed out.
     Connect,
     /// The request could not be handed to the connection.
@@ -108,6 +110,8 @@ pub struct Failure {
 pub enum Next {
     /// Another connection to the same pod, at once: the kept one had gone stale, nothing was sent on it.
     Resend,
+    /// Another pod of the set, at once.
+    Elsewhere,
     /// Ask the directory past the cache, wait this long, try again: the pod may be restarting.
     Wait(Duration),
     /// Answer ourselves.
@@ -118,14 +122,17 @@ pub enum Next {
 const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
 
 /// The retry policy. A request of which the pod may have seen anything is never sent again (RFC 9110 section
-/// 9.2.2 would allow some; Engine.IO's polling forgives none). One that never left is held for `pod_wait`.
-pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait: Duration) -> Next {
+/// 9.2.2 would allow some; Engine.IO's polling forgives none). One that never left goes `elsewhere`, if another pod would
+/// do, or is held for `pod_wait`. A full pod has kept it waiting already.
+pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait: Duration, elsewhere: bool) -> Next {
     if failure.sent {
         return Next::GiveUp;
     }
     match failure.stage {
         Stage::Send => Next::Resend,
         Stage::Upload | Stage::Head => Next::GiveUp,
+        Stage::Resolve | Stage::Connect | Stage::Queue if elsewhere => Next::Elsewhere,
+        Stage::Queue => Next::GiveUp,
         Stage::Resolve | Stage::Connect => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {
@@ -175,9 +182,9 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_twice() {
-        for stage in [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Head] {
+        for stage in [Stage::Resolve, Stage::Queue, Stage::Connect, Stage::Send, Stage::Head] {
             let failure = Failure { stage, sent: true, timed_out: false };
-            assert_eq!(after_failure(failure, 0, Duration::ZERO, Duration::from_secs(5)), Next::GiveUp);
+            assert_eq!(after_failure(failure, 0, Duration::ZERO, Duration::from_secs(5), true), Next::GiveUp);
         }
     }
 
@@ -186,7 +193,7 @@ mod tests {
         let wait = Duration::from_secs(5);
         let after = |attempt, waited| {
             let failure = Failure { stage: Stage::Connect, sent: false, timed_out: false };
-            after_failure(failure, attempt, waited, wait)
+            after_failure(failure, attempt, waited, wait, false)
         };
         assert_eq!(after(0, Duration::ZERO), Next::Wait(Duration::from_millis(25)));
         assert_eq!(after(2, Duration::ZERO), Next::Wait(Duration::from_millis(100)));
@@ -194,12 +201,26 @@ mod tests {
         assert_eq!(after(9, Duration::from_millis(4990)), Next::Wait(Duration::from_millis(10)));
         assert_eq!(after(9, wait), Next::GiveUp);
         let none = Failure { stage: Stage::Connect, sent: false, timed_out: true };
-        assert_eq!(after_failure(none, 0, Duration::ZERO, Duration::ZERO), Next::GiveUp);
+        assert_eq!(after_failure(none, 0, Duration::ZERO, Duration::ZERO, false), Next::GiveUp);
     }
 
     #[test]
     fn a_stale_connection_is_replaced_at_once() {
         let failure = Failure { stage: Stage::Send, sent: false, timed_out: false };
-        assert_eq!(after_failure(failure, 0, Duration::from_secs(9), Duration::ZERO), Next::Resend);
+        assert_eq!(after_failure(failure, 0, Duration::from_secs(9), Duration::ZERO, true), Next::Resend);
+    }
+
+    #[test]
+    fn what_was_not_sent_may_go_elsewhere() {
+        let after = |stage, elsewhere| {
+            let failure = Failure { stage, sent: false, timed_out: true };
+            after_failure(failure, 0, Duration::from_secs(9), Duration::ZERO, elsewhere)
+        };
+        for stage in [Stage::Resolve, Stage::Queue, Stage::Connect] {
+            assert_eq!((after(stage, true), after(stage, false)), (Next::Elsewhere, Next::GiveUp));
+        }
+        for stage in [Stage::Upload, Stage::Head] {
+            assert_eq!(after(stage, true), Next::GiveUp);
+        }
     }
 }

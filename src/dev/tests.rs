@@ -224,8 +224,8 @@ async fn the_configuration_is_the_contracts_around_the_demo_pods() {
     let config = config(&demo, &DevArgs { listen: any(), admin_listen: any(), log_format: LogFormat::Text });
     assert!(matches!(config.directory.kind, DirectoryKind::Memory));
     assert_eq!(config.routing.on_unassigned, OnUnassigned::Assign);
-    assert_eq!(config.routing.default_backend.len(), 3);
-    for ((id, address), backend) in demo.pods.iter().zip(&config.routing.default_backend) {
+    assert_eq!(config.backends.default_backend().sources.len(), 3);
+    for ((id, address), backend) in demo.pods.iter().zip(&config.backends.default_backend().sources) {
         assert_eq!(config.routing.address_of(id).to_string(), address.to_string());
         assert_eq!(backend.to_string(), address.to_string());
     }

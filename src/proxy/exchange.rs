@@ -18,11 +18,10 @@ use tokio::net::TcpStream;
 use super::reject;
 use super::socket::{self, BUFFER};
 use super::upload::{SendError, Upload};
-use super::upstream::Lease;
+use super::upstream::{Kept, Lease};
 use crate::core::decision::{Failure, Stage};
 use crate::core::wire::response::{self, HeadError};
 use crate::core::wire::{BodyError, Decoder, Head, Part};
-use crate::metrics::Held;
 
 /// The longest response head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -263,10 +262,10 @@ impl Exchange {
     }
 
     /// The raw connection after a switch of protocols, what came of the new one already, and what counts it.
-    pub(super) fn into_tunnel(self: Box<Self>) -> (TcpStream, Bytes, Held) {
+    pub(super) fn into_tunnel(self: Box<Self>) -> (TcpStream, Bytes, Kept) {
         let Self { lease, received, .. } = *self;
-        let (stream, held) = lease.into_stream();
-        (stream, received, held)
+        let (stream, kept) = lease.into_stream();
+        (stream, received, kept)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
@@ -20,11 +20,11 @@ use super::upgrade::{self, Offer};
 use super::upload::Upload;
 use super::upstream::Endpoint;
 use super::{Downstream, Proxy, Route};
-use crate::core::assignment::{Assignment, PodId};
-use crate::core::balance;
-use crate::core::decision::{self, Next, Plan, RoomRefusal, Stage};
+use crate::core::assignment::Assignment;
+use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
 use crate::core::head::{Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
+use crate::core::session::{AffinitySource, has_sid};
 use crate::core::wire::Head;
 use crate::core::wire::request::{self, Added, Framing};
 use crate::directory::Directory;
@@ -34,6 +34,17 @@ pub(super) struct Forwarding<'a, D> {
     pub(super) proxy: &'a Rc<Proxy<D>>,
     pub(super) downstream: &'a Rc<Downstream>,
     pub(super) kind: Kind,
+}
+
+/// What Engine.IO answers to a `sid` it does not know, with other errors of a session's.
+const SESSION_UNKNOWN: u16 = 400;
+
+/// A pod's answer, as far as its head.
+pub(super) struct Answered {
+    head: Head,
+    exchange: Box<Exchange>,
+    /// The affinity cookie, for a client that has none for this pod.
+    cookie: Option<HeaderValue>,
 }
 
 /// Why attempts ended without a response.
@@ -52,7 +63,7 @@ impl<D: Directory> Forwarding<'_, D> {
         body: Incoming,
         route: Route,
         record: &mut Record,
-    ) -> Result<(Head, Box<Exchange>), GivenUp> {
+    ) -> Result<Answered, GivenUp> {
         let close = !body.is_end_stream();
         let upload = self.upload(&head, body, record);
         record.upload = upload.progress();
@@ -79,33 +90,73 @@ impl<D: Directory> Forwarding<'_, D> {
         mut upload: Upload,
         mut route: Route,
         record: &mut Record,
-    ) -> Result<(Head, Box<Exchange>), Reject> {
+    ) -> Result<Answered, Reject> {
         let started = record.started();
-        let turn = self.proxy.turn.replace(self.proxy.turn.get().wrapping_add(1));
         for attempt in 0.. {
-            let endpoint = self.endpoint(&route, turn, attempt);
+            let endpoint = self.endpoint(&route);
             record.pod = Some(endpoint.name().clone());
             upload.address(match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
-                Route::Default => None,
+                Route::Backend(_) => None,
             });
             let now = if attempt == 0 { started } else { Instant::now() };
             let Unanswered { failure, unsent } = match self.attempt(head, upload, &endpoint, now).await {
-                Ok(answered) => return Ok(answered),
+                Ok((head, exchange)) => return Ok(self.answered(head, exchange, &route)),
                 Err(unanswered) => unanswered,
             };
+            let elsewhere = self.note_failure(&mut route, failure)? && unsent.is_some();
             let pod_wait = self.proxy.config.upstream.pod_wait;
-            let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait);
+            let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
-                endpoint.count_unanswered();
+                if failure.stage != Stage::Upload {
+                    endpoint.count_unanswered();
+                }
                 return Err(Reject::Pod(failure));
             };
             upload = unsent;
             if let Next::Wait(pause) = next {
-                route = Box::pin(self.before_next_attempt(route, record, pause)).await?;
+                route = Box::pin(self.before_next_attempt(route, head, record, pause)).await?;
             }
         }
         unreachable!("the attempts end by returning")
+    }
+
+    /// What an answer means for the pod that gave it, and for the client's affinity to it.
+    fn answered(&self, head: Head, exchange: Box<Exchange>, route: &Route) -> Answered {
+        let balancer = &self.proxy.balancer;
+        let (source, cookie) = match route {
+            Route::Pod(_) => (AffinitySource::Room, None),
+            Route::Backend(choice) => {
+                balancer.answered(choice, head.status);
+                (choice.source, balancer.cookie(choice))
+            }
+        };
+        exchange.lease().endpoint().count_pick(source);
+        Answered { head, exchange, cookie }
+    }
+
+    /// Holds a failure against a pod of a backend, and looks for another one; whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// A session's pod that refuses connections has lost its sessions: waiting for it would bring none back.
+    fn note_failure(&self, route: &mut Route, failure: Failure) -> Result<bool, Reject> {
+        let Route::Backend(choice) = route else {
+            return Ok(false);
+        };
+        let balancer = &self.proxy.balancer;
+        let unreached = matches!(failure.stage, Stage::Resolve | Stage::Connect);
+        if unreached || failure.stage == Stage::Head {
+            balancer.failed(choice);
+        }
+        if choice.in_session && unreached && !failure.timed_out {
+            return Err(Reject::SessionUnknown);
+        }
+        let elsewhere = !failure.sent && (unreached || failure.stage == Stage::Queue) && balancer.elsewhere(choice);
+        if elsewhere {
+            self.proxy.metrics.retries.elsewhere.inc();
+        }
+        Ok(elsewhere)
     }
 
     /// One attempt: a connection, and the exchange on it.
@@ -144,47 +195,39 @@ impl<D: Directory> Forwarding<'_, D> {
         }
     }
 
-    fn endpoint(&self, route: &Route, turn: usize, attempt: u32) -> Rc<Endpoint> {
+    fn endpoint(&self, route: &Route) -> Rc<Endpoint> {
+        let Proxy { pool, config, .. } = &**self.proxy;
         match route {
-            Route::Pod(Assignment { pod, .. }) => {
-                self.proxy.pool.endpoint(pod.as_str(), || self.proxy.config.routing.address_of(pod))
-            }
-            Route::Default => {
-                let backends = &self.proxy.default_backend;
-                let chosen = balance::round_robin(turn, attempt as usize, backends.len())
-                    .expect("a configuration has at least one default backend");
-                Rc::clone(&backends[chosen])
-            }
+            Route::Pod(Assignment { pod, .. }) => pool.endpoint(pod.as_str(), || config.routing.address_of(pod)),
+            Route::Backend(choice) => pool.endpoint(&choice.name, || choice.address.clone()),
         }
     }
 
     /// Asks the directory again, and waits where that has not changed anything.
     async fn before_next_attempt(
         &self,
-        route: Route,
+        mut route: Route,
+        head: &Parts,
         record: &mut Record,
         pause: std::time::Duration,
     ) -> Result<Route, Reject> {
-        let unchanged = match (&route, record.room.clone()) {
-            (Route::Pod(assignment), Some(room)) => match self.ask_again(&room).await? {
-                Some(Route::Pod(now)) if now == *assignment => true,
-                Some(moved) => {
-                    record.source = moved.source();
-                    tracing::debug!(room = room.as_str(), from = %assignment.pod, to = ?pod_of(&moved), "room moved while waiting");
-                    return Ok(moved);
-                }
-                None => true,
-            },
-            (Route::Pod(_) | Route::Default, _) => true,
-        };
-        if unchanged {
-            tokio::time::sleep(pause).await;
+        if let (Route::Pod(before), Some(room)) = (&route, record.room.clone())
+            && let Some(now) = self.ask_again(&room, head, record).await?
+            && !matches!(&now, Route::Pod(now) if now == before)
+        {
+            tracing::debug!(room = room.as_str(), from = %before.pod, to = name_of(&now), "room moved while waiting");
+            return Ok(now);
+        }
+        tokio::time::sleep(pause).await;
+        if let Route::Backend(choice) = &mut route {
+            self.proxy.metrics.retries.waited.inc();
+            self.proxy.balancer.anew(choice);
         }
         Ok(route)
     }
 
     /// The room's route by an answer that is newer than the failure; `None` while the directory cannot be asked.
-    async fn ask_again(&self, room: &RoomId<'_>) -> Result<Option<Route>, Reject> {
+    async fn ask_again(&self, room: &RoomId<'_>, head: &Parts, record: &mut Record) -> Result<Option<Route>, Reject> {
         let now = Instant::now();
         let resolution = self.proxy.resolver.resolve(room, now, Some(now)).await;
         let mut plan = decision::plan(false, resolution, self.proxy.config.routing.on_unassigned);
@@ -194,22 +237,28 @@ impl<D: Directory> Forwarding<'_, D> {
         if plan == Plan::Refuse(RoomRefusal::DirectoryUnavailable) {
             return Ok(None);
         }
-        Route::from_plan(plan).map(Some)
+        self.proxy.route_of(plan, head, record).map(Some)
     }
 
     /// The response with this head, or the tunnel it begins.
     pub(super) fn respond(
         &self,
-        head: Head,
-        exchange: Box<Exchange>,
+        answered: Answered,
         mut record: Box<Record>,
         offer: Option<Box<Offer>>,
     ) -> Response<ResponseBody> {
+        let Answered { head, exchange, cookie } = answered;
         exchange.lease().endpoint().count(head.status);
+        if head.status.as_u16() == SESSION_UNKNOWN && has_sid(record.query()) {
+            self.proxy.metrics.affinity_misses.inc();
+        }
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         response.headers_mut().insert(X_REQUEST_ID, record.request_id().clone());
+        if let Some(cookie) = cookie {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
         if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
             response.extensions_mut().insert(reason);
         }
@@ -230,9 +279,9 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 }
 
-fn pod_of(route: &Route) -> Option<&PodId> {
+fn name_of(route: &Route) -> &str {
     match route {
-        Route::Pod(assignment) => Some(&assignment.pod),
-        Route::Default => None,
+        Route::Pod(assignment) => assignment.pod.as_str(),
+        Route::Backend(choice) => &choice.name,
     }
 }

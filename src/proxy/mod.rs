@@ -4,11 +4,12 @@
 //! refuses or forwards. What it must not do: decide by itself (that is `core`), pick a status (`reject`), or touch Redis
 //! (`directory`). One [`Proxy`] per worker thread: nothing in it is locked.
 
+mod balance;
 mod body;
 mod client;
-mod dns;
 mod exchange;
 mod forward;
+mod queue;
 mod record;
 mod reject;
 mod socket;
@@ -17,7 +18,6 @@ mod upgrade;
 mod upload;
 mod upstream;
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -31,15 +31,17 @@ use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
 pub use client::{ClientSocket, Downstream, Ending, Permit};
-pub use dns::Dns;
+pub use queue::Queues;
 pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
 pub use socket::tune;
 
+use self::balance::{Balancer, Choice};
 use self::forward::{Forwarding, GivenUp};
 use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Answer;
 use self::upgrade::Offer;
-use self::upstream::{Endpoint, Pool};
+use self::upstream::Pool;
+use crate::backends::Backends;
 use crate::config::Config;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Plan};
@@ -48,6 +50,7 @@ use crate::core::head::{self, Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
+use crate::dns::Dns;
 use crate::drain::{Phase, Roster};
 use crate::metrics::Metrics;
 
@@ -60,39 +63,42 @@ pub struct Proxy<D> {
     config: Arc<Config>,
     resolver: Resolver<D>,
     pool: Rc<Pool>,
-    default_backend: Vec<Rc<Endpoint>>,
+    balancer: Rc<Balancer>,
     metrics: Arc<Metrics>,
     ledger: Rc<Ledger>,
     tunnels: Rc<tunnel::Common>,
     roster: Rc<Roster>,
-    /// Whose turn it is among the default backend's addresses.
-    turn: Cell<usize>,
+}
+
+/// What the proxies of all worker threads share.
+#[derive(Clone, Debug)]
+pub struct Commons {
+    /// The addresses of pods.
+    pub dns: Dns,
+    /// The pods of the backends.
+    pub backends: Arc<Backends>,
+    /// The places at pods, where they are limited.
+    pub queues: Queues,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Where a request goes.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Route {
     /// To the room's pod.
     Pod(Assignment),
-    /// To any address of the default backend.
-    Default,
+    /// To a pod of a backend. Boxed: it is much larger than an assignment.
+    Backend(Box<Choice>),
 }
 
 impl<D: Directory> Proxy<D> {
     /// The proxy of one worker thread. Has to be called on that thread's runtime.
-    pub fn new(
-        config: Arc<Config>,
-        resolver: Resolver<D>,
-        dns: Dns,
-        metrics: Arc<Metrics>,
-        roster: Rc<Roster>,
-    ) -> Rc<Self> {
-        let pool = Pool::new(config.upstream.clone(), dns, Arc::clone(&metrics));
+    pub fn new(config: Arc<Config>, resolver: Resolver<D>, commons: Commons, roster: Rc<Roster>) -> Rc<Self> {
+        let Commons { dns, backends, queues, metrics } = commons;
+        let pool = Pool::new(config.upstream.clone(), dns, queues, Arc::clone(&metrics));
         tokio::task::spawn_local(pool.sweep_forever());
-        // Replicas and threads that start together must not all begin with the same address.
-        let turn = Cell::new(fastrand::usize(..));
-        let backends = config.routing.default_backend.iter();
-        let default_backend = backends.map(|address| pool.endpoint(&address.to_string(), || address.clone())).collect();
+        let balancer = Balancer::new(Arc::clone(&config), backends);
         let ledger = Ledger::new(Arc::clone(&metrics));
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
@@ -101,7 +107,7 @@ impl<D: Directory> Proxy<D> {
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
         });
-        Rc::new(Self { config, resolver, pool, default_backend, metrics, ledger, tunnels, roster, turn })
+        Rc::new(Self { config, resolver, pool, balancer, metrics, ledger, tunnels, roster })
     }
 
     /// Judges a peer by `--trusted-proxies`.
@@ -140,7 +146,7 @@ impl<D: Directory> Proxy<D> {
         let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
         let answered = forwarding.run(head, body, route, &mut record).await;
         let response = match answered {
-            Ok((head, exchange)) => forwarding.respond(head, exchange, record, offer),
+            Ok(answered) => forwarding.respond(answered, record, offer),
             Err(given_up) => self.give_up(record, &given_up),
         };
         downstream.upgrading.set(reject::is_switch(response.status()));
@@ -151,8 +157,7 @@ impl<D: Directory> Proxy<D> {
     async fn route(&self, head: &Parts, record: &mut Record) -> Result<Routed, Reject> {
         let routing = &self.config.routing;
         let Some((room, _)) = routing.affinity.room(head).map_err(Reject::Affinity)? else {
-            record.source = RouteSource::Default;
-            return Ok(Routed::To(Route::Default));
+            return self.any(head, record).map(Routed::To);
         };
         record.room = Some(room.clone().into_owned());
         let resolution = self.resolver.resolve(&room, record.started(), None).await;
@@ -169,11 +174,30 @@ impl<D: Directory> Proxy<D> {
                 Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
             }
             (plan, _) => {
-                let route = Route::from_plan(plan)?;
-                record.source = route.source();
+                let route = self.route_of(plan, head, record)?;
                 Ok(Routed::To(route))
             }
         }
+    }
+
+    /// The route that a plan asks for, once redirects and placement are dealt with.
+    fn route_of(&self, plan: Plan, head: &Parts, record: &mut Record) -> Result<Route, Reject> {
+        match plan {
+            Plan::Forward(assignment) => {
+                record.source = RouteSource::Room;
+                Ok(Route::Pod(assignment))
+            }
+            // A room that is still unassigned right after it was claimed is being deleted: any pod may say so.
+            Plan::DefaultBackend | Plan::Place | Plan::Redirect(_) => self.any(head, record),
+            Plan::Refuse(refusal) => Err(Reject::Room(refusal)),
+        }
+    }
+
+    /// The pod for a request that no room decides about.
+    fn any(&self, head: &Parts, record: &mut Record) -> Result<Route, Reject> {
+        record.source = RouteSource::Default;
+        let upgrading = record.exchange == RequestKind::WebSocket;
+        self.balancer.choose(head, upgrading, record.client()).map(Route::Backend)
     }
 
     /// Gives an unassigned room a pod. Whoever wins the race, the plan follows what then holds.
@@ -236,25 +260,6 @@ impl<D: Directory> Proxy<D> {
 enum Routed {
     To(Route),
     Answered(Answer),
-}
-
-impl Route {
-    /// The route a plan asks for, once redirects and placement are dealt with.
-    fn from_plan(plan: Plan) -> Result<Self, Reject> {
-        match plan {
-            Plan::Forward(assignment) => Ok(Self::Pod(assignment)),
-            // A room that is still unassigned right after it was claimed is being deleted: any pod may say so.
-            Plan::DefaultBackend | Plan::Place | Plan::Redirect(_) => Ok(Self::Default),
-            Plan::Refuse(refusal) => Err(Reject::Room(refusal)),
-        }
-    }
-
-    fn source(&self) -> RouteSource {
-        match self {
-            Self::Pod(_) => RouteSource::Room,
-            Self::Default => RouteSource::Default,
-        }
-    }
 }
 
 /// The id a trusted proxy gave the request, or a new one.

@@ -112,6 +112,16 @@ impl Record {
         self.started
     }
 
+    /// The client's address, as far as the peer is to be believed.
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// The query of the request.
+    pub(super) fn query(&self) -> &str {
+        self.target.query().unwrap_or_default()
+    }
+
     /// The request's id.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id

@@ -18,7 +18,7 @@ pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod
 
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 25] = [
+pub const CODES: [&str; 28] = [
     "bad-assignment",
     "bad-host",
     "bad-request",
@@ -32,11 +32,14 @@ pub const CODES: [&str; 25] = [
     "invalid-room",
     "loop",
     "method-not-allowed",
+    "no-backend",
     "no-capacity",
+    "pod-busy",
     "pod-closed",
     "pod-stalled",
     "pod-timeout",
     "pod-unreachable",
+    "session-unknown",
     "slow-body",
     "slow-head",
     "slow-reader",
@@ -45,6 +48,10 @@ pub const CODES: [&str; 25] = [
     "unassigned-room",
     "upgrade-with-body",
 ];
+
+/// What Engine.IO's server says of a `sid` that it does not know (`engine.io/lib/server.ts`, code 1): its client drops the
+/// session and starts over at once.
+const SESSION_UNKNOWN: &str = "Session ID unknown";
 
 /// Why the router answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +64,10 @@ pub enum Reject {
     Room(RoomRefusal),
     /// A new room cannot be placed.
     Placement(PlacementError),
+    /// The backend has no pod at the moment.
+    NoBackend,
+    /// The session's pod has gone, and the session with it.
+    SessionUnknown,
     /// The pod did not answer, or not sensibly.
     Pod(Failure),
     /// The pod answered a WebSocket handshake with a 101 that does not match (protocol, key), or sent one nobody asked for.
@@ -123,8 +134,13 @@ pub(super) fn is_switch(status: StatusCode) -> bool {
 impl Reject {
     /// The answer to the request with this id. With `close`, the connection ends: something of the request is unread.
     pub(super) fn answer(self, request_id: &str, close: bool) -> Answer {
-        let body = Body { error: self.code(), message: self.message(), request_id };
-        let body = serde_json::to_vec(&body).expect("a struct of strings always serialises");
+        let body = if self == Self::SessionUnknown {
+            // Engine.IO's own words, byte for byte: its clients look into them.
+            format!(r#"{{"code":1,"message":"{SESSION_UNKNOWN}"}}"#).into()
+        } else {
+            let body = Body { error: self.code(), message: self.message(), request_id };
+            serde_json::to_vec(&body).expect("a struct of strings always serialises")
+        };
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(X_POD_ROUTER_ERROR, HeaderValue::from_static(self.code()));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -160,8 +176,10 @@ impl Reject {
             | Self::Placement(PlacementError::NoCapacity | PlacementError::DirectoryUnavailable) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::SessionUnknown => StatusCode::BAD_REQUEST,
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
-                (Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
+                (Stage::Queue | Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
                 (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
                 (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
@@ -185,7 +203,10 @@ impl Reject {
             Self::Room(refusal) => refusal.code(),
             Self::Placement(PlacementError::NoCapacity) => "no-capacity",
             Self::Placement(PlacementError::DirectoryUnavailable) => "directory-unavailable",
+            Self::NoBackend => "no-backend",
+            Self::SessionUnknown => "session-unknown",
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
+                (Stage::Queue, _) => "pod-busy",
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
                 (Stage::Upload, true) => "slow-body",
                 (Stage::Upload, false) => "bad-request",
@@ -224,7 +245,10 @@ impl Reject {
             Self::Placement(PlacementError::NoCapacity) => {
                 "No pod has space for another room at the moment; try again."
             }
+            Self::NoBackend => "No pod is there to serve this at the moment; try again.",
+            Self::SessionUnknown => SESSION_UNKNOWN,
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
+                (Stage::Queue, _) => "The pod has as many requests as it may have; try again.",
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
                     "The pod cannot be reached at the moment; try again."
                 }
@@ -259,7 +283,7 @@ mod tests {
 
     #[test]
     fn every_code_is_listed() {
-        let failures = [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Upload, Stage::Head]
+        let failures = [Stage::Resolve, Stage::Queue, Stage::Connect, Stage::Send, Stage::Upload, Stage::Head]
             .into_iter()
             .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
         let all = [
@@ -279,6 +303,8 @@ mod tests {
             Reject::Room(RoomRefusal::DirectoryUnavailable),
             Reject::Placement(PlacementError::NoCapacity),
             Reject::Placement(PlacementError::DirectoryUnavailable),
+            Reject::NoBackend,
+            Reject::SessionUnknown,
             Reject::BadUpgrade,
         ];
         for reject in all.into_iter().chain(failures) {

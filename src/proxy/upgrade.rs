@@ -20,6 +20,7 @@ use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
 use super::tunnel::{End, Tunnel};
+use super::upstream::Kept;
 use super::{Downstream, Proxy};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
@@ -72,14 +73,14 @@ pub(super) fn start<D: Directory>(
     };
     let member = proxy.roster.join();
     let common = Rc::clone(&proxy.tunnels);
-    let (pod, early_down, open) = exchange.into_tunnel();
+    let (pod, early_down, kept) = exchange.into_tunnel();
     tokio::task::spawn_local(async move {
         match tokio::time::timeout(HAND_OVER, on_client).await {
             Ok(Ok(client)) => {
                 let (client, early_up) = raw(client);
                 let tunnel = Tunnel::new(client, pod, (early_up, early_down), common, member);
                 // A task of its own: this one is larger than a tunnel has to be, and a tunnel lives long.
-                tokio::task::spawn_local(Relay { tunnel, story, _open: open });
+                tokio::task::spawn_local(Relay { tunnel, story, _kept: kept });
             }
             Ok(Err(error)) => tracing::debug!(%error, "the 101 did not reach the client"),
             Err(_) => tracing::debug!("the 101 did not reach the client in time"),
@@ -103,7 +104,7 @@ struct Story {
 struct Relay {
     tunnel: Tunnel,
     story: Story,
-    _open: Held,
+    _kept: Kept,
 }
 
 impl Future for Relay {

@@ -17,15 +17,20 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::dns::Dns;
+use super::queue::{Place, Queue, Queues};
 use super::socket;
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
+use crate::core::session::AffinitySource;
+use crate::dns::Dns;
 use crate::metrics::{Held, Met, Metrics, PodMetrics};
 
 /// How often idle connections past their time are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// An endpoint that nobody has asked for so long is forgotten: where pods go by their addresses, old ones pile up.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// After a failed dial, others to the same pod fail alike for this long instead of dialling too.
 const DIAL_PAUSE: Duration = Duration::from_millis(20);
@@ -35,6 +40,7 @@ const DIAL_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Pool {
     config: UpstreamConfig,
     dns: Dns,
+    queues: Queues,
     metrics: Arc<Metrics>,
     /// By pod name, or `host:port` of a default backend: bounded by the pods and backends there are.
     endpoints: RefCell<HashMap<Arc<str>, Rc<Endpoint>>>,
@@ -47,6 +53,9 @@ pub(super) struct Endpoint {
     address: HostPort,
     metrics: PodMetrics,
     responses: Met<u16>,
+    picks: Met<AffinitySource>,
+    queue: Option<Arc<Queue>>,
+    last_used: Cell<Instant>,
     /// The oldest first.
     idle: RefCell<Vec<Idle>>,
     last_failure: Cell<Option<(Instant, Failure)>>,
@@ -69,18 +78,29 @@ struct Connection {
 /// A connection while it carries an exchange.
 #[derive(Debug)]
 pub(super) struct Lease {
-    endpoint: Rc<Endpoint>,
+    busy: Busy,
     connection: Connection,
     idle_timeout: Duration,
     reused: bool,
 }
 
+/// A request at a pod, or a tunnel's beginning: counted as in flight, and holding its place, until dropped.
+#[derive(Debug)]
+struct Busy {
+    endpoint: Rc<Endpoint>,
+    place: Option<Place>,
+}
+
+/// What a tunnel keeps of its lease: what counts its connection among the open ones, and its place at the pod.
+#[derive(Debug)]
+pub(super) struct Kept(#[expect(dead_code, reason = "held for its drop")] (Held, Option<Place>));
+
 // === impl Pool ===
 
 impl Pool {
     /// An empty pool.
-    pub(super) fn new(config: UpstreamConfig, dns: Dns, metrics: Arc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { config, dns, metrics, endpoints: RefCell::default() })
+    pub(super) fn new(config: UpstreamConfig, dns: Dns, queues: Queues, metrics: Arc<Metrics>) -> Rc<Self> {
+        Rc::new(Self { config, dns, queues, metrics, endpoints: RefCell::default() })
     }
 
     /// The endpoint with this name, made at first sight.
@@ -88,11 +108,15 @@ impl Pool {
         if let Some(known) = self.endpoints.borrow().get(name) {
             return Rc::clone(known);
         }
+        let name: Arc<str> = name.into();
         let made = Rc::new(Endpoint {
-            name: name.into(),
             address: address(),
-            metrics: self.metrics.pod(name),
+            metrics: self.metrics.pod(&name),
             responses: Met::default(),
+            picks: Met::default(),
+            queue: self.queues.of(&name, &self.config, &self.metrics),
+            last_used: Cell::new(Instant::now()),
+            name,
             idle: RefCell::default(),
             last_failure: Cell::new(None),
         });
@@ -104,15 +128,21 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Stage::Resolve`] or [`Stage::Connect`]; nothing was sent.
+    /// [`Stage::Queue`], [`Stage::Resolve`] or [`Stage::Connect`]; nothing was sent.
     pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
         let idle_timeout = self.config.idle;
+        endpoint.last_used.set(now);
+        let place = match &endpoint.queue {
+            Some(queue) => Some(Box::pin(queue.enter(&endpoint.metrics)).await?),
+            None => None,
+        };
+        let busy = Busy::new(endpoint, place);
         if let Some(connection) = endpoint.take_idle(now, idle_timeout) {
-            return Ok(Lease { endpoint: Rc::clone(endpoint), connection, idle_timeout, reused: true });
+            return Ok(Lease { busy, connection, idle_timeout, reused: true });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint)).await?;
-        Ok(Lease { endpoint: Rc::clone(endpoint), connection, idle_timeout, reused: false })
+        Ok(Lease { busy, connection, idle_timeout, reused: false })
     }
 
     async fn dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
@@ -124,7 +154,10 @@ impl Pool {
         if let Err(failure) = dialled {
             endpoint.last_failure.set(Some((Instant::now(), failure)));
             endpoint.metrics.connect_failures.inc();
-            self.evict(endpoint);
+            // A name that is not found says nothing about the connections there are.
+            if failure.stage != Stage::Resolve {
+                self.evict(endpoint);
+            }
         }
         dialled
     }
@@ -162,11 +195,14 @@ impl Pool {
                     return;
                 };
                 let now = Instant::now();
-                for endpoint in pool.endpoints.borrow().values() {
-                    endpoint.idle.borrow_mut().retain(|idle| {
+                pool.endpoints.borrow_mut().retain(|_, endpoint| {
+                    let mut idle = endpoint.idle.borrow_mut();
+                    idle.retain(|idle| {
                         idle.is_young(now, pool.config.idle) && socket::is_quiet(&idle.connection.stream)
                     });
-                }
+                    let recent = now.saturating_duration_since(endpoint.last_used.get()) < FORGOTTEN;
+                    recent || !idle.is_empty() || Rc::strong_count(endpoint) > 1
+                });
             }
         }
     }
@@ -188,6 +224,11 @@ impl Endpoint {
     /// Counts a response.
     pub(super) fn count(&self, status: StatusCode) {
         self.responses.inc(status.as_u16(), || self.metrics.requests(status.as_str()));
+    }
+
+    /// Counts a choice of this pod.
+    pub(super) fn count_pick(&self, source: AffinitySource) {
+        self.picks.inc(source, || self.metrics.picks(source.as_str()));
     }
 
     /// Counts a request that got none.
@@ -217,12 +258,27 @@ impl Idle {
     }
 }
 
+// === impl Busy ===
+
+impl Busy {
+    fn new(endpoint: &Rc<Endpoint>, place: Option<Place>) -> Self {
+        endpoint.metrics.in_flight.inc();
+        Self { endpoint: Rc::clone(endpoint), place }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.endpoint.metrics.in_flight.dec();
+    }
+}
+
 // === impl Lease ===
 
 impl Lease {
     /// The endpoint this connection leads to.
     pub(super) fn endpoint(&self) -> &Rc<Endpoint> {
-        &self.endpoint
+        &self.busy.endpoint
     }
 
     /// The connection.
@@ -257,11 +313,11 @@ impl Lease {
     /// Keeps the connection for the next request. Called when an exchange has ended cleanly.
     pub(super) fn give_back(self) {
         let idle = Idle { connection: self.connection, since: Instant::now() };
-        self.endpoint.idle.borrow_mut().push(idle);
+        self.busy.endpoint.idle.borrow_mut().push(idle);
     }
 
-    /// The connection for good, for a tunnel, and what counts it among the open ones.
-    pub(super) fn into_stream(self) -> (TcpStream, Held) {
-        (self.connection.stream, self.connection.open)
+    /// The connection for good, for a tunnel, and what the tunnel keeps with it.
+    pub(super) fn into_stream(mut self) -> (TcpStream, Kept) {
+        (self.connection.stream, Kept((self.connection.open, self.busy.place.take())))
     }
 }

@@ -19,27 +19,33 @@ const DEADLINE: &str = "120";
 const SOCKET_IO: &str = "pod.mjs";
 
 /// A real pod; it ends when its standard input closes.
-struct NodePod {
-    process: Process,
+pub(crate) struct NodePod {
+    pub(crate) process: Process,
     name: String,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl NodePod {
     fn start(program: &str, name: &str, port: u16, redis: &Redis) -> Self {
+        Self::start_with(program, name, port, redis, &[])
+    }
+
+    /// With these arguments on top.
+    pub(crate) fn start_with(program: &str, name: &str, port: u16, redis: &Redis, more: &[&str]) -> Self {
         let (name, port) = (name.to_owned(), port.to_string());
         let url = redis.url();
         let mut args = vec![program, "--pod", &name, "--port", &port];
         if program == SOCKET_IO {
             args.extend(["--redis", &url]);
         }
+        args.extend(more);
         let mut process = node("a Node pod", &args);
         let ready = first_line(&mut process);
         let port = ready["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("the pod names its port");
         Self { process, name, port }
     }
 
-    fn flag(&self) -> String {
+    pub(crate) fn flag(&self) -> String {
         format!("{}=127.0.0.1:{}", self.name, self.port)
     }
 
@@ -127,7 +133,7 @@ impl Cluster {
     }
 }
 
-fn node(name: &'static str, args: &[&str]) -> Process {
+pub(crate) fn node(name: &'static str, args: &[&str]) -> Process {
     Process::start(name, "node", |command| {
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node")).args(args).stdin(Stdio::piped());
     })
@@ -148,7 +154,7 @@ fn finish(mut process: Process) -> Value {
     serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("not JSON: {text} {errors}"))
 }
 
-fn errors(process: &mut Process) -> String {
+pub(crate) fn errors(process: &mut Process) -> String {
     let mut text = String::new();
     process.take_stderr().read_to_string(&mut text).expect("the program's errors can be read");
     text

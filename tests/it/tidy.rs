@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
@@ -14,12 +14,29 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("single_flight", &[]),
     ("telemetry", &["config"]),
     ("directory", &["core", "config", "metrics", "single_flight"]),
-    ("proxy", &["core", "config", "directory", "drain", "metrics", "single_flight"]),
+    ("dns", &["core", "single_flight"]),
+    ("backends", &["config", "core", "directory", "dns", "metrics"]),
+    ("proxy", &["backends", "config", "core", "directory", "dns", "drain", "metrics", "single_flight"]),
     ("server", &["config", "directory", "drain", "metrics", "proxy"]),
-    ("admin", &["core", "directory", "drain", "metrics"]),
+    ("admin", &["backends", "core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
     ("cli", &["config", "core", "directory", "proxy"]),
-    ("app", &["admin", "config", "core", "directory", "drain", "metrics", "proxy", "server", "telemetry"]),
+    (
+        "app",
+        &[
+            "admin",
+            "backends",
+            "config",
+            "core",
+            "directory",
+            "dns",
+            "drain",
+            "metrics",
+            "proxy",
+            "server",
+            "telemetry",
+        ],
+    ),
     ("main", &["app", "cli", "config", "dev", "directory", "telemetry"]),
 ];
 

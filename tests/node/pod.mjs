@@ -1,21 +1,30 @@
 // A real backend pod: HTTP, and Socket.IO with every default, joined to its fellow pods by the Redis adapter.
 //
-//   node pod.mjs --pod backend-1 [--port 0] [--redis redis://127.0.0.1:6379]
+//   node pod.mjs --pod backend-1 [--port 0] [--redis redis://127.0.0.1:6379] [--named-sids] [--ping-interval 25000]
 
+import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";
 import { createClient } from "redis";
 import { Server } from "socket.io";
 import { answerHttp, readArguments, runPod } from "./support.mjs";
 
-const { pod, port, redis } = readArguments({ pod: undefined, port: 0, redis: null });
+const args = readArguments({ pod: undefined, port: 0, redis: null, "named-sids": false, "ping-interval": 0 });
+const { pod, port, redis } = args;
 
 // What this pod handled, by room: a room that has events at two pods was misrouted.
 const rooms = {};
 
-// No option is set: Node's keep-alive timeout of 5 s is part of what the router must live with.
+// No option is set where the test does not ask for it: Node's keep-alive timeout of 5 s is part of what the router must live with.
 const server = createServer(answerHttp(pod, () => ({ rooms })));
-const io = new Server(server, redis ? { adapter: await connectAdapter(redis) } : {});
+const options = redis ? { adapter: await connectAdapter(redis) } : {};
+if (args["ping-interval"]) options.pingInterval = args["ping-interval"];
+const io = new Server(server, options);
+
+// The three lines of the README: the session's id says where the session is.
+if (args["named-sids"]) {
+  io.engine.generateId = () => `${pod}~${randomBytes(15).toString("base64url")}`;
+}
 
 io.on("connection", (socket) => {
   const room = socket.handshake.query.roomId ?? "waiting";
@@ -31,6 +40,7 @@ io.on("connection", (socket) => {
   });
   socket.on("echo", (data, acknowledge) => acknowledge({ pod, data }));
   socket.on("say", ({ from, n }) => io.to(room).emit("said", { pod, from, n }));
+  socket.on("shout", (n) => io.emit("shouted", { pod, n }));
   socket.on("whoami", (acknowledge) => acknowledge({ pod, transport: socket.conn.transport.name }));
 });
 

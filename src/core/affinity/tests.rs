@@ -152,3 +152,15 @@ fn wrong_rules_say_what_is_wrong() {
         assert!(!error.contains('\n'), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_foreign_cookies_bytes_do_not_hide_the_room() {
+    let rules: Affinity = Affinity::new(vec!["cookie:room".parse().expect("a rule")]);
+    let room = |line: &[u8]| {
+        let head = http::Request::get("/").header(COOKIE, line).body(()).expect("a request").into_parts().0;
+        rules.room(&head).map(|found| found.map(|(room, _)| room.to_string()))
+    };
+    assert_eq!(room(b"name=J\xe9r\xf4me; room=room_a"), Ok(Some("room_a".to_owned())));
+    assert_eq!(room(b"room=room_\xe9"), Err(AffinityError::InvalidRoom));
+    assert_eq!(room(b"name=\xff"), Ok(None));
+}

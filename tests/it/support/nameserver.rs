@@ -15,6 +15,8 @@ use super::pod::own_ip;
 /// The record types that `getaddrinfo` asks for.
 const A: u16 = 1;
 const AAAA: u16 = 28;
+/// The one that the router asks for by itself.
+const SRV: u16 = 33;
 
 /// A DNS server on an address of its own, port 53: resolv.conf knows no other port.
 pub(crate) struct NameServer {
@@ -25,7 +27,8 @@ pub(crate) struct NameServer {
 
 #[derive(Default)]
 struct Shared {
-    names: Mutex<HashMap<String, Ipv4Addr>>,
+    names: Mutex<HashMap<String, Vec<Ipv4Addr>>>,
+    services: Mutex<HashMap<String, Vec<(String, u16)>>>,
     asked: Mutex<Vec<String>>,
     over: AtomicBool,
 }
@@ -55,8 +58,21 @@ impl NameServer {
 
     /// From here on this name has this address.
     pub(crate) fn set(&self, name: &str, address: IpAddr) {
-        let IpAddr::V4(address) = address else { panic!("{address} is not IPv4") };
-        lock(&self.shared.names).insert(name.to_owned(), address);
+        self.set_all(name, &[address]);
+    }
+
+    /// From here on this name has these addresses.
+    pub(crate) fn set_all(&self, name: &str, addresses: &[IpAddr]) {
+        let v4 = |address: &IpAddr| match address {
+            IpAddr::V4(address) => *address,
+            IpAddr::V6(_) => panic!("{address} is not IPv4"),
+        };
+        lock(&self.shared.names).insert(name.to_owned(), addresses.iter().map(v4).collect());
+    }
+
+    /// From here on this service has these pods, by name and port.
+    pub(crate) fn set_services(&self, name: &str, targets: &[(String, u16)]) {
+        lock(&self.shared.services).insert(name.to_owned(), targets.to_vec());
     }
 
     /// The names whose A records were asked for, in order.
@@ -95,27 +111,46 @@ impl Shared {
         }
     }
 
-    /// RFC 1035 section 4: the header, the question repeated, and at most one address.
+    /// RFC 1035 section 4: the header, the question repeated, and the addresses, or the targets (RFC 2782).
     fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
         let (labels, end) = labels(query)?;
         let kind = u16::from_be_bytes([*query.get(end)?, *query.get(end + 1)?]);
         let name = labels.join(".");
-        let address = lock(&self.names).get(&name).copied();
+        let addresses = lock(&self.names).get(&name).cloned();
+        let targets = lock(&self.services).get(&name).cloned();
         if kind == A {
             lock(&self.asked).push(name);
         }
-        let found = address.filter(|_| kind == A);
-        let code = if address.is_none() || !matches!(kind, A | AAAA) { 3 } else { 0 };
+        let found: Option<Vec<Vec<u8>>> = match kind {
+            A => addresses.map(|all| all.iter().map(|address| address.octets().to_vec()).collect()),
+            AAAA => addresses.map(|_| Vec::new()),
+            SRV => targets.map(|all| all.iter().map(|(host, port)| target(host, *port)).collect()),
+            _ => None,
+        };
+        let (code, found) = found.map_or((3, Vec::new()), |found| (0, found));
         let mut answer = query.get(..2)?.to_vec();
-        answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(found.is_some()), 0, 0, 0, 0]);
+        answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(found.len()).ok()?, 0, 0, 0, 0]);
         answer.extend(query.get(12..end + 4)?);
-        if let Some(address) = found {
-            // The name by a pointer to the question, type A, class IN, to be forgotten at once.
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-            answer.extend(address.octets());
+        for data in found {
+            // The name by a pointer to the question, class IN, to be forgotten at once.
+            answer.extend([0xc0, 12, 0, u8::try_from(kind).ok()?, 0, 1, 0, 0, 0, 0]);
+            answer.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
+            answer.extend(data);
         }
         Some(answer)
     }
+}
+
+/// Priority 0, weight 1, the port and the name.
+fn target(host: &str, port: u16) -> Vec<u8> {
+    let mut data = vec![0, 0, 0, 1];
+    data.extend(port.to_be_bytes());
+    for label in host.split('.') {
+        data.push(u8::try_from(label.len()).expect("a label has at most 63 bytes"));
+        data.extend(label.as_bytes());
+    }
+    data.push(0);
+    data
 }
 
 /// The labels of the question's name, and where its type begins.

@@ -1,7 +1,7 @@
 //! A child process that does not outlive its test.
 
 use std::io::Read;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use super::wait_for;
 
@@ -29,6 +29,10 @@ impl Process {
 
     pub(crate) fn take_stdout(&mut self) -> impl Read + Send + 'static {
         self.child.stdout.take().expect("stdout is piped, and taken once")
+    }
+
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("stdin is piped, and taken once")
     }
 
     pub(crate) fn take_stderr(&mut self) -> impl Read + Send + 'static {

@@ -161,6 +161,12 @@ impl Router {
         eventually("pod-router is ready", || self.get_admin("/readyz").status() == 200);
     }
 
+    /// What the admin listener answers at `path`.
+    #[track_caller]
+    pub(crate) fn json(&self, path: &str) -> Json {
+        self.get_admin(path).json()
+    }
+
     /// The sum of this metric's samples that carry these labels; 0 where there are none.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

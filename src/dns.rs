@@ -7,6 +7,8 @@
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
 //! turning one question into four. `Host` never carries it.
 
+mod srv;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
@@ -53,15 +55,22 @@ impl Dns {
     /// # Errors
     ///
     /// `NotFound` where the name has none now.
-    pub(super) async fn resolve(&self, target: &HostPort) -> io::Result<Arc<[SocketAddr]>> {
+    pub async fn resolve(&self, target: &HostPort) -> io::Result<Arc<[SocketAddr]>> {
         if let Some(ip) = target.ip() {
             return Ok(Arc::new([SocketAddr::new(ip, target.port)]));
         }
         self.ask(target).await.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
     }
 
+    /// The pods that a service's SRV record lists, with their weights; `None` where nobody answered. Not cached: who asks
+    /// does so rarely.
+    pub async fn services(&self, name: &str) -> Option<Vec<(HostPort, u32)>> {
+        let asked = srv::ask(name).await;
+        asked.inspect_err(|error| tracing::debug!(name, %error, "SRV record not found")).ok()
+    }
+
     /// Forgets a name, because a connection to one of its addresses failed. That it has none is not forgotten.
-    pub(super) fn forget(&self, target: &HostPort) {
+    pub fn forget(&self, target: &HostPort) {
         let mut known = self.known();
         if known.get(target).is_some_and(|known| known.answer.is_some()) {
             known.remove(target);

@@ -1,0 +1,234 @@
+//! The backends of requests without a room: which pods each has now, and how they are doing.
+//!
+//! Shared by all threads and replaced as a whole when DNS or the heartbeats say something new ([`discovery`]): a request
+//! reads the set without a lock, and one that is under way keeps its pod, listed or not. Choosing is the proxy's, by the
+//! policies of `core::balance`; nothing here touches a request.
+
+mod check;
+mod discovery;
+mod member;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use ring::hmac;
+
+pub use check::check_forever;
+pub use discovery::refresh_forever;
+pub use member::{Availability, Member};
+
+use self::member::Found;
+use crate::config::{BackendConfig, Config, CookieConfig};
+use crate::core::ejection::{EjectionLimits, may_eject};
+use crate::metrics::Metrics;
+
+/// How long a pod that has left is still counted. Longer than the worker threads remember it, or they would go on
+/// counting into series that nobody sees.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+
+/// How many bytes of the signature a cookie carries: enough that none is guessed.
+const TAG: usize = 16;
+
+/// All backends, in the order of the configuration: the longest prefix first, the default one last.
+#[derive(Debug)]
+pub struct Backends {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    list: Vec<Backend>,
+    key: Option<hmac::Key>,
+    /// Who has left, and when.
+    departed: Mutex<Vec<(Arc<Member>, Instant)>>,
+}
+
+/// One backend.
+#[derive(Debug)]
+pub struct Backend {
+    /// As it was configured.
+    pub config: BackendConfig,
+    set: ArcSwap<Set>,
+}
+
+/// The pods of a backend at one time.
+#[derive(Debug, Default)]
+pub struct Set {
+    /// The pods, in a stable order.
+    pub members: Vec<Arc<Member>>,
+    /// Grows with every change.
+    pub version: u64,
+    by_name: HashMap<Arc<str>, usize>,
+    by_tag: HashMap<Box<str>, usize>,
+}
+
+// === impl Backends ===
+
+impl Backends {
+    /// The backends with what is known without asking anybody: the addresses as they are written.
+    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
+        let key = config
+            .backends
+            .session
+            .cookie
+            .as_ref()
+            .map(|cookie: &CookieConfig| hmac::Key::new(hmac::HMAC_SHA256, cookie.key.0.as_bytes()));
+        let list = config.backends.backends.iter();
+        let list = list.map(|config| Backend { config: config.clone(), set: ArcSwap::default() }).collect();
+        let backends = Self { config, metrics, list, key, departed: Mutex::default() };
+        for backend in &backends.list {
+            let written = discovery::as_written(&backend.config, &backends.config.routing);
+            backends.publish(backend, written, false);
+        }
+        backends
+    }
+
+    /// The backend for a path.
+    pub fn for_path(&self, path: &str) -> (usize, &Backend) {
+        let index = self.config.backends.for_path(path);
+        (index, &self.list[index])
+    }
+
+    /// The backend with this index.
+    pub fn backend(&self, index: usize) -> &Backend {
+        &self.list[index]
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Backend> {
+        self.list.iter()
+    }
+
+    /// `--max-fails` and `--fail-timeout`, where they are on.
+    pub fn ejection(&self) -> Option<EjectionLimits> {
+        self.config.backends.ejection
+    }
+
+    /// `--slow-start`.
+    pub fn slow_start(&self) -> Duration {
+        self.config.backends.slow_start
+    }
+
+    /// A request failed at this member. A pod that keeps failing is ejected, but never more than half of its set.
+    pub fn failed(&self, backend: &Backend, member: &Member) {
+        let Some(limits) = self.ejection() else {
+            return;
+        };
+        let (now, set) = (Instant::now(), backend.set());
+        let ejected = set.members.iter().filter(|other| other.is_ejected()).count();
+        if member.failed(limits, now, may_eject(set.members.len(), ejected)) {
+            member.metrics().ejections.inc();
+            tracing::warn!(pod = &*member.name, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
+        }
+    }
+
+    /// Makes `found` the backend's pods, keeping those it has. `later`: they have joined, and were not there at the start.
+    fn publish(&self, backend: &Backend, found: Vec<Found>, later: bool) {
+        let old = backend.set();
+        let kept = |found: &Found| old.members.iter().find(|m| m.name == found.name && m.address == found.address);
+        if later && found.len() == old.members.len() && found.iter().all(|found| kept(found).is_some()) {
+            return;
+        }
+        let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
+        let members = found.into_iter().map(|found| match kept(&found) {
+            Some(member) => Arc::clone(member),
+            None => Arc::new(Member::new(found.clone(), self.tag(&found.name), self.metrics.pod(&found.name), joined)),
+        });
+        let set = Set::new(members.collect(), old.version + 1);
+        if later {
+            let names: Vec<_> = set.members.iter().map(|member| &*member.name).collect();
+            tracing::info!(prefix = backend.config.prefix, pods = ?names, "backend changed");
+        }
+        let gone = old.members.iter().filter(|old| !set.members.iter().any(|now| Arc::ptr_eq(old, now)));
+        self.departed().extend(gone.map(|member| (Arc::clone(member), Instant::now())));
+        backend.set.store(Arc::new(set));
+    }
+
+    /// Drops the series of pods that have been gone for a while: where pods go by their addresses, each restart makes a
+    /// new one. A StatefulSet's pod comes back under its name and keeps its own.
+    fn forget_departed(&self) {
+        let is_listed = |member: &Member| {
+            self.list.iter().any(|backend| backend.set().members.iter().any(|listed| listed.name == member.name))
+        };
+        self.departed().retain(|(member, since)| {
+            if member.is_pod || is_listed(member) {
+                return false;
+            }
+            let over = since.elapsed() > FORGOTTEN && member.load() == 0 && member.metrics().connections.get() == 0;
+            if over {
+                self.metrics.forget(&member.name);
+            }
+            !over
+        });
+    }
+
+    fn departed(&self) -> MutexGuard<'_, Vec<(Arc<Member>, Instant)>> {
+        // Pushes and removals only: nothing is left half-done by a panic.
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cookie's value for a pod: a signature of its name, by which only a holder of the key can find it.
+    fn tag(&self, name: &str) -> Option<Box<str>> {
+        let tag = hmac::sign(self.key.as_ref()?, name.as_bytes());
+        Some(tag.as_ref()[..TAG].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// Its pods now.
+    pub fn set(&self) -> Arc<Set> {
+        self.set.load_full()
+    }
+
+    /// Whether it is the one for every path that no route is for.
+    pub fn is_default(&self) -> bool {
+        self.config.prefix.is_empty()
+    }
+}
+
+// === impl Set ===
+
+impl Set {
+    fn new(members: Vec<Arc<Member>>, version: u64) -> Self {
+        let mut set = Self { version, ..Self::default() };
+        for (slot, member) in members.iter().enumerate() {
+            // `api-1.api:3000` may be named by `api-1` in a sid, if only one is.
+            let alias = member.address.host.split('.').next().filter(|_| member.address.ip().is_none());
+            set.by_name.extend(alias.filter(|_| !member.is_pod).map(|alias| (Arc::from(alias), slot)));
+            set.by_name.insert(Arc::clone(&member.name), slot);
+            set.by_tag.extend(member.tag.clone().map(|tag| (tag, slot)));
+        }
+        set.members = members;
+        set
+    }
+
+    /// The pod with this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Member>> {
+        self.by_name.get(name).map(|slot| &self.members[*slot])
+    }
+
+    /// The pod that a cookie's value stands for.
+    pub fn tagged(&self, tag: &str) -> Option<&Arc<Member>> {
+        self.by_tag.get(tag).map(|slot| &self.members[*slot])
+    }
+
+    /// Whether all its pods go by their StatefulSet names: one that is not among them is not there.
+    pub fn is_complete(&self) -> bool {
+        !self.members.is_empty() && self.members.iter().all(|member| member.is_pod)
+    }
+}
+
+impl Member {
+    /// Its state in a word, for people and `/status`.
+    pub fn word(&self) -> &'static str {
+        use crate::core::check::Health;
+        match self.health() {
+            Health::Up if self.is_ejected() => "ejected",
+            Health::Up => "up",
+            Health::Drain => "drain",
+            Health::Down => "down",
+            Health::Maintenance => "maintenance",
+        }
+    }
+}

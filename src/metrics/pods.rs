@@ -1,0 +1,180 @@
+//! What is counted per pod.
+//!
+//! The families are looked up by label when a pod is first met, and their handles kept with it. A pod's series go when it
+//! has gone for good ([`Pods::forget`]): the number of series is bounded by the pods there are, not by those there were.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::{counters, gauges};
+
+/// The families with a `pod` label, and the pods met so far.
+#[derive(Debug)]
+pub(super) struct Pods {
+    requests: IntCounterVec,
+    picks: IntCounterVec,
+    ejections: IntCounterVec,
+    connect_failures: IntCounterVec,
+    connections: IntGaugeVec,
+    tunnels: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    queued: IntGaugeVec,
+    met: Mutex<BTreeMap<Arc<str>, PodMetrics>>,
+}
+
+/// What is counted per pod. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PodMetrics {
+    name: Arc<str>,
+    requests: IntCounterVec,
+    picks: IntCounterVec,
+    /// `pod_router_ejections_total{pod}`.
+    pub ejections: IntCounter,
+    /// `pod_router_upstream_in_flight{pod}`: requests being sent or answered, tunnels apart.
+    pub in_flight: IntGauge,
+    /// `pod_router_upstream_queued{pod}`: requests that wait for a place.
+    pub queued: IntGauge,
+    /// `pod_router_upstream_connect_failures_total{pod}`.
+    pub connect_failures: IntCounter,
+    /// `pod_router_upstream_connections{pod}`: open ones, tunnels included.
+    pub connections: IntGauge,
+    /// `pod_router_upstream_websocket_connections{pod}`.
+    pub tunnels: IntGauge,
+}
+
+// === impl Pods ===
+
+impl Pods {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let counted = |name, help, labels: &[&str]| counters(registry, name, help, labels);
+        let gauged = |name, help| gauges(registry, name, help, &["pod"]);
+        Self {
+            requests: counted(
+                "pod_router_upstream_requests_total",
+                "Responses from pods; code \"none\" where none came.",
+                &["pod", "code"],
+            ),
+            picks: counted("pod_router_picks_total", "Pods chosen, by what decided.", &["pod", "source"]),
+            ejections: counted(
+                "pod_router_ejections_total",
+                "Pods left out of their backend because they kept failing.",
+                &["pod"],
+            ),
+            connect_failures: counted(
+                "pod_router_upstream_connect_failures_total",
+                "Connections to pods that failed.",
+                &["pod"],
+            ),
+            connections: gauged("pod_router_upstream_connections", "Open connections to pods, tunnels included."),
+            tunnels: gauged("pod_router_upstream_websocket_connections", "Open WebSocket tunnels per pod."),
+            in_flight: gauged("pod_router_upstream_in_flight", "Requests that a pod is answering, tunnels apart."),
+            queued: gauged("pod_router_upstream_queued", "Requests that wait for a place at a pod."),
+            met: Mutex::default(),
+        }
+    }
+
+    pub(super) fn pod(&self, name: &str) -> PodMetrics {
+        let mut met = self.met();
+        if let Some(known) = met.get(name) {
+            return known.clone();
+        }
+        let made = PodMetrics {
+            name: name.into(),
+            requests: self.requests.clone(),
+            picks: self.picks.clone(),
+            ejections: self.ejections.with_label_values(&[name]),
+            connect_failures: self.connect_failures.with_label_values(&[name]),
+            connections: self.connections.with_label_values(&[name]),
+            tunnels: self.tunnels.with_label_values(&[name]),
+            in_flight: self.in_flight.with_label_values(&[name]),
+            queued: self.queued.with_label_values(&[name]),
+        };
+        self.requests.with_label_values(&[name, "200"]);
+        met.insert(Arc::clone(&made.name), made.clone());
+        made
+    }
+
+    pub(super) fn all(&self) -> Vec<PodMetrics> {
+        self.met().values().cloned().collect()
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        if self.met().remove(name).is_none() {
+            return;
+        }
+        for (family, label) in [(&self.requests, "code"), (&self.picks, "source")] {
+            for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
+                let of = |name: &str| metric.get_label().iter().find(|l| l.name() == name).map(|l| l.value());
+                if let (Some(pod), Some(value)) = (of("pod"), of(label))
+                    && pod == name
+                {
+                    drop(family.remove_label_values(&[pod, value]));
+                }
+            }
+        }
+        for family in [&self.connections, &self.tunnels, &self.in_flight, &self.queued] {
+            drop(family.remove_label_values(&[name]));
+        }
+        for family in [&self.connect_failures, &self.ejections] {
+            drop(family.remove_label_values(&[name]));
+        }
+    }
+
+    fn met(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, PodMetrics>> {
+        // Inserts and removals only: nothing is left half-done by a panic.
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl PodMetrics ===
+
+impl PodMetrics {
+    /// The pod's name, or the default backend's address.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `pod_router_upstream_requests_total{pod,code}`: responses by their status, or "none".
+    pub fn requests(&self, code: &str) -> IntCounter {
+        self.requests.with_label_values(&[&*self.name, code])
+    }
+
+    /// `pod_router_picks_total{pod,source}`.
+    pub fn picks(&self, source: &str) -> IntCounter {
+        self.picks.with_label_values(&[&*self.name, source])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Met, Metrics};
+
+    #[test]
+    fn a_pod_is_registered_once_however_often_it_is_met() {
+        let metrics = Metrics::new();
+        metrics.pod("backend-1").requests("200").inc();
+        let met = Met::default();
+        met.inc(200, || metrics.pod("backend-1").requests("200"));
+        met.inc(200, || unreachable!("it has been met"));
+        assert_eq!(metrics.pods().len(), 1);
+        let line = r#"pod_router_upstream_requests_total{code="200",pod="backend-1"} 3"#;
+        assert!(metrics.render().contains(line), "{}", metrics.render());
+    }
+
+    #[test]
+    fn a_pod_that_is_forgotten_leaves_no_series() {
+        let metrics = Metrics::new();
+        for pod in ["10.0.0.1:3000", "10.0.0.2:3000"] {
+            metrics.pod(pod).requests("503").inc();
+            metrics.pod(pod).picks("none").inc();
+        }
+        metrics.forget("10.0.0.1:3000");
+        metrics.forget("never met");
+        let text = metrics.render();
+        assert!(!text.contains("10.0.0.1"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.contains("10.0.0.2")).count(), 9, "{text}");
+    }
+}

@@ -1,0 +1,187 @@
+//! Pods that fail: what it costs, who is left out, and how they come back.
+
+use std::collections::BTreeMap;
+
+use super::handshake;
+use crate::support::{Gate, Pods, Redis, Router, eventually, script};
+
+const EJECTIONS: &str = "pod_router_ejections_total";
+
+fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
+    let mut builder = Router::builder().redis(redis).default_backend(pods.iter());
+    for pod in pods.iter() {
+        builder = builder.pod(pod);
+    }
+    builder.args(&["--threads", "1"]).args(args).start_ready()
+}
+
+/// The pods that answer so many requests, and how often; statuses where none does.
+fn answers(router: &Router, count: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..count {
+        let response = router.get("/");
+        let who = if response.status() == 200 { response.pod().to_owned() } else { response.status().to_string() };
+        *counts.entry(who).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_pod_that_refuses_costs_no_request_and_is_left_out_until_it_is_back() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(3));
+    let router = router(&redis, &pods, &["--fail-timeout", "1s"]);
+    pods.get_mut(1).kill();
+    let served = answers(&router, 60);
+    assert_eq!(served.get("backend-0").copied().unwrap_or(0) + served.get("backend-2").copied().unwrap_or(0), 60);
+    let metric = |name: &str| router.metric(name, &[("pod", "backend-1")]);
+    assert_eq!(metric(EJECTIONS), 1.0);
+    assert!(metric("pod_router_upstream_connect_failures_total") >= 1.0);
+    assert!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]) >= 3.0);
+
+    pods.get_mut(1).bind();
+    eventually("it gets requests again", || answers(&router, 3).contains_key("backend-1"));
+    assert_eq!(answers(&router, 30), ["backend-0", "backend-1", "backend-2"].map(|pod| (pod.to_owned(), 10)).into());
+}
+
+#[test]
+fn a_pod_that_never_answers_is_left_out_after_three() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    pods[1].play(script::silence);
+    let router = router(&redis, &pods, &["--response-timeout", "200ms"]);
+    let served = answers(&router, 40);
+    // What has been sent is not sent again: three requests are lost, one for each strike.
+    assert_eq!(served.get("504"), Some(&3), "{served:?}");
+    assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
+    let statuses = router.json("/status");
+    let states: Vec<_> = statuses["backends"][0]["pods"].as_array().expect("a list").iter().collect();
+    assert_eq!(states[1]["state"], "ejected", "{statuses}");
+}
+
+#[test]
+fn answers_count_as_failures_where_that_is_wanted() {
+    for (status, expected) in [("off", 20), ("502,503", 3)] {
+        let (redis, pods) = (Redis::start(), Pods::start(2));
+        pods[1].play(script::answer("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"));
+        let router = router(&redis, &pods, &["--fail-status", status]);
+        assert_eq!(answers(&router, 40).get("503"), Some(&expected), "{status}");
+    }
+}
+
+#[test]
+fn never_more_than_half_is_left_out() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(4));
+    let router = router(&redis, &pods, &["--pod-wait", "0s", "--retry-budget", "100"]);
+    for pod in [1, 2, 3] {
+        pods.get_mut(pod).kill();
+    }
+    assert_eq!(answers(&router, 60).keys().collect::<Vec<_>>(), ["backend-0"]);
+    let ejections: f64 = (0..4).map(|n| router.metric(EJECTIONS, &[("pod", &format!("backend-{n}"))])).sum();
+    assert_eq!(ejections, 2.0);
+}
+
+#[test]
+fn a_rooms_pod_is_never_replaced() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(3));
+    redis.assign("room_a", 1);
+    let router = router(&redis, &pods, &["--pod-wait", "0s"]);
+    pods.get_mut(1).kill();
+    answers(&router, 20);
+    assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
+    assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
+    pods.get_mut(1).bind();
+    // Still left out for requests without a room, and there for its room.
+    eventually("its room is served", || router.get("/room_a").status() == 200);
+    assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
+    assert!(!answers(&router, 9).contains_key("backend-1"));
+}
+
+#[test]
+fn a_pod_is_asked_how_it_is() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    let check = "/health interval=50ms timeout=1s rise=1 fall=2";
+    let state = |router: &Router, n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
+    let says = |n: usize, status: &'static str, word: &'static str| {
+        pods[n].play(move |mut conn| {
+            let head = conn.request()?;
+            let (status, body) = if head.second_word() == "/health" { (status, word) } else { ("200 OK", "") };
+            let name = conn.pod_name().to_owned();
+            conn.send(format!(
+                "HTTP/1.1 {status}\r\nX-Pod: {name}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ))
+        });
+    };
+    (0..3).for_each(|n| says(n, "200 OK", ""));
+    let router = router(&redis, &pods, &["--health-check", check]);
+    eventually("all are up", || (0..3).all(|n| state(&router, n) == "up"));
+
+    says(0, "200 OK", "drain\n");
+    says(1, "503 Service Unavailable", "");
+    eventually("one drains, one is down", || state(&router, 0) == "drain" && state(&router, 1) == "down");
+    assert_eq!(answers(&router, 9).keys().collect::<Vec<_>>(), ["backend-2"]);
+    // The session of a pod that drains goes on there.
+    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~abc").pod(), "backend-0");
+
+    says(0, "200 OK", "maint\n");
+    eventually("it is in maintenance", || state(&router, 0) == "maintenance");
+    let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~abc");
+    assert_eq!((gone.status(), &*gone.text()), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
+
+    (0..3).for_each(|n| says(n, "200 OK", "up\n"));
+    eventually("all are back", || answers(&router, 9).len() == 3);
+}
+
+#[test]
+fn a_full_pod_queues_and_then_refuses() {
+    let (redis, pods) = (Redis::start(), Pods::start(1));
+    redis.assign("room_a", 0);
+    let gate = Gate::shared();
+    let door = std::sync::Arc::clone(&gate);
+    pods[0].play(move |mut conn| {
+        let head = conn.request()?;
+        door.wait();
+        if head.has("upgrade") {
+            conn.send(script::switching_protocols(&head))?;
+            return conn.until_closed();
+        }
+        conn.send(format!(
+            "HTTP/1.1 200 OK\r\nX-Pod: {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            conn.pod_name()
+        ))
+    });
+    let limits = ["--pod-max-connections", "1", "--pod-queue", "1", "--pod-queue-timeout", "20s"];
+    let router = router(&redis, &pods, &limits);
+    // Rooms and the rest share the pod's places.
+    let (mut first, mut second) = (router.client(), router.client());
+    first.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("it is at the pod", || pods[0].received().len() == 1);
+    second.send(handshake("/live"));
+    eventually("it waits", || router.metric("pod_router_upstream_queued", &[("pod", "backend-0")]) == 1.0);
+    let third = router.get("/");
+    assert_eq!(third.expect_error(503), "pod-busy");
+    assert!(third.head.has("retry-after"));
+
+    gate.open();
+    assert_eq!(first.read_response().status(), 200);
+    assert_eq!(second.read_head().second_word(), "101");
+    assert_eq!(router.metric("pod_router_queue_duration_seconds_count", &[]), 1.0);
+    // The tunnel keeps its place, until it ends.
+    let mut fourth = router.client();
+    fourth.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("it waits for the tunnel", || {
+        router.metric("pod_router_upstream_queued", &[("pod", "backend-0")]) == 1.0
+    });
+    drop(second);
+    assert_eq!(fourth.read_response().status(), 200);
+}
+
+#[test]
+fn a_wait_for_a_full_pod_ends() {
+    let (redis, pods) = (Redis::start(), Pods::start(1));
+    pods[0].play(script::silence);
+    let router = router(&redis, &pods, &["--pod-max-connections", "1", "--pod-queue-timeout", "50ms"]);
+    let first = router.client();
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("it is at the pod", || pods[0].received().len() == 1);
+    assert_eq!(router.get("/").expect_error(503), "pod-busy");
+}

@@ -1,0 +1,194 @@
+//! The policies, against the theory and against nginx's own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::support::{Client, Conn, Gate, Pods, Process, Redis, Router, eventually, script, together};
+
+/// 99.9 % of fair distributions over three pods have less (two degrees of freedom).
+const FAIR: f64 = 13.82;
+
+fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
+    Router::builder().redis(redis).default_backend(pods.iter()).args(args).start_ready()
+}
+
+/// Which pod each of `count` clients gets, by the address that the ingress names.
+fn pods_of(router: &Router, count: usize) -> Vec<String> {
+    clients_pods(&mut router.client(), count)
+}
+
+fn clients_pods(client: &mut Client, count: usize) -> Vec<String> {
+    let of = |n| {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {}\r\n\r\n", address(n));
+        client.request(request).pod().to_owned()
+    };
+    (0..count).map(of).collect()
+}
+
+fn address(n: usize) -> String {
+    format!("198.{}.{}.{}", 18 + n / 65536, n / 256 % 256, n % 256)
+}
+
+fn chi_squared(picks: &[String], pods: usize) -> f64 {
+    let mut counts: BTreeMap<&str, f64> = BTreeMap::new();
+    picks.iter().for_each(|pod| *counts.entry(pod).or_default() += 1.0);
+    assert_eq!(counts.len(), pods, "{counts:?}");
+    let expected = picks.len() as f64 / pods as f64;
+    counts.values().map(|count| (count - expected).powi(2) / expected).sum()
+}
+
+#[test]
+fn client_ip_is_the_same_on_every_replica_and_fair() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    let routers = [(); 2].map(|()| router(&redis, &pods, &["--balance", "client_ip"]));
+    let picks = pods_of(&routers[0], 3000);
+    assert_eq!(picks, pods_of(&routers[1], 3000));
+    let ours = chi_squared(&picks, 3);
+    assert!(ours < FAIR, "{ours}");
+
+    let nginx = Nginx::start("hash $http_x_forwarded_for consistent;", &pods);
+    let mut client = Client::connect(nginx.addr());
+    let theirs = chi_squared(&clients_pods(&mut client, 3000), 3);
+    eprintln!("client_ip over 3000 clients: chi squared {ours:.1}, nginx's consistent hash {theirs:.1}");
+    assert!(ours < theirs || theirs < FAIR, "nginx is {theirs}");
+}
+
+#[test]
+fn when_a_pod_leaves_only_its_clients_move() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    let all = router(&redis, &pods, &["--balance", "client_ip"]);
+    let left = Router::builder()
+        .redis(&redis)
+        .default_backend([&pods[0], &pods[2]])
+        .args(&["--balance", "client_ip"])
+        .start_ready();
+    let (before, after) = (pods_of(&all, 3000), pods_of(&left, 3000));
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+    assert!(before.iter().zip(&after).all(|(before, after)| before == after || before == "backend-1"));
+    eprintln!("a pod of three leaves: {:.1} % of clients move", moved as f64 / 30.0);
+    assert!((850..1150).contains(&moved), "{moved}: a third, and five standard deviations around it");
+}
+
+#[test]
+fn least_conn_counts_requests_and_tunnels() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    let gate = Gate::shared();
+    for pod in pods.iter() {
+        let gate = std::sync::Arc::clone(&gate);
+        pod.play(move |mut conn: Conn| {
+            let head = conn.request()?;
+            if head.second_word() == "/slow" {
+                gate.wait();
+            }
+            if head.has("upgrade") {
+                conn.send(script::switching_protocols(&head))?;
+                return conn.until_closed();
+            }
+            conn.send(format!("HTTP/1.1 200 OK\r\nX-Pod: {}\r\nContent-Length: 0\r\n\r\n", conn.pod_name()))?;
+            conn.until_closed()
+        });
+    }
+    let router = router(&redis, &pods, &["--balance", "least_conn", "--threads", "2"]);
+    let in_flight = || pods.iter().map(|pod| pod.received().len()).collect::<Vec<_>>();
+    // Six requests that are not answered: two at each pod, whichever thread takes them.
+    let slow: Vec<_> = (0..6)
+        .map(|n| {
+            let client = router.client();
+            client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+            eventually("it is at a pod", || in_flight().iter().sum::<usize>() == n + 1);
+            client
+        })
+        .collect();
+    assert_eq!(in_flight(), [2, 2, 2]);
+    // And as many tunnels on top.
+    let tunnels: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = router.client();
+            client.send(super::handshake("/live"));
+            assert_eq!(client.read_head().second_word(), "101");
+            client
+        })
+        .collect();
+    assert_eq!(in_flight(), [3, 3, 3]);
+    gate.open();
+    drop((slow, tunnels));
+}
+
+#[test]
+fn least_conn_and_p2c_are_as_even_as_nginxs() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    // Each answer takes a while, so that there is a load to go by.
+    for pod in pods.iter() {
+        pod.play(|mut conn| {
+            loop {
+                conn.request()?;
+                std::thread::sleep(Duration::from_millis(5));
+                conn.send(format!("HTTP/1.1 200 OK\r\nX-Pod: {}\r\nContent-Length: 0\r\n\r\n", conn.pod_name()))?;
+            }
+        });
+    }
+    let spread = |get: &(dyn Fn() -> String + Sync)| {
+        chi_squared(&together(30, |_| (0..10).map(|_| get()).collect::<Vec<_>>()).concat(), 3)
+    };
+    let nginx = Nginx::start("least_conn;", &pods);
+    let theirs = spread(&|| Client::connect(nginx.addr()).get("/").pod().to_owned());
+    for policy in ["least_conn", "p2c", "round_robin"] {
+        let router = router(&redis, &pods, &["--balance", policy, "--threads", "2"]);
+        let ours = spread(&|| router.get("/").pod().to_owned());
+        eprintln!("{policy} over 300 requests: chi squared {ours:.1}, nginx's least_conn {theirs:.1}");
+        assert!(ours < FAIR, "{policy}: {ours}");
+    }
+}
+
+#[test]
+fn weights_are_shares() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let backends = format!("{};weight=3,{}", pods[0].addr(), pods[1].addr());
+    let router =
+        Router::builder().redis(&redis).arg("--default-backend", backends).args(&["--threads", "1"]).start_ready();
+    let picks: Vec<_> = (0..40).map(|_| router.get("/").pod().to_owned()).collect();
+    assert_eq!(picks.iter().filter(|pod| *pod == "backend-0").count(), 30);
+}
+
+/// A real nginx in front of the same pods.
+struct Nginx {
+    _process: Process,
+    addr: std::net::SocketAddr,
+    folder: std::path::PathBuf,
+}
+
+impl Nginx {
+    fn start(policy: &str, pods: &Pods) -> Self {
+        let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let folder = std::env::temp_dir().join(format!("pod-router-nginx-{}", addr.port()));
+        fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        let servers: String = pods.iter().map(|pod| format!("server {};", pod.addr())).collect();
+        let text = format!(
+            "daemon off; master_process off; pid {0}/pid; error_log {0}/error; events {{}}
+             http {{ access_log off; keepalive_requests 100000; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};
+             uwsgi_temp_path {0}; scgi_temp_path {0};
+             upstream pods {{ {policy} {servers} }}
+             server {{ listen {addr}; location / {{ proxy_pass http://pods; proxy_http_version 1.1; }} }} }}",
+            folder.display()
+        );
+        let config = folder.join("nginx.conf");
+        fs::write(&config, text).expect("the temporary folder is writable");
+        let process = Process::start("nginx", "/usr/sbin/nginx", |command| {
+            command.arg("-e").arg(folder.join("error")).arg("-c").arg(&config);
+        });
+        eventually("nginx listens", || Client::try_connect(addr).is_ok());
+        Self { _process: process, addr, folder }
+    }
+
+    fn addr(&self) -> std::net::SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

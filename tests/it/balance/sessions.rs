@@ -1,0 +1,224 @@
+//! Real Socket.IO without a room: polling only, each request to the next of two routers, over three pods with the Redis
+//! adapter. A session that reached a wrong pod would be told "Session ID unknown", and its client would say so.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::ChildStdin;
+
+use serde_json::Value;
+
+use crate::socketio::{NodePod, errors, node};
+use crate::support::{Pods, Process, Redis, Router};
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// How sessions are kept at their pods, on all sides.
+struct Affinity {
+    pod: &'static [&'static str],
+    router: &'static [&'static str],
+    clients: &'static [&'static str],
+}
+
+/// The pod's name in the `sid`.
+const SID: Affinity = Affinity {
+    pod: &["--named-sids"],
+    router: &["--session-affinity", "sid", "--balance", "least_conn"],
+    clients: &[],
+};
+/// The cookie; the backends' sids are Engine.IO's own.
+const COOKIE: Affinity = Affinity {
+    pod: &[],
+    router: &["--session-affinity", "off", "--affinity-cookie", "pod_router", "--affinity-key", KEY],
+    clients: &["--cookies"],
+};
+/// The client's address, by which the first request is placed as well: what holds by default.
+const CLIENT_IP: Affinity = Affinity { pod: &[], router: &[], clients: &["--addresses"] };
+
+/// Redis, three pods, two routers, and the clients.
+struct Scene {
+    clients: Process,
+    say: ChildStdin,
+    lines: Box<dyn Iterator<Item = String>>,
+    routers: Vec<Router>,
+    pods: Vec<NodePod>,
+    redis: Redis,
+    affinity: Affinity,
+}
+
+impl Scene {
+    fn start(affinity: Affinity, count: usize) -> Self {
+        let redis = Redis::start();
+        let pods: Vec<_> = (0..3).map(|n| Self::pod(&affinity, n, 0, &redis)).collect();
+        let routers: Vec<_> = (0..2).map(|_| Self::router(&affinity, &pods, &redis)).collect();
+        let ports: Vec<_> = routers.iter().map(|router| router.addr().port().to_string()).collect();
+        let (ports, count) = (ports.join(","), count.to_string());
+        let mut args = vec!["sessions.mjs", "--routers", &ports, "--clients", &count, "--deadline", "120"];
+        args.extend(affinity.clients);
+        let mut clients = node("the polling clients", &args);
+        let say = clients.take_stdin();
+        let lines = BufReader::new(clients.take_stdout()).lines().map(|line| line.expect("the output can be read"));
+        Self { clients, say, lines: Box::new(lines), routers, pods, redis, affinity }
+    }
+
+    fn pod(affinity: &Affinity, n: usize, port: u16, redis: &Redis) -> NodePod {
+        // Short, so that a poll in flight ends soon by itself where a router drains.
+        let mut more = vec!["--ping-interval", "2000"];
+        more.extend(affinity.pod);
+        NodePod::start_with("pod.mjs", &format!("backend-{n}"), port, redis, &more)
+    }
+
+    fn router(affinity: &Affinity, pods: &[NodePod], redis: &Redis) -> Router {
+        let mut builder = Router::builder().redis(redis).args(affinity.router).args(&["--lame-duck", "500ms"]);
+        for pod in pods {
+            builder = builder.arg("--pod", pod.flag());
+        }
+        let all = pods.iter().map(|pod| format!("127.0.0.1:{}", pod.port)).collect::<Vec<_>>().join(",");
+        builder.arg("--default-backend", all).start_ready()
+    }
+
+    /// What the clients say next.
+    fn hear(&mut self) -> Value {
+        let line = self.lines.next().unwrap_or_default();
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?} {}", errors(&mut self.clients)))
+    }
+
+    /// Gives the clients a command; their answer.
+    fn ask(&mut self, command: &str) -> Value {
+        writeln!(self.say, "{command}").expect("the clients listen");
+        self.hear()
+    }
+
+    /// Kills a pod and starts it again, where it was.
+    fn restart_pod(&mut self, n: usize) {
+        let port = self.pods[n].port;
+        self.pods[n].process.signal("KILL");
+        self.pods[n].process.wait_exit();
+        self.pods[n] = Self::pod(&self.affinity, n, port, &self.redis);
+    }
+
+    fn misses(&self) -> f64 {
+        self.routers.iter().map(|router| router.metric("pod_router_affinity_misses_total", &[])).sum()
+    }
+}
+
+/// The sum of the figures by pod.
+fn total(pods: &Value) -> u64 {
+    pods.as_object().expect("figures by pod").values().filter_map(Value::as_u64).sum()
+}
+
+#[test]
+fn no_session_breaks_but_those_of_a_pod_that_restarts() {
+    let mut scene = Scene::start(SID, 500);
+    let connected = scene.hear();
+    let pods = connected["pods"].as_object().expect("by pod").clone();
+    assert_eq!((connected["connected"].as_u64(), pods.len()), (Some(500), 3), "{connected}");
+    assert_eq!(scene.ask("shout")["heard"], 500, "a broadcast reaches all, at whichever pod");
+    for n in 0..3 {
+        let before = scene.ask("settle");
+        assert_eq!(total(&before["lost"]), 0, "{before}");
+        let name = format!("backend-{n}");
+        scene.restart_pod(n);
+        let after = scene.ask("settle");
+        // Its own sessions are gone with its memory; nobody else's is.
+        let lost = after["lost"].as_object().expect("by pod");
+        assert!(lost.keys().all(|pod| *pod == name), "{after}");
+        assert_eq!(lost.get(&name), before["pods"].get(&name), "{after}");
+        eprintln!("{name} restarts: {} of 500 sessions break, all of them its own", total(&after["lost"]));
+    }
+    assert_eq!(scene.ask("shout")["heard"], 500);
+}
+
+#[test]
+fn routers_restart_one_by_one_and_no_session_breaks() {
+    let mut scene = Scene::start(SID, 200);
+    assert_eq!(scene.hear()["connected"], 200);
+    for n in 0..2 {
+        let other = scene.routers[1 - n].addr().port();
+        // What the ingress does: a replica that ends gets no new connection.
+        scene.ask(&format!("use {other}"));
+        scene.routers[n].signal("TERM");
+        assert!(scene.routers[n].wait_exit().success());
+        scene.routers[n] = Scene::router(&scene.affinity, &scene.pods, &scene.redis);
+        let both: Vec<_> = scene.routers.iter().map(|router| router.addr().port().to_string()).collect();
+        scene.ask(&format!("use {}", both.join(",")));
+        let after = scene.ask("settle");
+        assert_eq!(total(&after["lost"]), 0, "{after}");
+    }
+    assert_eq!(scene.ask("shout")["heard"], 200);
+    assert_eq!(scene.misses(), 0.0);
+}
+
+#[test]
+fn a_cookie_keeps_sessions_as_well() {
+    let mut scene = Scene::start(COOKIE, 60);
+    let connected = scene.hear();
+    assert_eq!((connected["connected"].as_u64(), connected["pods"].as_object().map(|p| p.len())), (Some(60), Some(3)));
+    assert_eq!(scene.ask("shout")["heard"], 60);
+    let picks = |source: &str| -> f64 {
+        scene.routers.iter().map(|router| router.metric("pod_router_picks_total", &[("source", source)])).sum()
+    };
+    assert_eq!(picks("none"), 60.0, "only the first request of each is balanced");
+    assert!(picks("cookie") >= 120.0);
+    assert_eq!(scene.misses(), 0.0);
+    scene.restart_pod(1);
+    let after = scene.ask("settle");
+    assert!(after["lost"].as_object().expect("by pod").keys().all(|pod| pod == "backend-1"), "{after}");
+}
+
+#[test]
+fn by_default_the_clients_address_keeps_sessions() {
+    let mut scene = Scene::start(CLIENT_IP, 60);
+    let connected = scene.hear();
+    assert_eq!((connected["connected"].as_u64(), connected["pods"].as_object().map(|p| p.len())), (Some(60), Some(3)));
+    assert_eq!(scene.ask("shout")["heard"], 60);
+    assert_eq!((scene.misses(), total(&scene.ask("settle")["lost"])), (0.0, 0));
+}
+
+/// The raw fields: what a browser gets, what it may send back, and what nobody can forge.
+#[test]
+fn the_cookie_is_set_once_and_cannot_be_made_up() {
+    let (redis, pods) = (Redis::start(), Pods::start(3));
+    let router = Router::builder()
+        .redis(&redis)
+        .default_backend(pods.iter())
+        .arg("--route", format!("/api/={}", pods[0].addr()))
+        .args(COOKIE.router)
+        .args(&["--affinity-cookie-attributes", "HttpOnly; SameSite=None; Secure"])
+        .start_ready();
+    let ask = |target: &str, cookie: &str| {
+        router.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"))
+    };
+    let first = ask("/socket.io/?EIO=4&transport=polling", "other=1");
+    let set = first.head.value("set-cookie").expect("a cookie");
+    let (pair, attributes) = set.split_once(';').expect("attributes");
+    assert_eq!(attributes, " Path=/; HttpOnly; SameSite=None; Secure");
+    for target in ["/", "/socket.io/?EIO=4&transport=polling&sid=x"] {
+        let next = ask(target, &format!("pod_router=made-up; {pair}; other=\u{e9}"));
+        assert_eq!((next.pod(), next.head.has("set-cookie")), (first.pod(), false), "{target}");
+    }
+    // Another backend's cookie is another one, for its paths only.
+    let set = ask("/api/x", pair).head.value("set-cookie").expect("a cookie of its own").to_owned();
+    assert!(set.contains("; Path=/api/;") && !set.starts_with(pair), "{set}");
+    // A cookie that nobody signed decides nothing; a session without a word of its pod's is unknown.
+    for forged in ["pod_router=backend-1", "pod_router=", "pod_router=00000000000000000000000000000000"] {
+        assert!(ask("/", forged).head.has("set-cookie"));
+        let unknown = ask("/socket.io/?EIO=4&transport=polling&sid=x", forged);
+        assert_eq!(unknown.head.value("x-pod-router-error"), Some("session-unknown"));
+    }
+}
+
+#[test]
+fn a_sid_leads_to_pods_only() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let mut builder = Router::builder().redis(&redis).default_backend(pods.iter());
+    for pod in pods.iter() {
+        builder = builder.pod(pod);
+    }
+    let router = builder.args(&["--session-affinity", "sid"]).start_ready();
+    let sid = |sid: &str| router.get(&format!("/socket.io/?EIO=4&transport=polling&sid={sid}"));
+    assert_eq!((sid("backend-1~x").pod(), sid("backend-0%7Ex").pod()), ("backend-1", "backend-0"));
+    for gone in ["backend-2~x", "backend-01~x", "169.254.169.254~x", "evil.example.com~x", "x"] {
+        assert_eq!(sid(gone).head.value("x-pod-router-error"), Some("session-unknown"), "{gone}");
+    }
+    let doubled = router.get("/socket.io/?EIO=4&sid=backend-1~x&sid=backend-0~x");
+    assert_eq!(doubled.expect_error(400), "duplicate-sid");
+}
