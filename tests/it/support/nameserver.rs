@@ -27,6 +27,7 @@ pub(crate) struct NameServer {
 struct Shared {
     names: Mutex<HashMap<String, Ipv4Addr>>,
     asked: Mutex<Vec<String>>,
+    silent: AtomicBool,
     over: AtomicBool,
 }
 
@@ -43,9 +44,12 @@ impl NameServer {
         };
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a duration above zero");
         let resolv_conf = std::env::temp_dir().join(format!("pod-router-resolv-{address}"));
-        // As in a pod of a cluster: what is not fully qualified walks this list.
-        let text =
-            format!("nameserver {address}\nsearch default.svc.cluster.local svc.cluster.local\noptions ndots:5\n");
+        // As in a pod of a cluster: what is not fully qualified walks this list. Without an answer the system's resolver
+        // waits for longer than any test does.
+        let text = format!(
+            "nameserver {address}\nsearch default.svc.cluster.local svc.cluster.local\n\
+             options ndots:5 timeout:30 attempts:5\n"
+        );
         fs::write(&resolv_conf, text).expect("the temporary folder is writable");
         let shared = Arc::new(Shared::default());
         let answering = Arc::clone(&shared);
@@ -57,6 +61,11 @@ impl NameServer {
     pub(crate) fn set(&self, name: &str, address: IpAddr) {
         let IpAddr::V4(address) = address else { panic!("{address} is not IPv4") };
         lock(&self.shared.names).insert(name.to_owned(), address);
+    }
+
+    /// From here on nothing is answered.
+    pub(crate) fn fall_silent(&self) {
+        self.shared.silent.store(true, Ordering::SeqCst);
     }
 
     /// The names whose A records were asked for, in order.
@@ -89,7 +98,8 @@ impl Shared {
         while !self.over.load(Ordering::SeqCst) {
             // Nothing for a while: a look at whether it is over.
             let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
-            if let Some(answer) = self.answer(&query[..length]) {
+            let answer = self.answer(&query[..length]);
+            if let Some(answer) = answer.filter(|_| !self.silent.load(Ordering::SeqCst)) {
                 socket.send_to(&answer, from).expect("the resolver is on this machine");
             }
         }
