@@ -250,3 +250,32 @@ fn a_websocket_client_that_takes_nothing_is_cut() {
     let error = client.wire().read_to_end().expect_err("a message that was cut off must not look complete");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
+
+/// Neither a pod that has frozen nor a client that has then gone shows otherwise: what the client says, its end as well,
+/// is behind bytes that nobody takes.
+#[test]
+fn a_pod_that_takes_nothing_of_a_websocket_is_cut_whether_the_client_has_gone_or_not() {
+    let stage = Stage::with(&["--write-stall", "2s"]);
+    let held = Gate::shared();
+    let gate = Arc::clone(&held);
+    stage.pods[0].play(move |mut conn| {
+        script::accept_websocket(&mut conn)?;
+        gate.wait();
+        conn.until_closed()
+    });
+    let stays = tunnel(&stage);
+    let error = stays.try_send(vec![b'x'; FLOOD]).expect_err("nobody takes it");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "a message that was cut off must not look complete");
+    stage.router.wait_metric("pod_router_rejected_total", &[("reason", "pod-stalled")], 1.0);
+
+    let goes = tunnel(&stage).with_patience(Duration::from_secs(1));
+    goes.try_send(vec![b'x'; FLOOD]).expect_err("nothing of it has gone for a second");
+    goes.reset();
+    stage.router.wait_metric("pod_router_rejected_total", &[("reason", "pod-stalled")], 2.0);
+    eventually("the tunnels are forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    stage.router.wait_log("the tunnel's last line", |line| {
+        line["message"] == "tunnel closed" && line["reason"] == "pod-stalled"
+    });
+    held.open();
+    eventually("the pod's connections are closed", || stage.pods[0].open() == 0);
+}
