@@ -112,6 +112,11 @@ impl Record {
         self.started
     }
 
+    /// The connection it came on.
+    pub(super) fn downstream(&self) -> &Rc<Downstream> {
+        &self.downstream
+    }
+
     /// The request's id.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id

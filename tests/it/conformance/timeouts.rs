@@ -129,6 +129,47 @@ fn a_request_body_that_comes_slowly_passes() {
     assert_eq!(client.read_response().json()["bodyLength"], 25);
 }
 
+/// The rest of the body has the time of a body: neither that of an idle connection nor, after the response, of a head.
+#[test]
+fn a_body_that_goes_on_after_an_early_answer_is_not_cut() {
+    let stage = Stage::with(&["--upstream-idle", "100ms", "--header-timeout", "200ms"]);
+    let whole = Gate::shared();
+    let opens = Arc::clone(&whole);
+    stage.pods[0].play(move |mut conn| {
+        let head = conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        conn.read_body(&head, |_| {})?;
+        opens.open();
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nbody");
+    assert_eq!(client.read_response().status(), 200);
+    for piece in ["that", "goes"] {
+        client.send(piece);
+        sit_out(&stage, 3);
+    }
+    assert!(whole.wait(), "the pod gets all of the body");
+    assert_eq!(client.get("/").pod(), "any");
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+/// The silence of a client that has its answer already is one all the same.
+#[test]
+fn a_body_that_stops_after_an_early_answer_is_cut() {
+    let stage = Stage::with(&["--request-body-idle", "200ms"]);
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nbody");
+    assert_eq!(client.read_response().status(), 200);
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    client.expect_end();
+}
+
 /// Who is waited for is the one who is slow: here the pod, which has a time of its own.
 #[test]
 fn a_pod_that_reads_slowly_is_not_the_clients_fault() {
