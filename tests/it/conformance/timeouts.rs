@@ -39,6 +39,20 @@ fn a_head_that_does_not_end_is_answered_408() {
     assert!(stage.pods[0].received().is_empty());
 }
 
+/// A head that begins just before the connection's idle time is over has its own time all the same.
+#[test]
+fn a_head_under_way_is_not_idle() {
+    let stage = Stage::with(&["--downstream-idle", "500ms", "--header-timeout", "60s"]);
+    let mut begun = stage.client();
+    begun.send("GET /room_a HTTP/1.1\r\n");
+    for _ in 0..2 {
+        let mut idle = stage.client();
+        idle.expect_end();
+    }
+    begun.send("Host: a\r\n\r\n");
+    assert_eq!(begun.read_response().pod(), "backend-0");
+}
+
 /// Slowloris: a byte now and then does not buy more time.
 #[test]
 fn a_head_that_comes_byte_by_byte_has_no_more_time() {
