@@ -207,7 +207,7 @@ fn announce_series(metrics: &Metrics, config: &Config) {
 /// One worker thread, from its first connection to its last.
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
-        runtime.block_on(async move {
+        let served = runtime.block_on(async move {
             let Shared { config, resolver, commons, watch } = shared;
             let roster = Roster::new();
             let metrics = Arc::clone(&commons.metrics);
@@ -215,7 +215,10 @@ fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
             let server = Server::new(proxy, roster, &config.downstream, metrics);
             server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
             io::Result::Ok(())
-        })
+        });
+        // Ends all tasks, but does not wait for the system's resolver as a drop would: it knows no deadline of ours.
+        runtime.shutdown_background();
+        served
     });
     if let Err(error) = serving.and_then(|served| served) {
         tracing::error!(%error, "a worker thread could not start");

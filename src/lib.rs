@@ -32,6 +32,7 @@
 //! | choosing one of them for a request | `proxy/balance.rs` |
 //! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
+//! | what counts as a pod's load between two heartbeats | `directory/heartbeats.rs` |
 //! | how Redis is spoken to | [`directory::redis`] |
 //! | `check`, `explain`, `health` | [`cli`] |
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
@@ -74,7 +75,8 @@
 //! 6. A tunnel starts only after a WebSocket handshake that was asked for, allowed and answered by a matching 101.
 //! 7. What is counted is a guard that undoes itself on drop; every limit has a setting, a metric and a test.
 //! 8. Every wait has a deadline; nothing queues without a bound. Requests that wait for a pod are bounded by
-//!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`.
+//!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`, questions for
+//!    heartbeats by one at a time and the same.
 //! 9. Passwords, query strings (`sid`s, tokens) and header values never reach a log line or a label.
 //! 10. Every library default the router depends on is set explicitly, with the default in a comment.
 //!

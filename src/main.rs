@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error.to_string()),
     };
-    runtime.block_on(async {
+    let status = runtime.block_on(async {
         match command {
             Command::Serve(config) => serve(*config).await,
             Command::Dev(args) => demonstrate(args).await,
@@ -38,7 +38,10 @@ fn main() -> ExitCode {
             Command::Explain(question) => cli::explain(&question).await,
             Command::Health(check) => cli::health(check).await,
         }
-    })
+    });
+    // Dropped, it would wait for the system's resolver, which knows no deadline of ours.
+    runtime.shutdown_background();
+    status
 }
 
 async fn serve(config: Config) -> ExitCode {

@@ -49,16 +49,21 @@ impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Si
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut flights = self.flights();
-        if let Some(flight) = flights.get(key) {
-            return Joined::UnderWay(flight.clone());
-        }
-        if let Some(answer) = known() {
-            return Joined::Known(answer);
-        }
-        let (landing, landed) = watch::channel(None);
-        let flight = Flight { started: Instant::now(), landed };
-        flights.insert(key.clone(), flight.clone());
+        // The map is free again before anything is spawned: a runtime that is ending drops the task, and with it the
+        // departure, within `spawn`.
+        let (landing, flight) = {
+            let mut flights = self.flights();
+            if let Some(flight) = flights.get(key) {
+                return Joined::UnderWay(flight.clone());
+            }
+            if let Some(answer) = known() {
+                return Joined::Known(answer);
+            }
+            let (landing, landed) = watch::channel(None);
+            let flight = Flight { started: Instant::now(), landed };
+            flights.insert(key.clone(), flight.clone());
+            (landing, flight)
+        };
         let departure = Departure(self.clone(), key.clone());
         let question = question(key.clone());
         runtime.spawn(async move {
@@ -152,6 +157,22 @@ mod tests {
         let flights = SingleFlight::<u8, usize>::default();
         let joined = flights.join(&1, &Handle::current(), || Some(7), |_| async { 8 });
         assert_eq!(joined.answer().await, Some(7));
+        assert!(flights.is_idle());
+    }
+
+    /// Its task is dropped within `spawn`, and so takes the question out of the map while `join` is still at work.
+    #[test]
+    fn a_question_for_a_runtime_that_is_gone_is_over_at_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let gone = runtime.handle().clone();
+        drop(runtime);
+        let flights = SingleFlight::<u8, usize>::default();
+        let (said, hears) = std::sync::mpsc::channel();
+        let asking = flights.clone();
+        std::thread::spawn(move || said.send(asking.join(&1, &gone, || None, |_| async { 8 })));
+        let joined = hears.recv_timeout(std::time::Duration::from_secs(20)).expect("joining does not wait for itself");
+        let asker = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        assert_eq!(asker.block_on(joined.answer()), None);
         assert!(flights.is_idle());
     }
 

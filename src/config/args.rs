@@ -214,7 +214,7 @@ pub(super) struct Args {
     /// A request body of which nothing more comes while the pod waits for it
     #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Downstream")]
     pub(super) request_body_idle: String,
-    /// A client that takes nothing of what there is for it, tunnels included
+    /// A client, or a tunnel's pod, that takes nothing of what there is for it
     #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Downstream")]
     pub(super) write_stall: String,
     /// WebSocket tunnels without a byte in either direction; `off` to keep them

@@ -135,7 +135,7 @@ pub struct DownstreamConfig {
     pub header_timeout: Duration,
     /// `--request-body-idle`: a request body of which nothing more comes.
     pub request_body_idle: Duration,
-    /// `--write-stall`: a client that takes nothing of what there is for it, tunnels included.
+    /// `--write-stall`: a client, or a tunnel's pod, that takes nothing of what there is for it.
     pub write_stall: Duration,
     /// `--max-connections`: tunnels included.
     pub max_connections: usize,

@@ -5,6 +5,7 @@
 //! request path: the resolver does, with its cache, its single flight and its rules for a directory that is
 //! away.
 
+mod heartbeats;
 pub mod memory;
 pub mod redis;
 pub mod resolver;

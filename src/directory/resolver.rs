@@ -7,26 +7,26 @@
 //!   detached from whoever asked first: a client that hangs up must not fail the others.
 //! - While the directory cannot be asked, the last assignment is used until `--cache-ttl` + `--cache-stale` after it
 //!   was last confirmed; then the answer is that nothing is known, never a guess.
+//! - Heartbeats, too, are asked for once, whoever needs them: a directory that hangs holds up nobody for longer than
+//!   `--redis-timeout`.
 //! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
 //!   that lags, or a raced reply, must not send a room back to its old pod.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
 
+use super::heartbeats::Heartbeats;
 use super::memory::now_ms;
 use super::{Directory, DirectoryError};
 use crate::config::DirectoryConfig;
 use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
-use crate::core::placement::{self, Limits};
+use crate::core::placement::Limits;
 use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
 use crate::single_flight::{Joined, SingleFlight};
-
-/// How long heartbeats are used for placing rooms and for `/health/cluster`.
-const HEARTBEATS_FOR: Duration = Duration::from_secs(1);
 
 /// The resolver, shared by all worker threads. Cheap to clone: a handle.
 #[derive(Debug)]
@@ -39,7 +39,9 @@ struct Inner<D> {
     cache: Cache<RoomId<'static>, Entry>,
     lookups: SingleFlight<RoomId<'static>, Resolution>,
     placements: SingleFlight<RoomId<'static>, Result<Resolution, PlacementError>>,
-    heartbeats: tokio::sync::Mutex<Option<Heartbeats>>,
+    heartbeats: Heartbeats,
+    /// One at a time, for all placements and `/health/cluster`.
+    beats_asked: SingleFlight<(), Result<(), DirectoryError>>,
     metrics: Arc<Metrics>,
     /// Where questions run, whichever thread asks.
     runtime: Handle,
@@ -53,12 +55,6 @@ struct Entry {
     asked: Instant,
     /// When it last said this: decides how long it may be used stale.
     confirmed: Instant,
-}
-
-#[derive(Debug)]
-struct Heartbeats {
-    read: Instant,
-    pods: Vec<(PodId, Heartbeat)>,
 }
 
 /// Why a new room could not be placed.
@@ -87,7 +83,8 @@ impl<D: Directory> Resolver<D> {
             policy,
             lookups: SingleFlight::default(),
             placements: SingleFlight::default(),
-            heartbeats: tokio::sync::Mutex::default(),
+            heartbeats: Heartbeats::default(),
+            beats_asked: SingleFlight::default(),
             metrics,
             runtime: Handle::current(),
         }))
@@ -171,8 +168,8 @@ impl<D: Directory> Resolver<D> {
     ///
     /// The directory cannot be asked.
     pub async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
-        let mut remembered = self.0.heartbeats.lock().await;
-        Ok(self.0.refresh(&mut remembered).await?.pods.clone())
+        self.0.refresh().await?;
+        Ok(self.0.heartbeats.last())
     }
 }
 
@@ -234,26 +231,19 @@ impl<D: Directory> Inner<D> {
         }
     }
 
-    async fn refresh<'a>(&self, remembered: &'a mut Option<Heartbeats>) -> Result<&'a mut Heartbeats, DirectoryError> {
-        let expired = remembered.as_ref().is_none_or(|beats| beats.read.elapsed() >= HEARTBEATS_FOR);
-        if expired {
-            let pods = tokio::time::timeout(self.policy.timeout, self.directory.heartbeats())
-                .await
-                .map_err(|_| DirectoryError::Timeout)??;
-            *remembered = Some(Heartbeats { read: Instant::now(), pods });
-        }
-        Ok(remembered.as_mut().expect("just filled where it was empty"))
-    }
-
-    /// A pod for a new room. It counts as one room more at once: its next heartbeat may be a minute away.
-    async fn choose(&self, limits: Limits, roll: u64) -> Result<PodId, PlacementError> {
-        let mut remembered = self.heartbeats.lock().await;
-        let beats = self.refresh(&mut remembered).await.map_err(|_| PlacementError::DirectoryUnavailable)?;
-        let pod = placement::choose(&beats.pods, limits, now_ms(), roll).cloned().ok_or(PlacementError::NoCapacity)?;
-        for (_, beat) in beats.pods.iter_mut().filter(|(candidate, _)| *candidate == pod) {
-            beat.active_rooms += 1;
-        }
-        Ok(pod)
+    /// Sees to it that the heartbeats are fresh. Whoever comes while they are asked for waits for that answer, however it
+    /// turns out, and so for no longer than `--redis-timeout`.
+    async fn refresh(self: &Arc<Self>) -> Result<(), DirectoryError> {
+        let known = || self.heartbeats.are_fresh().then_some(Ok(()));
+        let joined = self.beats_asked.join(&(), &self.runtime, known, |()| {
+            let inner = Arc::clone(self);
+            async move {
+                let asked = tokio::time::timeout(inner.policy.timeout, inner.directory.heartbeats()).await;
+                inner.heartbeats.learn(asked.map_err(|_| DirectoryError::Timeout)??);
+                Ok(())
+            }
+        });
+        joined.answer().await.unwrap_or(Err(DirectoryError::Timeout))
     }
 
     async fn look_up(&self, room: &RoomId<'_>) -> Resolution {
@@ -270,13 +260,24 @@ impl<D: Directory> Inner<D> {
         }
     }
 
-    async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
-        let pod = self.choose(limits, roll).await?;
+    async fn place(
+        self: &Arc<Self>,
+        room: &RoomId<'_>,
+        limits: Limits,
+        roll: u64,
+    ) -> Result<Resolution, PlacementError> {
+        self.refresh().await.map_err(|_| PlacementError::DirectoryUnavailable)?;
+        let pod = self.heartbeats.choose(limits, now_ms(), roll).ok_or(PlacementError::NoCapacity)?;
         let asked = Instant::now();
-        match tokio::time::timeout(self.policy.timeout, self.directory.claim(room, &pod)).await {
-            Ok(Ok(answer)) => Ok(Resolution::Fresh(self.learn(room, answer, asked))),
-            Ok(Err(_)) | Err(_) => Err(PlacementError::DirectoryUnavailable),
+        let claimed = tokio::time::timeout(self.policy.timeout, self.directory.claim(room, &pod)).await;
+        // A claim without an answer may have been heard all the same, and counts.
+        let Ok(Ok(answer)) = claimed else {
+            return Err(PlacementError::DirectoryUnavailable);
+        };
+        if !matches!(&answer, Answer::Assigned(assignment) if assignment.pod == pod) {
+            self.heartbeats.undo(&pod);
         }
+        Ok(Resolution::Fresh(self.learn(room, answer, asked)))
     }
 }
 

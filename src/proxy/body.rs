@@ -54,7 +54,7 @@ impl ResponseBody {
         }
         self.record.complete();
         if let Source::Pod(exchange) = std::mem::replace(&mut self.source, Source::Own(Full::default())) {
-            exchange.finish();
+            exchange.finish(self.record.downstream());
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -33,6 +34,8 @@ pub struct Downstream {
     idle_since: Cell<Option<Instant>>,
     /// The requests so far.
     requests: Cell<u64>,
+    /// Those that are not over: one, and a second for a moment after a [`Downstream::hold`].
+    under_way: Cell<u32>,
     socket: Arc<SocketState>,
     /// Counts the connection for as long as it, or the tunnel it became, lives.
     _permit: Permit,
@@ -73,6 +76,7 @@ impl Downstream {
             upgrading: Cell::new(false),
             idle_since: Cell::new(Some(Instant::now())),
             requests: Cell::new(0),
+            under_way: Cell::new(0),
             socket: Arc::default(),
             _permit: permit,
         }
@@ -102,14 +106,39 @@ impl Downstream {
 
     /// A request begins.
     pub(super) fn begin(&self) {
-        self.idle_since.set(None);
         self.requests.set(self.requests.get() + 1);
+        self.resume();
+    }
+
+    fn resume(&self) {
+        self.idle_since.set(None);
+        self.under_way.set(self.under_way.get() + 1);
     }
 
     /// It has ended.
     pub(super) fn end(&self, now: Instant) {
-        self.idle_since.set(Some(now));
-        self.socket.heard.store(false, Ordering::Relaxed);
+        self.under_way.set(self.under_way.get() - 1);
+        if self.under_way.get() == 0 {
+            self.idle_since.set(Some(now));
+            self.socket.heard.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps the connection from being idle after its response, until this is dropped: the rest of the request's body is
+    /// still to come, and no head.
+    pub(super) fn hold(self: &Rc<Self>) -> Hold {
+        self.resume();
+        Hold(Rc::clone(self))
+    }
+}
+
+/// See [`Downstream::hold`].
+#[derive(Debug)]
+pub(super) struct Hold(Rc<Downstream>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.end(Instant::now());
     }
 }
 

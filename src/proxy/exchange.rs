@@ -8,6 +8,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::net::TcpStream;
 
+use super::client::Downstream;
 use super::reject;
 use super::socket::{self, BUFFER};
 use super::upload::{SendError, Upload};
@@ -49,7 +51,7 @@ pub(super) struct Exchange {
 /// How long may pass without anything happening.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// `--response-timeout`: until the response head.
+    /// `--response-timeout`: until the response head; or, after an early answer, until the pod takes more of the request.
     pub(super) response: Duration,
     /// `--request-body-idle`: until more of the request's body comes.
     pub(super) request_body: Duration,
@@ -118,13 +120,7 @@ impl Exchange {
         let head = poll_fn(|cx| {
             let head = self.poll_head(method, map, cx);
             if head.is_pending() {
-                let since = self.upload.moved().unwrap_or(now);
-                // Whoever is waited for is the one who is slow.
-                let (patience, overdue) = match self.upload.awaits_client() {
-                    true => (self.patience.request_body, NoHead::SlowUpload),
-                    false => (self.patience.response, NoHead::Timeout),
-                };
-                return self.lease.poll_deadline(cx, since + patience).map(|()| Err(overdue));
+                return self.poll_overdue(now, cx).map(Err);
             }
             head
         });
@@ -132,6 +128,16 @@ impl Exchange {
             Ok(head) => Ok((head, self)),
             Err(error) => Err(self.unanswered(&error)),
         }
+    }
+
+    /// Ready when nothing has happened for too long. Whoever is waited for is the one who is slow.
+    fn poll_overdue(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<NoHead> {
+        let since = self.upload.moved().unwrap_or(now);
+        let (patience, overdue) = match self.upload.awaits_client() {
+            true => (self.patience.request_body, NoHead::SlowUpload),
+            false => (self.patience.response, NoHead::Timeout),
+        };
+        self.lease.poll_deadline(cx, since + patience).map(|()| overdue)
     }
 
     fn unanswered(self, error: &NoHead) -> Unanswered {
@@ -244,7 +250,7 @@ impl Exchange {
 
     /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
     /// something that nobody asked for.
-    pub(super) fn finish(self: Box<Self>) {
+    pub(super) fn finish(mut self: Box<Self>, downstream: &Rc<Downstream>) {
         if !self.keep_alive || !self.received.is_empty() {
             return;
         }
@@ -253,11 +259,15 @@ impl Exchange {
         }
         // The pod has answered without waiting for the rest of the request, and may still want it. But a pod that says
         // something more after that would say it to the next request: the connection carries no other.
+        let hold = downstream.hold();
+        let now = Instant::now();
         tokio::task::spawn_local(async move {
-            let Self { mut lease, mut upload, .. } = *self;
-            let patience = lease.idle_timeout();
-            let sent = poll_fn(|cx| upload.poll_send(lease.stream(), cx));
-            let _ = tokio::time::timeout(patience, sent).await; // however it ends, so does the connection
+            let sent = poll_fn(|cx| match self.upload.poll_send(self.lease.stream(), cx) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => self.poll_overdue(now, cx).map(|_| ()),
+            });
+            sent.await; // however it ends, so does the connection
+            drop(hold);
         });
     }
 

@@ -122,6 +122,11 @@ impl Record {
         self.target.query().unwrap_or_default()
     }
 
+    /// The connection it came on.
+    pub(super) fn downstream(&self) -> &Rc<Downstream> {
+        &self.downstream
+    }
+
     /// The request's id.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id

@@ -34,6 +34,8 @@ pub(super) enum End {
     Idle,
     /// The client took nothing for `--write-stall`.
     SlowReader,
+    /// The pod took nothing for `--write-stall`.
+    PodStalled,
     /// The router is shutting down.
     Drained,
     /// The client's connection broke.
@@ -69,8 +71,6 @@ pub(super) struct Tunnel {
     common: Rc<Common>,
     member: Member,
     active: Instant,
-    /// Since when the client takes nothing of what there is for it.
-    stuck: Option<Instant>,
     half_closed: Option<Instant>,
     drain_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -81,6 +81,9 @@ pub(super) struct Tunnel {
 pub(super) struct Direction {
     /// Read, and not yet taken by the other side.
     pending: Bytes,
+    /// Since when the other side takes nothing of that. Nothing is read meanwhile, so that a source which has gone is not
+    /// noticed: this is what ends such a tunnel.
+    stuck: Option<Instant>,
     state: State,
     /// Bytes passed on.
     pub(super) bytes: u64,
@@ -108,7 +111,7 @@ impl Direction {
     fn new(early: Bytes) -> Self {
         // Empty `Bytes` may still hold the whole buffer they are a part of.
         let pending = if early.is_empty() { Bytes::new() } else { early };
-        Self { pending, state: State::Open, bytes: 0 }
+        Self { pending, stuck: None, state: State::Open, bytes: 0 }
     }
 
     /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went.
@@ -176,6 +179,15 @@ impl Direction {
         })
     }
 
+    /// Notes whether the sink holds things up, after [`Self::poll`] has moved this much.
+    fn note(&mut self, moved: u64) {
+        if self.pending.is_empty() {
+            self.stuck = None;
+        } else if moved > 0 || self.stuck.is_none() {
+            self.stuck = Some(Instant::now());
+        }
+    }
+
     fn count(&mut self, bytes: usize, moved: &mut u64) {
         self.bytes += bytes as u64;
         *moved += bytes as u64;
@@ -201,7 +213,6 @@ impl Tunnel {
             common,
             member,
             active: Instant::now(),
-            stuck: None,
             half_closed: None,
             drain_at: None,
             timer: None,
@@ -214,16 +225,16 @@ impl Tunnel {
         let broken: &[&TcpStream] = match end {
             End::ClientReset => &[&self.pod],
             End::PodReset => &[&self.client],
-            // The kernel would go on offering it what is left.
-            End::SlowReader => &[&self.client, &self.pod],
+            // The kernel would go on offering what is left.
+            End::SlowReader | End::PodStalled => &[&self.client, &self.pod],
             End::Closed | End::Lingered | End::Idle | End::Drained => &[],
         };
         for socket in broken {
             // A reset is passed on as one: a FIN would make a message that was cut off look complete.
             let _ = SockRef::from(*socket).set_linger(Some(Duration::ZERO));
         }
-        if end == End::SlowReader {
-            self.common.metrics.rejected.with_label_values(&["slow-reader"]).inc();
+        if let End::SlowReader | End::PodStalled = end {
+            self.common.metrics.rejected.with_label_values(&[end.as_str()]).inc();
         }
         Poll::Ready(end)
     }
@@ -238,11 +249,8 @@ impl Tunnel {
         let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up);
         let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut moved_down);
         self.count(moved_up, moved_down);
-        if self.down.pending.is_empty() {
-            self.stuck = None;
-        } else if moved_down > 0 || self.stuck.is_none() {
-            self.stuck = Some(Instant::now());
-        }
+        self.up.note(moved_up);
+        self.down.note(moved_down);
         let up = match up {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::PodReset),
@@ -284,7 +292,8 @@ impl Tunnel {
                 self.half_closed.map(|at| (at + self.common.linger, End::Lingered)),
                 self.common.idle.map(|idle| (self.active + idle, End::Idle)),
                 self.drain_at.map(|at| (at, End::Drained)),
-                self.stuck.map(|at| (at + self.common.stall, End::SlowReader)),
+                self.down.stuck.map(|at| (at + self.common.stall, End::SlowReader)),
+                self.up.stuck.map(|at| (at + self.common.stall, End::PodStalled)),
             ];
             let Some((at, end)) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) else {
                 return Poll::Pending;
@@ -310,6 +319,7 @@ impl End {
             Self::Lingered => "half-closed",
             Self::Idle => "idle",
             Self::SlowReader => "slow-reader",
+            Self::PodStalled => "pod-stalled",
             Self::Drained => "drained",
             Self::ClientReset => "client-reset",
             Self::PodReset => "pod-reset",

@@ -80,7 +80,6 @@ struct Connection {
 pub(super) struct Lease {
     busy: Busy,
     connection: Connection,
-    idle_timeout: Duration,
     reused: bool,
 }
 
@@ -130,19 +129,18 @@ impl Pool {
     ///
     /// [`Stage::Queue`], [`Stage::Resolve`] or [`Stage::Connect`]; nothing was sent.
     pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
-        let idle_timeout = self.config.idle;
         endpoint.last_used.set(now);
         let place = match &endpoint.queue {
             Some(queue) => Some(Box::pin(queue.enter(&endpoint.metrics)).await?),
             None => None,
         };
         let busy = Busy::new(endpoint, place);
-        if let Some(connection) = endpoint.take_idle(now, idle_timeout) {
-            return Ok(Lease { busy, connection, idle_timeout, reused: true });
+        if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
+            return Ok(Lease { busy, connection, reused: true });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint)).await?;
-        Ok(Lease { busy, connection, idle_timeout, reused: false })
+        Ok(Lease { busy, connection, reused: false })
     }
 
     async fn dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
@@ -289,11 +287,6 @@ impl Lease {
     /// Whether the connection had carried an exchange before.
     pub(super) fn was_reused(&self) -> bool {
         self.reused
-    }
-
-    /// How long the connection may idle.
-    pub(super) fn idle_timeout(&self) -> Duration {
-        self.idle_timeout
     }
 
     /// Ready when `deadline` has passed.

@@ -42,12 +42,14 @@ pub(super) struct Patience {
     head: Option<(u64, Instant)>,
     /// The write that is not taken, by its number, and since when.
     write: Option<(u64, Instant)>,
+    /// When a write was taken last that had to wait; the beginning, where none had.
+    taken: Instant,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, head: None, write: None, timer: None }
+        Self { limits, head: None, write: None, taken: Instant::now(), timer: None }
     }
 
     /// Ready when something has taken too long. Always called from the connection's task, after the connection itself:
@@ -59,6 +61,9 @@ impl Patience {
             return Poll::Pending;
         }
         let now = Instant::now();
+        if self.write.is_some() {
+            self.taken = now;
+        }
         follow(&mut self.head, head, now);
         follow(&mut self.write, write, now);
         loop {
@@ -77,13 +82,11 @@ impl Patience {
     }
 
     fn nearest(&self, idle_since: Instant) -> (Instant, Overdue) {
-        let idle = (idle_since + self.limits.idle, Overdue::Idle);
         let head = self.head.map(|(_, since)| (since + self.limits.head, Overdue::Head));
         let write = self.write.map(|(_, since)| (since + self.limits.write, Overdue::Write));
-        [head, write]
-            .into_iter()
-            .flatten()
-            .fold(idle, |nearest, other| if other.0 < nearest.0 { other } else { nearest })
+        // A connection with either under way is not idle, though no request has begun or all have ended.
+        let under_way = [head, write].into_iter().flatten().min_by_key(|(deadline, _)| *deadline);
+        under_way.unwrap_or_else(|| (idle_since.max(self.taken) + self.limits.idle, Overdue::Idle))
     }
 }
 
@@ -91,5 +94,31 @@ impl Patience {
 fn follow(since: &mut Option<(u64, Instant)>, number: Option<u64>, now: Instant) {
     if since.map(|(known, _)| known) != number {
         *since = number.map(|number| (number, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nearest deadline at `now`, at which these began.
+    fn nearest(now: Instant, head: bool, write: bool) -> (Duration, Overdue) {
+        let second = Duration::from_secs(1);
+        let mut patience = Patience::new(Limits { idle: second, head: 10 * second, write: 60 * second });
+        patience.taken = now;
+        patience.head = head.then_some((0, now));
+        patience.write = write.then_some((0, now));
+        let (deadline, overdue) = patience.nearest(now);
+        (deadline - now, overdue)
+    }
+
+    /// The end of a response may wait in hyper's buffer after the request is over: cut as idle, it would be truncated.
+    #[test]
+    fn a_connection_on_which_something_is_under_way_is_not_idle() {
+        let now = Instant::now();
+        assert_eq!(nearest(now, false, false), (Duration::from_secs(1), Overdue::Idle));
+        assert_eq!(nearest(now, true, false), (Duration::from_secs(10), Overdue::Head));
+        assert_eq!(nearest(now, false, true), (Duration::from_secs(60), Overdue::Write));
+        assert_eq!(nearest(now, true, true), (Duration::from_secs(10), Overdue::Head));
     }
 }

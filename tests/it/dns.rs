@@ -85,3 +85,32 @@ fn a_short_name_is_looked_for_along_the_search_list() {
     assert!(names.asked().len() <= 2, "{:?}", names.asked());
     assert_eq!(pod.accepted(), 1);
 }
+
+/// The system's resolver cannot be interrupted: the process must not wait for it.
+#[test]
+fn a_name_server_that_says_nothing_does_not_hold_up_the_end() {
+    let Some(names) = NameServer::start() else { return };
+    names.fall_silent();
+    let redis = Redis::start();
+    redis.assign("room_a", 0);
+    let mut router = router(&names, &redis, 1, &["--lame-duck", "0s", "--drain-timeout", "200ms"]);
+    let client = router.client();
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the pod's name is asked for", || !names.asked().is_empty());
+    router.signal("TERM");
+    assert_eq!(router.wait_exit().code(), Some(0));
+}
+
+/// On the control thread it is the name of Redis.
+#[test]
+fn a_second_signal_does_not_wait_for_the_name_of_redis() {
+    let Some(names) = NameServer::start() else { return };
+    names.fall_silent();
+    let builder = Router::builder().nameserver(&names).args(&["--lame-duck", "10m"]);
+    let mut router = builder.arg("--redis-url", "redis://redis.default.svc.cluster.local:6379").start();
+    eventually("the name of Redis is asked for", || !names.asked().is_empty());
+    router.signal("TERM");
+    router.wait_log("the lame duck", |line| line["message"] == "shutting down: still serving");
+    router.signal("TERM");
+    assert_eq!(router.wait_exit().code(), Some(0));
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -20,7 +21,7 @@ struct Script {
     answer: Mutex<Result<Answer, DirectoryError>>,
     asked: AtomicUsize,
     up: AtomicBool,
-    /// Each lookup takes a permit: with none left it hangs.
+    /// Each lookup, and each question for heartbeats, takes a permit: with none left it hangs.
     gate: Semaphore,
 }
 
@@ -41,6 +42,7 @@ impl Directory for Scripted {
 
     async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
         self.0.asked.fetch_add(1, Ordering::SeqCst);
+        self.0.gate.acquire().await.expect("never closed").forget();
         let beat = Heartbeat { last_update: now_ms(), ..Heartbeat::default() };
         Ok((0..3).map(|ordinal| (pod(ordinal), beat)).collect())
     }
@@ -278,4 +280,36 @@ async fn a_room_that_somebody_else_placed_first_stays_there() {
     let placed = case.resolver.place(&room("room_a"), limits, 0).await;
     assert_eq!(placed, Ok(Resolution::Fresh(assigned(2, 7))));
     assert_eq!(case.resolves().await, Resolution::Fresh(assigned(2, 7)));
+}
+
+/// Each room would otherwise wait for its turn, and the last for as many timeouts as there are rooms.
+#[tokio::test]
+async fn a_directory_that_hangs_is_asked_for_heartbeats_once_however_many_rooms_are_placed() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    case.script.gate.forget_permits(1000);
+    let limits = Limits { rooms: 20, participants: 80 };
+    let placing: Vec<_> = (0..20)
+        .map(|number| {
+            let resolver = case.resolver.clone();
+            tokio::spawn(async move { resolver.place(&room(&format!("room_{number}")), limits, 0).await })
+        })
+        .collect();
+    let for_cluster = case.resolver.heartbeats().await;
+    assert_eq!(for_cluster, Err(DirectoryError::Timeout));
+    for placing in placing {
+        assert_eq!(placing.await.expect("no panic"), Err(PlacementError::DirectoryUnavailable));
+    }
+    assert_eq!(case.asked(), 1);
+    case.script.gate.add_permits(1);
+    assert_eq!(case.resolver.heartbeats().await.map(|pods| pods.len()), Ok(3), "the next question is a new one");
+}
+
+#[tokio::test]
+async fn a_pod_that_lost_the_race_for_a_room_has_space_for_another() {
+    let case = Case::new(HOUR, HOUR, HOUR, assigned(7, 7));
+    let limits = Limits { rooms: 1, participants: 80 };
+    for number in 0..5 {
+        let placed = case.resolver.place(&room(&format!("room_{number}")), limits, number).await;
+        assert_eq!(placed, Ok(Resolution::Fresh(assigned(7, 7))));
+    }
 }

@@ -39,6 +39,20 @@ fn a_head_that_does_not_end_is_answered_408() {
     assert!(stage.pods[0].received().is_empty());
 }
 
+/// A head that begins just before the connection's idle time is over has its own time all the same.
+#[test]
+fn a_head_under_way_is_not_idle() {
+    let stage = Stage::with(&["--downstream-idle", "500ms", "--header-timeout", "60s"]);
+    let mut begun = stage.client();
+    begun.send("GET /room_a HTTP/1.1\r\n");
+    for _ in 0..2 {
+        let mut idle = stage.client();
+        idle.expect_end();
+    }
+    begun.send("Host: a\r\n\r\n");
+    assert_eq!(begun.read_response().pod(), "backend-0");
+}
+
 /// Slowloris: a byte now and then does not buy more time.
 #[test]
 fn a_head_that_comes_byte_by_byte_has_no_more_time() {
@@ -127,6 +141,47 @@ fn a_request_body_that_comes_slowly_passes() {
         client.send("x");
     }
     assert_eq!(client.read_response().json()["bodyLength"], 25);
+}
+
+/// The rest of the body has the time of a body: neither that of an idle connection nor, after the response, of a head.
+#[test]
+fn a_body_that_goes_on_after_an_early_answer_is_not_cut() {
+    let stage = Stage::with(&["--upstream-idle", "100ms", "--header-timeout", "200ms"]);
+    let whole = Gate::shared();
+    let opens = Arc::clone(&whole);
+    stage.pods[0].play(move |mut conn| {
+        let head = conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        conn.read_body(&head, |_| {})?;
+        opens.open();
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nbody");
+    assert_eq!(client.read_response().status(), 200);
+    for piece in ["that", "goes"] {
+        client.send(piece);
+        sit_out(&stage, 3);
+    }
+    assert!(whole.wait(), "the pod gets all of the body");
+    assert_eq!(client.get("/").pod(), "any");
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+/// The silence of a client that has its answer already is one all the same.
+#[test]
+fn a_body_that_stops_after_an_early_answer_is_cut() {
+    let stage = Stage::with(&["--request-body-idle", "200ms"]);
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nbody");
+    assert_eq!(client.read_response().status(), 200);
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    client.expect_end();
 }
 
 /// Who is waited for is the one who is slow: here the pod, which has a time of its own.
@@ -249,4 +304,33 @@ fn a_websocket_client_that_takes_nothing_is_cut() {
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
     let error = client.wire().read_to_end().expect_err("a message that was cut off must not look complete");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Neither a pod that has frozen nor a client that has then gone shows otherwise: what the client says, its end as well,
+/// is behind bytes that nobody takes.
+#[test]
+fn a_pod_that_takes_nothing_of_a_websocket_is_cut_whether_the_client_has_gone_or_not() {
+    let stage = Stage::with(&["--write-stall", "2s"]);
+    let held = Gate::shared();
+    let gate = Arc::clone(&held);
+    stage.pods[0].play(move |mut conn| {
+        script::accept_websocket(&mut conn)?;
+        gate.wait();
+        conn.until_closed()
+    });
+    let stays = tunnel(&stage);
+    let error = stays.try_send(vec![b'x'; FLOOD]).expect_err("nobody takes it");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "a message that was cut off must not look complete");
+    stage.router.wait_metric("pod_router_rejected_total", &[("reason", "pod-stalled")], 1.0);
+
+    let goes = tunnel(&stage).with_patience(Duration::from_secs(1));
+    goes.try_send(vec![b'x'; FLOOD]).expect_err("nothing of it has gone for a second");
+    goes.reset();
+    stage.router.wait_metric("pod_router_rejected_total", &[("reason", "pod-stalled")], 2.0);
+    eventually("the tunnels are forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    stage.router.wait_log("the tunnel's last line", |line| {
+        line["message"] == "tunnel closed" && line["reason"] == "pod-stalled"
+    });
+    held.open();
+    eventually("the pod's connections are closed", || stage.pods[0].open() == 0);
 }

@@ -30,6 +30,7 @@ struct Shared {
     names: Mutex<HashMap<String, Vec<Ipv4Addr>>>,
     services: Mutex<HashMap<String, Vec<(String, u16)>>>,
     asked: Mutex<Vec<String>>,
+    silent: AtomicBool,
     over: AtomicBool,
 }
 
@@ -46,9 +47,12 @@ impl NameServer {
         };
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a duration above zero");
         let resolv_conf = std::env::temp_dir().join(format!("pod-router-resolv-{address}"));
-        // As in a pod of a cluster: what is not fully qualified walks this list.
-        let text =
-            format!("nameserver {address}\nsearch default.svc.cluster.local svc.cluster.local\noptions ndots:5\n");
+        // As in a pod of a cluster: what is not fully qualified walks this list. Without an answer the system's resolver
+        // waits for longer than any test does.
+        let text = format!(
+            "nameserver {address}\nsearch default.svc.cluster.local svc.cluster.local\n\
+             options ndots:5 timeout:30 attempts:5\n"
+        );
         fs::write(&resolv_conf, text).expect("the temporary folder is writable");
         let shared = Arc::new(Shared::default());
         let answering = Arc::clone(&shared);
@@ -73,6 +77,11 @@ impl NameServer {
     /// From here on this service has these pods, by name and port.
     pub(crate) fn set_services(&self, name: &str, targets: &[(String, u16)]) {
         lock(&self.shared.services).insert(name.to_owned(), targets.to_vec());
+    }
+
+    /// From here on nothing is answered.
+    pub(crate) fn fall_silent(&self) {
+        self.shared.silent.store(true, Ordering::SeqCst);
     }
 
     /// The names whose A records were asked for, in order.
@@ -105,7 +114,8 @@ impl Shared {
         while !self.over.load(Ordering::SeqCst) {
             // Nothing for a while: a look at whether it is over.
             let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
-            if let Some(answer) = self.answer(&query[..length]) {
+            let answer = self.answer(&query[..length]);
+            if let Some(answer) = answer.filter(|_| !self.silent.load(Ordering::SeqCst)) {
                 socket.send_to(&answer, from).expect("the resolver is on this machine");
             }
         }
