@@ -24,6 +24,7 @@
 //! | which request goes where; what is retried | [`core::decision`] |
 //! | the 302 | [`core::redirect`] |
 //! | which heads are refused; what a WebSocket handshake is | [`core::head`] |
+//! | the PROXY protocol's header | [`core::proxy_protocol`], read by `server/announced.rs` |
 //! | headers added and removed | [`core::headers`], [`core::forwarded`] |
 //! | HTTP/1.1 towards pods, as bytes: heads, framing, chunks | [`core::wire`] |
 //! | choosing a pod for a new room, or a default backend | [`core::placement`], [`core::balance`] |

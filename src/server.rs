@@ -3,12 +3,13 @@
 //! Every thread has a listener of its own on the same address (`SO_REUSEPORT`), so that a connection, its requests and
 //! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told.
 
+mod announced;
 mod patience;
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub struct Server<D> {
     http: Builder,
     max_connections: i64,
     limits: patience::Limits,
+    /// `--proxy-protocol`.
+    announced: bool,
     metrics: Arc<Metrics>,
     refusals: Rc<Cell<usize>>,
 }
@@ -103,7 +106,8 @@ impl<D: Directory> Server<D> {
             .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
         let max_connections = i64::try_from(config.max_connections).unwrap_or(i64::MAX);
         let limits = patience::Limits { idle: config.idle, head: config.header_timeout, write: config.write_stall };
-        Rc::new(Self { proxy, roster, http, max_connections, limits, metrics, refusals: Rc::default() })
+        let announced = config.proxy_protocol;
+        Rc::new(Self { proxy, roster, http, max_connections, limits, announced, metrics, refusals: Rc::default() })
     }
 
     /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
@@ -142,8 +146,13 @@ impl<D: Directory> Server<D> {
     }
 
     /// Serves one connection to its end, or until it has become a tunnel.
-    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, permit: Held) {
-        let client = self.proxy.client(peer.ip());
+    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Held) {
+        let mut client = self.proxy.client(peer.ip());
+        if self.announced && client.trusted {
+            // Boxed, as what most connections do without: a connection's future is as large as its largest branch.
+            let Some(source) = Box::pin(self.announcement(&mut stream, peer)).await else { return };
+            client = self.proxy.client(source);
+        }
         let downstream = Rc::new(Downstream::new(client, permit));
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
@@ -166,6 +175,21 @@ impl<D: Directory> Server<D> {
         });
         if let Err(error) = ended.await {
             self.note_error(&error, peer);
+        }
+    }
+
+    /// Whom a connection from a trusted peer is for, by its PROXY header. Where there is none, it is closed without a word:
+    /// what that peer was told to speak first is not HTTP, and to guess which it speaks is what the specification forbids
+    /// (section 5), because then a client could write a header of its own.
+    async fn announcement(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+        let read = tokio::time::timeout(self.limits.head, announced::source(stream)).await;
+        match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(source) => Some(source.unwrap_or(peer.ip())),
+            Err(error) => {
+                self.metrics.rejected.with_label_values(&["bad-proxy-header"]).inc();
+                tracing::debug!(%peer, %error, "no PROXY header");
+                None
+            }
         }
     }
 

@@ -176,6 +176,10 @@ pub(super) struct Args {
     /// stand for theirs, `none` for nobody
     #[arg(long, value_name = "NETWORK,…", default_value = "loopback,private", help_heading = "Downstream")]
     pub(super) trusted_proxies: String,
+    /// `on`: connections from `--trusted-proxies` begin with a PROXY protocol header, version 1 or 2, and whom it names is
+    /// the peer; without one they are closed. Others are served as who they are
+    #[arg(long, value_name = "off|on", default_value = "off", help_heading = "Downstream")]
+    pub(super) proxy_protocol: String,
 
     /// After SIGTERM: still serving, `Connection: close` on every answer, `/readyz` 503
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Shutdown")]

@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::redis_url::redis_url;
 use super::value::{
-    backends, count, dns_label, duration, listener, log_format, networks, timeout, timeout_or_off, word,
+    backends, count, dns_label, duration, listener, log_format, networks, switch, timeout, timeout_or_off, word,
 };
 use super::{
     Config, DirectoryConfig, DirectoryKind, DownstreamConfig, DrainConfig, KeyTemplate, RedisConfig, RoutingConfig,
@@ -148,6 +148,7 @@ impl Args {
                 count(text, 8192..=1_048_576)
             })?,
             trusted_proxies: setting("trusted-proxies", &self.trusted_proxies, networks)?,
+            proxy_protocol: setting("proxy-protocol", &self.proxy_protocol, switch)?,
         })
     }
 

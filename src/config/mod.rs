@@ -141,6 +141,8 @@ pub struct DownstreamConfig {
     pub max_header_bytes: usize,
     /// `--trusted-proxies`: whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `--proxy-protocol`: whether their connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// `--tunnel-idle`: tunnels without a byte in either direction; `None` when it is off.
     pub tunnel_idle: Option<Duration>,
     /// `--tunnel-linger`: a half-closed tunnel's second half, after the first has ended.

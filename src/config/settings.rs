@@ -66,6 +66,7 @@ impl Config {
             ("--max-connections", self.downstream.max_connections.to_string()),
             ("--max-header-bytes", self.downstream.max_header_bytes.to_string()),
             ("--trusted-proxies", list(&self.downstream.trusted_proxies)),
+            ("--proxy-protocol", if self.downstream.proxy_protocol { "on" } else { "off" }.to_owned()),
             ("--lame-duck", time(self.drain.lame_duck)),
             ("--drain-timeout", time(self.drain.timeout)),
             ("--threads", self.threads.to_string()),

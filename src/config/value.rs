@@ -61,6 +61,11 @@ pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String
     })
 }
 
+/// `on` or `off`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    word(text, &[("off", false), ("on", true)])
+}
+
 /// An address to listen on.
 pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "it has to be an IP address and a port, for example 0.0.0.0:3001 or [::]:3001".to_owned())

@@ -14,6 +14,7 @@ pub mod forwarded;
 pub mod head;
 pub mod headers;
 pub mod placement;
+pub mod proxy_protocol;
 pub mod redirect;
 pub mod room;
 pub mod wire;

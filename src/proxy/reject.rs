@@ -18,9 +18,10 @@ pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod
 
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 25] = [
+pub const CODES: [&str; 26] = [
     "bad-assignment",
     "bad-host",
+    "bad-proxy-header",
     "bad-request",
     "bad-upgrade",
     "directory-unavailable",

@@ -144,6 +144,7 @@ fn a_wrong_setting_is_one_clear_line_and_64() {
         ("--max-connections", "0"),
         ("--max-header-bytes", "100"),
         ("--trusted-proxies", "10.0.0.0/33"),
+        ("--proxy-protocol", "v2"),
         ("--lame-duck", "5"),
         ("--drain-timeout", "x"),
         ("--threads", "0"),

@@ -15,7 +15,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("telemetry", &["config"]),
     ("directory", &["core", "config", "metrics", "single_flight"]),
     ("proxy", &["core", "config", "directory", "drain", "metrics", "single_flight"]),
-    ("server", &["config", "directory", "drain", "metrics", "proxy"]),
+    ("server", &["config", "core", "directory", "drain", "metrics", "proxy"]),
     ("admin", &["core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
     ("cli", &["config", "core", "directory", "proxy"]),

@@ -77,6 +77,7 @@ fn the_defaults_are_the_contracts() {
         ("--max-connections", "65536"),
         ("--max-header-bytes", "32768"),
         ("--trusted-proxies", "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),
+        ("--proxy-protocol", "off"),
         ("--lame-duck", "5s"),
         ("--drain-timeout", "30s"),
         ("--threads", &threads),

@@ -37,9 +37,14 @@ impl Client {
     }
 
     pub(crate) fn try_connect(addr: SocketAddr) -> io::Result<Self> {
-        let wire = Wire::new(Arc::new(TcpStream::connect_timeout(&addr, PATIENCE)?));
+        Ok(Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?))
+    }
+
+    /// Over a socket that is connected already.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        let wire = Wire::new(Arc::new(stream));
         wire.set_patience(PATIENCE);
-        Ok(Self { wire })
+        Self { wire }
     }
 
     /// For a connection on which nothing may happen for longer than [`PATIENCE`].
