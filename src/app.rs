@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Roster, Signal, Watch};
+use crate::limits::Seats;
 use crate::metrics::Metrics;
 use crate::proxy::{CODES, Dns, Proxy};
 use crate::server::{Server, listen, listen_again};
@@ -47,6 +48,7 @@ struct Shared<D> {
     resolver: Resolver<D>,
     metrics: Arc<Metrics>,
     dns: Dns,
+    seats: Option<Arc<Seats>>,
     watch: Watch,
 }
 
@@ -96,6 +98,7 @@ impl App {
             resolver: resolver.clone(),
             metrics: Arc::clone(&metrics),
             dns: Dns::default(),
+            seats: self.config.downstream.max_connections_per_client.map(Seats::new),
             watch: ending.watch(),
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
@@ -195,10 +198,10 @@ fn announce_series(metrics: &Metrics, config: &Config) {
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         runtime.block_on(async move {
-            let Shared { config, resolver, metrics, dns, watch } = shared;
+            let Shared { config, resolver, metrics, dns, seats, watch } = shared;
             let roster = Roster::new();
             let proxy = Proxy::new(Arc::clone(&config), resolver, dns, Arc::clone(&metrics), Rc::clone(&roster));
-            let server = Server::new(proxy, roster, &config.downstream, metrics);
+            let server = Server::new(proxy, roster, &config.downstream, seats, metrics);
             server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
             io::Result::Ok(())
         })

@@ -40,6 +40,7 @@
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |
+//! | limits per client | [`limits`]; what they refuse: [`core::admission`], `proxy/admission.rs` |
 //! | which RFC clause is enforced where | [`conformance`] |
 //! | shutdown | [`drain`], [`app`] |
 //! | health, status, metrics listener | [`admin`] |
@@ -54,7 +55,7 @@
 //! server admin  accept loop and limits  |  health, status, metrics
 //! proxy         the path of one request
 //! directory     who owns a room
-//! drain metrics telemetry   mechanics without domain words
+//! drain limits metrics telemetry   mechanics without domain words
 //! config        what was typed → what was meant
 //! core          values and decisions
 //! ```
@@ -112,6 +113,7 @@ pub mod core;
 pub mod dev;
 pub mod directory;
 pub mod drain;
+pub mod limits;
 pub mod metrics;
 pub mod proxy;
 pub mod server;

@@ -147,6 +147,10 @@ pub(super) struct Args {
     /// Idle keep-alive connections to pods
     #[arg(long, value_name = "DURATION", default_value = "4s", help_heading = "Upstream")]
     pub(super) upstream_idle: String,
+    /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. Default
+    /// backends are not confined
+    #[arg(long, value_name = "NETWORK,…", default_value = "off", help_heading = "Upstream")]
+    pub(super) pod_networks: String,
 
     /// Idle keep-alive connections from the ingress
     #[arg(long, value_name = "DURATION", default_value = "120s", help_heading = "Downstream")]
@@ -169,9 +173,23 @@ pub(super) struct Args {
     /// Downstream connections, tunnels included
     #[arg(long, value_name = "COUNT", default_value = "65536", help_heading = "Downstream")]
     pub(super) max_connections: String,
+    /// Connections of one client, which is an IPv4 address or an IPv6 /64; `--trusted-proxies` carry many and are not
+    /// counted; `off` for no limit
+    #[arg(long, value_name = "COUNT", default_value = "off", help_heading = "Downstream")]
+    pub(super) max_connections_per_client: String,
     /// Request head
     #[arg(long, value_name = "BYTES", default_value = "32768", help_heading = "Downstream")]
     pub(super) max_header_bytes: String,
+    /// Fields of a request head
+    #[arg(long, value_name = "COUNT", default_value = "100", help_heading = "Downstream")]
+    pub(super) max_headers: String,
+    /// Request body, for example `10MiB`; `off` for no limit
+    #[arg(long, value_name = "BYTES", default_value = "off", help_heading = "Downstream")]
+    pub(super) max_body: String,
+    /// Origins of the web pages that may open WebSockets, comma-separated, for example `https://app.example`; `off` for
+    /// any. A handshake without `Origin` is no browser's and passes
+    #[arg(long, value_name = "ORIGIN,…", default_value = "off", help_heading = "Downstream")]
+    pub(super) allowed_origins: String,
     /// Whose `X-Forwarded-*` is believed: networks, comma-separated; `loopback` and `private` (RFC 1918 and `fc00::/7`)
     /// stand for theirs, `none` for nobody
     #[arg(long, value_name = "NETWORK,…", default_value = "loopback,private", help_heading = "Downstream")]

@@ -10,7 +10,8 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::redis_url::redis_url;
 use super::value::{
-    backends, count, dns_label, duration, listener, log_format, networks, switch, timeout, timeout_or_off, word,
+    backends, count, dns_label, duration, listener, log_format, networks, networks_of_pods, or_off, size, switch,
+    timeout, timeout_or_off, word,
 };
 use super::{
     Config, DirectoryConfig, DirectoryKind, DownstreamConfig, DrainConfig, KeyTemplate, RedisConfig, RoutingConfig,
@@ -20,6 +21,7 @@ use crate::core::address::{AddressTemplate, HostPort};
 use crate::core::affinity::Affinity;
 use crate::core::assignment::{PodId, StatefulSet};
 use crate::core::decision::OnUnassigned;
+use crate::core::origin::Origins;
 use crate::core::placement::Limits;
 use crate::core::redirect::Redirect;
 
@@ -131,6 +133,7 @@ impl Args {
             response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
             response_body_idle: setting("response-body-idle", &self.response_body_idle, timeout_or_off)?,
             idle: setting("upstream-idle", &self.upstream_idle, timeout)?,
+            pod_networks: setting("pod-networks", &self.pod_networks, |text| or_off(text, networks_of_pods))?,
         })
     }
 
@@ -143,10 +146,18 @@ impl Args {
             tunnel_idle: setting("tunnel-idle", &self.tunnel_idle, timeout_or_off)?,
             tunnel_linger: setting("tunnel-linger", &self.tunnel_linger, timeout)?,
             max_connections: setting("max-connections", &self.max_connections, |text| count(text, 1..=10_000_000))?,
+            max_connections_per_client: setting(
+                "max-connections-per-client",
+                &self.max_connections_per_client,
+                |text| or_off(text, |text| count(text, 1..=10_000_000)),
+            )?,
             // hyper's read buffer cannot be smaller than 8 KiB.
             max_header_bytes: setting("max-header-bytes", &self.max_header_bytes, |text| {
                 count(text, 8192..=1_048_576)
             })?,
+            max_headers: setting("max-headers", &self.max_headers, |text| count(text, 10..=1000))?,
+            max_body: setting("max-body", &self.max_body, |text| or_off(text, size))?,
+            allowed_origins: setting("allowed-origins", &self.allowed_origins, |text| or_off(text, Origins::parse))?,
             trusted_proxies: setting("trusted-proxies", &self.trusted_proxies, networks)?,
             proxy_protocol: setting("proxy-protocol", &self.proxy_protocol, switch)?,
         })

@@ -70,7 +70,8 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let client = &self.downstream.client;
         let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
-        Upload::new(request::head(head, &added), body, framing, record.started())
+        let longest = self.proxy.config.downstream.max_body;
+        Upload::new(request::head(head, &added), body, framing, longest, record.started())
     }
 
     async fn attempts(
@@ -124,7 +125,7 @@ impl<D: Directory> Forwarding<'_, D> {
         let reused = lease.was_reused();
         let exchange = Exchange::new(lease, upload, self.patience());
         exchange.begin(&head.method, &mut head.headers, now).await.map_err(|mut unanswered| {
-            if !unanswered.failure.timed_out && unanswered.failure.stage != Stage::Upload {
+            if !unanswered.failure.timed_out && !unanswered.failure.stage.is_clients() {
                 pool.evict(endpoint);
             }
             if unanswered.unsent.is_some() && !reused {
@@ -147,7 +148,7 @@ impl<D: Directory> Forwarding<'_, D> {
     fn endpoint(&self, route: &Route, turn: usize, attempt: u32) -> Rc<Endpoint> {
         match route {
             Route::Pod(Assignment { pod, .. }) => {
-                self.proxy.pool.endpoint(pod.as_str(), || self.proxy.config.routing.address_of(pod))
+                self.proxy.pool.pod(pod.as_str(), || self.proxy.config.routing.address_of(pod))
             }
             Route::Default => {
                 let backends = &self.proxy.default_backend;

@@ -4,6 +4,7 @@
 //! refuses or forwards. What it must not do: decide by itself (that is `core`), pick a status (`reject`), or touch Redis
 //! (`directory`). One [`Proxy`] per worker thread: nothing in it is locked.
 
+mod admission;
 mod body;
 mod client;
 mod dns;
@@ -32,7 +33,7 @@ use hyper::body::{Body, Incoming};
 pub use body::ResponseBody;
 pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use dns::Dns;
-pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
+pub use reject::{CODES, Refused, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT};
 pub use socket::tune;
 
 use self::forward::{Forwarding, GivenUp};
@@ -92,7 +93,7 @@ impl<D: Directory> Proxy<D> {
         // Replicas and threads that start together must not all begin with the same address.
         let turn = Cell::new(fastrand::usize(..));
         let backends = config.routing.default_backend.iter();
-        let default_backend = backends.map(|address| pool.endpoint(&address.to_string(), || address.clone())).collect();
+        let default_backend = backends.map(|address| pool.default_backend(address)).collect();
         let ledger = Ledger::new(Arc::clone(&metrics));
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
@@ -129,6 +130,9 @@ impl<D: Directory> Proxy<D> {
         }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
+        }
+        if let Err(refusal) = self.admit(&head, kind, &body) {
+            return Ok(self.refuse(record, Reject::Admission(refusal), &body));
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
@@ -189,6 +193,9 @@ impl<D: Directory> Proxy<D> {
     fn refuse(&self, mut record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         self.refuse_with(&mut record, reject);
         let close = !body.is_end_stream() || matches!(reject, Reject::Head(_));
+        if close {
+            record.linger();
+        }
         let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), close);
         self.answer(record, answer)
     }
@@ -196,6 +203,9 @@ impl<D: Directory> Proxy<D> {
     /// The answer to a request whose attempts came to nothing.
     fn give_up(&self, mut record: Box<Record>, given_up: &GivenUp) -> Response<ResponseBody> {
         self.refuse_with(&mut record, given_up.reject);
+        if given_up.close {
+            record.linger();
+        }
         let answer = given_up.reject.answer(record.request_id().to_str().unwrap_or_default(), given_up.close);
         self.answer(record, answer)
     }

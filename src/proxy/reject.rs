@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCA
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::core::admission::Refusal;
 use crate::core::affinity::AffinityError;
 use crate::core::decision::{Failure, RoomRefusal, Stage};
 use crate::core::head::HeadError;
@@ -18,12 +19,13 @@ pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod
 
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 26] = [
+pub const CODES: [&str; 30] = [
     "bad-assignment",
     "bad-host",
     "bad-proxy-header",
     "bad-request",
     "bad-upgrade",
+    "body-too-large",
     "directory-unavailable",
     "duplicate-room",
     "duplicate-sid",
@@ -34,6 +36,8 @@ pub const CODES: [&str; 26] = [
     "loop",
     "method-not-allowed",
     "no-capacity",
+    "origin-refused",
+    "pod-address-refused",
     "pod-closed",
     "pod-stalled",
     "pod-timeout",
@@ -41,6 +45,7 @@ pub const CODES: [&str; 26] = [
     "slow-body",
     "slow-head",
     "slow-reader",
+    "too-many-client-connections",
     "too-many-connections",
     "transfer-coding",
     "unassigned-room",
@@ -52,6 +57,8 @@ pub const CODES: [&str; 26] = [
 pub enum Reject {
     /// The head breaks a rule.
     Head(HeadError),
+    /// A limit or a rule that somebody set stands against it.
+    Admission(Refusal),
     /// The room's source is ambiguous or malformed.
     Affinity(AffinityError),
     /// The room cannot be routed.
@@ -74,6 +81,8 @@ pub(super) struct Answer {
     /// The body.
     pub(super) body: Bytes,
 }
+
+const TOO_LARGE: &str = "The request's body is larger than is accepted here.";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,11 +114,26 @@ pub(super) fn options(close: bool) -> Answer {
     Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
 }
 
-/// Written to a connection over `--max-connections` before it is closed; it gets no request handled.
-pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+/// A connection that gets no request handled: the reason, and what is written to it before it is closed.
+pub type Refused = (&'static str, &'static [u8]);
+
+/// It is over `--max-connections-per-client`.
+pub const TOO_MANY_OF_CLIENT: Refused = (
+    "too-many-client-connections",
+    b"HTTP/1.1 429 Too Many Requests\r\n\
+    x-pod-router-error: too-many-client-connections\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-type: application/json\r\ncontent-length: 125\r\n\r\n\
+    {\"error\":\"too-many-client-connections\",\"message\":\"You have too many connections open here; close some first.\",\"requestId\":\"\"}",
+);
+
+/// It is over `--max-connections`.
+pub const TOO_MANY_CONNECTIONS: Refused = (
+    "too-many-connections",
+    b"HTTP/1.1 503 Service Unavailable\r\n\
     x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 113\r\n\r\n\
-    {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}";
+    {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}",
+);
 
 /// Written to a connection whose request head does not come to an end, before it is closed.
 pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
@@ -150,6 +174,8 @@ impl Reject {
             Self::Head(HeadError::Loop) => StatusCode::LOOP_DETECTED,
             Self::Head(HeadError::MethodNotAllowed) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(HeadError::TransferCoding) => StatusCode::NOT_IMPLEMENTED,
+            Self::Admission(Refusal::BodyTooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Admission(Refusal::Origin) => StatusCode::FORBIDDEN,
             Self::Affinity(
                 AffinityError::EncodedRoom
                 | AffinityError::InvalidRoom
@@ -163,6 +189,8 @@ impl Reject {
             }
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
+                (Stage::Confine, _) => StatusCode::BAD_GATEWAY,
+                (Stage::Limit, _) => StatusCode::PAYLOAD_TOO_LARGE,
                 (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
                 (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
@@ -182,12 +210,15 @@ impl Reject {
             Self::Head(HeadError::UpgradeWithBody) => "upgrade-with-body",
             Self::Head(HeadError::MethodNotAllowed) => "method-not-allowed",
             Self::Head(HeadError::TransferCoding) => "transfer-coding",
+            Self::Admission(refusal) => refusal.code(),
             Self::Affinity(error) => error.code(),
             Self::Room(refusal) => refusal.code(),
             Self::Placement(PlacementError::NoCapacity) => "no-capacity",
             Self::Placement(PlacementError::DirectoryUnavailable) => "directory-unavailable",
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
+                (Stage::Confine, _) => "pod-address-refused",
+                (Stage::Limit, _) => Refusal::BodyTooLarge.code(),
                 (Stage::Upload, true) => "slow-body",
                 (Stage::Upload, false) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
@@ -209,6 +240,8 @@ impl Reject {
             Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",
             Self::Head(HeadError::MethodNotAllowed) => "CONNECT and TRACE are not served here.",
             Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
+            Self::Admission(Refusal::BodyTooLarge) => TOO_LARGE,
+            Self::Admission(Refusal::Origin) => "Pages of this origin may not open WebSockets here.",
             Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
             Self::Affinity(AffinityError::InvalidRoom) => {
                 "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
@@ -229,6 +262,8 @@ impl Reject {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
                     "The pod cannot be reached at the moment; try again."
                 }
+                (Stage::Confine, _) => "The pod's address is outside the networks that pods may be in.",
+                (Stage::Limit, _) => TOO_LARGE,
                 (Stage::Upload, true) => "Nothing more came of the request's body.",
                 (Stage::Upload, false) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
@@ -248,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_canned_answers_are_well_formed() {
-        for answer in [TOO_MANY_CONNECTIONS, SLOW_HEAD] {
+        for answer in [TOO_MANY_CONNECTIONS.1, TOO_MANY_OF_CLIENT.1, SLOW_HEAD] {
             let text = std::str::from_utf8(answer).expect("ASCII");
             let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
@@ -260,7 +295,9 @@ mod tests {
 
     #[test]
     fn every_code_is_listed() {
-        let failures = [Stage::Resolve, Stage::Connect, Stage::Send, Stage::Upload, Stage::Head]
+        let stages =
+            [Stage::Resolve, Stage::Confine, Stage::Connect, Stage::Send, Stage::Upload, Stage::Limit, Stage::Head];
+        let failures = stages
             .into_iter()
             .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
         let all = [
@@ -271,6 +308,8 @@ mod tests {
             Reject::Head(HeadError::MethodNotAllowed),
             Reject::Head(HeadError::TransferCoding),
             Reject::Head(HeadError::UpgradeWithBody),
+            Reject::Admission(Refusal::BodyTooLarge),
+            Reject::Admission(Refusal::Origin),
             Reject::Affinity(AffinityError::EncodedRoom),
             Reject::Affinity(AffinityError::InvalidRoom),
             Reject::Affinity(AffinityError::DuplicateRoom),

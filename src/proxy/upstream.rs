@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub(super) struct Pool {
 pub(super) struct Endpoint {
     name: Arc<str>,
     address: HostPort,
+    /// Whether it has to lie within `--pod-networks`.
+    confined: bool,
     metrics: PodMetrics,
     responses: Met<u16>,
     /// The oldest first.
@@ -83,14 +86,24 @@ impl Pool {
         Rc::new(Self { config, dns, metrics, endpoints: RefCell::default() })
     }
 
-    /// The endpoint with this name, made at first sight.
-    pub(super) fn endpoint(&self, name: &str, address: impl FnOnce() -> HostPort) -> Rc<Endpoint> {
+    /// The pod with this name, made at first sight.
+    pub(super) fn pod(&self, name: &str, address: impl FnOnce() -> HostPort) -> Rc<Endpoint> {
+        self.endpoint(name, address, self.config.pod_networks.is_some())
+    }
+
+    /// The default backend at this address. A Service's address is of another range than its pods'.
+    pub(super) fn default_backend(&self, address: &HostPort) -> Rc<Endpoint> {
+        self.endpoint(&address.to_string(), || address.clone(), false)
+    }
+
+    fn endpoint(&self, name: &str, address: impl FnOnce() -> HostPort, confined: bool) -> Rc<Endpoint> {
         if let Some(known) = self.endpoints.borrow().get(name) {
             return Rc::clone(known);
         }
         let made = Rc::new(Endpoint {
             name: name.into(),
             address: address(),
+            confined,
             metrics: self.metrics.pod(name),
             responses: Met::default(),
             idle: RefCell::default(),
@@ -104,7 +117,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Stage::Resolve`] or [`Stage::Connect`]; nothing was sent.
+    /// [`Stage::Resolve`], [`Stage::Confine`] or [`Stage::Connect`]; nothing was sent.
     pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
         let idle_timeout = self.config.idle;
         if let Some(connection) = endpoint.take_idle(now, idle_timeout) {
@@ -134,8 +147,15 @@ impl Pool {
             tracing::debug!(pod = &*endpoint.name, address = %endpoint.address, %error, ?stage, "pod not reached");
             Failure { stage, sent: false, timed_out }
         };
-        let addresses =
+        let mut addresses =
             self.dns.resolve(&endpoint.address).await.map_err(|error| failed(Stage::Resolve, &error, false))?;
+        if endpoint.confined {
+            addresses = self.within(&addresses);
+            if addresses.is_empty() {
+                tracing::warn!(pod = &*endpoint.name, address = %endpoint.address, "resolves to nothing within --pod-networks");
+                return Err(failed(Stage::Confine, &std::io::Error::from(std::io::ErrorKind::PermissionDenied), false));
+            }
+        }
         let stream = socket::connect(&addresses, self.config.connect_timeout)
             .await
             .map_err(|error| failed(Stage::Connect, &error, error.kind() == std::io::ErrorKind::TimedOut))?;
@@ -144,6 +164,14 @@ impl Pool {
             return Err(failed(Stage::Connect, &std::io::Error::from(std::io::ErrorKind::ConnectionReset), false));
         }
         Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics.connections) })
+    }
+
+    /// Those addresses that lie within `--pod-networks`.
+    fn within(&self, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
+        let networks = self.config.pod_networks.as_deref().unwrap_or_default();
+        let inside =
+            |address: &&SocketAddr| networks.iter().any(|network| network.contains(&address.ip().to_canonical()));
+        addresses.iter().filter(inside).copied().collect()
     }
 
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.

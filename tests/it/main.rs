@@ -13,6 +13,7 @@ mod dns;
 mod drain;
 mod failure;
 mod http;
+mod limits;
 mod page;
 mod regression;
 mod socketio;

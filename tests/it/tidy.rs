@@ -5,21 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
     ("drain", &[]),
+    ("limits", &["core"]),
     ("metrics", &[]),
     ("single_flight", &[]),
     ("telemetry", &["config"]),
     ("directory", &["core", "config", "metrics", "single_flight"]),
-    ("proxy", &["core", "config", "directory", "drain", "metrics", "single_flight"]),
-    ("server", &["config", "core", "directory", "drain", "metrics", "proxy"]),
+    ("proxy", &["core", "config", "directory", "drain", "limits", "metrics", "single_flight"]),
+    ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy"]),
     ("admin", &["core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
     ("cli", &["config", "core", "directory", "proxy"]),
-    ("app", &["admin", "config", "core", "directory", "drain", "metrics", "proxy", "server", "telemetry"]),
+    ("app", &["admin", "config", "core", "directory", "drain", "limits", "metrics", "proxy", "server", "telemetry"]),
     ("main", &["app", "cli", "config", "dev", "directory", "telemetry"]),
 ];
 

@@ -160,10 +160,7 @@ fn haproxy_speaks_both_versions() {
             assert!(haproxy.try_wait().is_none(), "haproxy ended");
             Client::try_connect(front).is_ok()
         });
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().expect("an address").into()).expect("loopback is a /8");
-        socket.connect(&front.into()).expect("haproxy listens");
-        let mut client = Client::over(socket.into());
+        let mut client = Client::connect_from([127, 0, 0, 2], front);
         client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
         let (chain, logged) = known_as(&stage, &mut client);
         // Loopback is trusted, so 127.0.0.2 is believed to be a proxy that said nothing of its client.
