@@ -26,6 +26,7 @@ use pod_router::core::wire::{Decoder, response};
 use pod_router::directory::memory::{MemoryDirectory, now_ms};
 use pod_router::directory::resolver::Resolver;
 use pod_router::drain::{Roster, Signal};
+use pod_router::limits;
 use pod_router::metrics::Metrics;
 use pod_router::proxy::{Dns, Proxy};
 use pod_router::server::{self, Server};
@@ -201,7 +202,14 @@ async fn router(pod: SocketAddr) -> SocketAddr {
     let (directory, metrics, roster) = (MemoryDirectory::default(), Arc::new(Metrics::new()), Roster::new());
     directory.assign(&room("room_a8Xk2"), &assignment().pod);
     let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
-    let proxy = Proxy::new(Arc::clone(&config), resolver, Dns::default(), Arc::clone(&metrics), Rc::clone(&roster));
+    let proxy = Proxy::new(
+        Arc::clone(&config),
+        resolver,
+        Dns::default(),
+        Arc::clone(&metrics),
+        limits::Limits::default(),
+        Rc::clone(&roster),
+    );
     let listener = server::listen(([127, 0, 0, 1], 0).into(), false).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let server = Server::new(proxy, roster, &config.downstream, None, metrics);

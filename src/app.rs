@@ -18,11 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, DownstreamConfig};
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Roster, Signal, Watch};
-use crate::limits::Seats;
+use crate::limits::{Limiter, Limits, Seats};
 use crate::metrics::Metrics;
 use crate::proxy::{CODES, Dns, Proxy};
 use crate::server::{Server, listen, listen_again};
@@ -48,7 +48,7 @@ struct Shared<D> {
     resolver: Resolver<D>,
     metrics: Arc<Metrics>,
     dns: Dns,
-    seats: Option<Arc<Seats>>,
+    limits: Limits,
     watch: Watch,
 }
 
@@ -98,7 +98,7 @@ impl App {
             resolver: resolver.clone(),
             metrics: Arc::clone(&metrics),
             dns: Dns::default(),
-            seats: self.config.downstream.max_connections_per_client.map(Seats::new),
+            limits: limits(&self.config.downstream),
             watch: ending.watch(),
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
@@ -194,13 +194,25 @@ fn announce_series(metrics: &Metrics, config: &Config) {
     }
 }
 
+/// What is limited per client, as far as somebody asked for it.
+fn limits(config: &DownstreamConfig) -> Limits {
+    let rules = config.rate_limits.iter();
+    Limits {
+        seats: config.max_connections_per_client.map(Seats::new),
+        lookups: config.lookup_rate.map(Limiter::new).map(Arc::new),
+        requests: rules.map(|rule| (rule.scope.clone(), Limiter::new(rule.rate))).collect(),
+    }
+}
+
 /// One worker thread, from its first connection to its last.
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         runtime.block_on(async move {
-            let Shared { config, resolver, metrics, dns, seats, watch } = shared;
+            let Shared { config, resolver, metrics, dns, limits, watch } = shared;
             let roster = Roster::new();
-            let proxy = Proxy::new(Arc::clone(&config), resolver, dns, Arc::clone(&metrics), Rc::clone(&roster));
+            let seats = limits.seats.clone();
+            let (counts, members) = (Arc::clone(&metrics), Rc::clone(&roster));
+            let proxy = Proxy::new(Arc::clone(&config), resolver, dns, counts, limits, members);
             let server = Server::new(proxy, roster, &config.downstream, seats, metrics);
             server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
             io::Result::Ok(())

@@ -40,6 +40,7 @@
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |
+//! | a rate, how it is written and where it applies | [`core::rate`] |
 //! | limits per client | [`limits`]; what they refuse: [`core::admission`], `proxy/admission.rs` |
 //! | which RFC clause is enforced where | [`conformance`] |
 //! | shutdown | [`drain`], [`app`] |
@@ -97,6 +98,9 @@
 //!   and, unlike its third version, no slow path for the aligned blocks that tasks and sockets are. It asks for no huge
 //!   pages: they are 14 MB for a process that needs three.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.
+//! - **Limits per client are off unless asked for, and cost nothing then**: an `Option` is looked at. What is on is shared by
+//!   all threads: an atomic number a client (`governor`'s arithmetic), in the same kind of bounded cache as the
+//!   directory's answers, so that a flood of addresses takes no more memory than it may.
 //! - **The `prometheus` crate** instead of prometheus-client: text format 0.0.4, as promised, and atomic histograms.
 //!
 //! # Deviations

@@ -190,6 +190,14 @@ pub(super) struct Args {
     /// any. A handshake without `Origin` is no browser's and passes
     #[arg(long, value_name = "ORIGIN,…", default_value = "off", help_heading = "Downstream")]
     pub(super) allowed_origins: String,
+    /// `100r/m burst=20`: requests of one client, as nginx's `limit_req` with `nodelay`; by `r/s`, `r/m` or `r/h`; with a path in
+    /// front, `/api/=100r/m burst=20`, for what begins with it (of several the longest counts, alone). Repeatable; the
+    /// variable takes a comma-separated list. Each replica counts for itself
+    #[arg(long, value_name = "[PATH=]RATE", help_heading = "Downstream")]
+    pub(super) rate_limit: Vec<String>,
+    /// Rooms unknown to the directory that one client may ask for, for example `10r/s burst=100`; `off` for no limit
+    #[arg(long, value_name = "RATE", default_value = "off", help_heading = "Downstream")]
+    pub(super) lookup_rate: String,
     /// Whose `X-Forwarded-*` is believed: networks, comma-separated; `loopback` and `private` (RFC 1918 and `fc00::/7`)
     /// stand for theirs, `none` for nobody
     #[arg(long, value_name = "NETWORK,…", default_value = "loopback,private", help_heading = "Downstream")]

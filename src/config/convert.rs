@@ -158,6 +158,12 @@ impl Args {
             max_headers: setting("max-headers", &self.max_headers, |text| count(text, 10..=1000))?,
             max_body: setting("max-body", &self.max_body, |text| or_off(text, size))?,
             allowed_origins: setting("allowed-origins", &self.allowed_origins, |text| or_off(text, Origins::parse))?,
+            rate_limits: self
+                .rate_limit
+                .iter()
+                .map(|rule| setting("rate-limit", rule, str::parse))
+                .collect::<Result<_, _>>()?,
+            lookup_rate: setting("lookup-rate", &self.lookup_rate, |text| or_off(text, str::parse))?,
             trusted_proxies: setting("trusted-proxies", &self.trusted_proxies, networks)?,
             proxy_protocol: setting("proxy-protocol", &self.proxy_protocol, switch)?,
         })

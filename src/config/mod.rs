@@ -26,6 +26,7 @@ use crate::core::assignment::{PodId, StatefulSet};
 use crate::core::decision::OnUnassigned;
 use crate::core::origin::Origins;
 use crate::core::placement::Limits;
+use crate::core::rate::{Rate, RateRule};
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
 
@@ -148,6 +149,10 @@ pub struct DownstreamConfig {
     pub max_body: Option<u64>,
     /// `--allowed-origins`: of WebSocket handshakes; `None` when it is off.
     pub allowed_origins: Option<Origins>,
+    /// `--rate-limit`: requests of one client.
+    pub rate_limits: Vec<RateRule>,
+    /// `--lookup-rate`: unknown rooms of one client; `None` when it is off.
+    pub lookup_rate: Option<Rate>,
     /// `--trusted-proxies`: whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// `--proxy-protocol`: whether their connections begin with a PROXY header.

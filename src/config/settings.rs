@@ -70,6 +70,8 @@ impl Config {
             ("--max-headers", self.downstream.max_headers.to_string()),
             ("--max-body", or_off(self.downstream.max_body.as_ref())),
             ("--allowed-origins", or_off(self.downstream.allowed_origins.as_ref())),
+            ("--rate-limit", list(&self.downstream.rate_limits)),
+            ("--lookup-rate", or_off(self.downstream.lookup_rate.as_ref())),
             ("--trusted-proxies", list(&self.downstream.trusted_proxies)),
             ("--proxy-protocol", if self.downstream.proxy_protocol { "on" } else { "off" }.to_owned()),
             ("--lame-duck", time(self.drain.lame_duck)),

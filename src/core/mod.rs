@@ -18,6 +18,7 @@ pub mod origin;
 pub mod placement;
 pub mod prefix;
 pub mod proxy_protocol;
+pub mod rate;
 pub mod redirect;
 pub mod room;
 pub mod wire;

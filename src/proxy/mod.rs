@@ -50,6 +50,7 @@ use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Roster};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 
 /// The longest request id that is kept from a trusted proxy.
@@ -65,6 +66,7 @@ pub struct Proxy<D> {
     metrics: Arc<Metrics>,
     ledger: Rc<Ledger>,
     tunnels: Rc<tunnel::Common>,
+    limits: Limits,
     roster: Rc<Roster>,
     /// Whose turn it is among the default backend's addresses.
     turn: Cell<usize>,
@@ -86,6 +88,7 @@ impl<D: Directory> Proxy<D> {
         resolver: Resolver<D>,
         dns: Dns,
         metrics: Arc<Metrics>,
+        limits: Limits,
         roster: Rc<Roster>,
     ) -> Rc<Self> {
         let pool = Pool::new(config.upstream.clone(), dns, Arc::clone(&metrics));
@@ -102,7 +105,7 @@ impl<D: Directory> Proxy<D> {
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
         });
-        Rc::new(Self { config, resolver, pool, default_backend, metrics, ledger, tunnels, roster, turn })
+        Rc::new(Self { config, resolver, pool, default_backend, metrics, ledger, tunnels, limits, roster, turn })
     }
 
     /// Judges a peer by `--trusted-proxies`.
@@ -131,7 +134,7 @@ impl<D: Directory> Proxy<D> {
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
         }
-        if let Err(refusal) = self.admit(&head, kind, &body) {
+        if let Err(refusal) = self.admit(&head, client, kind, &body) {
             return Ok(self.refuse(record, Reject::Admission(refusal), &body));
         }
         let route = match self.route(&head, &mut record).await {
@@ -159,7 +162,13 @@ impl<D: Directory> Proxy<D> {
             return Ok(Routed::To(Route::Default));
         };
         record.room = Some(room.clone().into_owned());
-        let resolution = self.resolver.resolve(&room, record.started(), None).await;
+        let resolution = match &self.limits.lookups {
+            None => self.resolver.resolve(&room, record.started(), None).await,
+            Some(limiter) => match self.resolver.recall(&room, record.started()) {
+                Some(known) => known,
+                None => Box::pin(self.look_up_sparingly(limiter, &room, record)).await.map_err(Reject::Admission)?,
+            },
+        };
         let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
         let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
         if plan == Plan::Place {

@@ -112,6 +112,11 @@ impl Record {
         self.started
     }
 
+    /// The client's address.
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
+    }
+
     /// The request's id.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id

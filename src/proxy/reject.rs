@@ -12,14 +12,18 @@ use crate::core::admission::Refusal;
 use crate::core::affinity::AffinityError;
 use crate::core::decision::{Failure, RoomRefusal, Stage};
 use crate::core::head::HeadError;
+use crate::core::rate::Exceeded;
 use crate::directory::resolver::PlacementError;
 
 /// The header that tells an answer of the router's own from a pod's.
 pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod-router-error");
 
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 30] = [
+pub const CODES: [&str; 32] = [
     "bad-assignment",
     "bad-host",
     "bad-proxy-header",
@@ -42,11 +46,13 @@ pub const CODES: [&str; 30] = [
     "pod-stalled",
     "pod-timeout",
     "pod-unreachable",
+    "rate-limited",
     "slow-body",
     "slow-head",
     "slow-reader",
     "too-many-client-connections",
     "too-many-connections",
+    "too-many-lookups",
     "transfer-coding",
     "unassigned-room",
     "upgrade-with-body",
@@ -140,6 +146,21 @@ pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     x-pod-router-error: slow-head\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 93\r\n\r\n\
     {\"error\":\"slow-head\",\"message\":\"The request's head was not complete in time.\",\"requestId\":\"\"}";
 
+/// When to come back, and what the rate is that has been exceeded (draft-ietf-httpapi-ratelimit-headers, from its ninth
+/// version on: quota `q` in a window of `w` seconds; remaining `r`, in `t` seconds there is more). Only on a refusal: a
+/// pod's answers are the pod's.
+fn say_rate(headers: &mut HeaderMap, refusal: Refusal) {
+    let (policy, Exceeded { rate, wait }) = match refusal {
+        Refusal::RateLimited(rule, exceeded) => (format!("\"requests-{rule}\""), exceeded),
+        Refusal::UnknownRooms(exceeded) => ("\"unknown-rooms\"".to_owned(), exceeded),
+        Refusal::BodyTooLarge | Refusal::Origin => return,
+    };
+    let value = |text: String| HeaderValue::try_from(text).expect("digits and ASCII words");
+    headers.insert(RETRY_AFTER, HeaderValue::from(wait));
+    headers.insert(RATELIMIT_POLICY, value(format!("{policy};q={};w={}", rate.number, rate.per.as_secs())));
+    headers.insert(RATELIMIT, value(format!("{policy};r=0;t={wait}")));
+}
+
 /// Whether the pod's final answer to a WebSocket handshake is a switch of protocols.
 pub(super) fn is_switch(status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS
@@ -157,6 +178,9 @@ impl Reject {
         let status = self.status();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Self::Admission(refusal) = self {
+            say_rate(&mut headers, refusal);
         }
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -176,6 +200,7 @@ impl Reject {
             Self::Head(HeadError::TransferCoding) => StatusCode::NOT_IMPLEMENTED,
             Self::Admission(Refusal::BodyTooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Admission(Refusal::Origin) => StatusCode::FORBIDDEN,
+            Self::Admission(Refusal::RateLimited(..) | Refusal::UnknownRooms(_)) => StatusCode::TOO_MANY_REQUESTS,
             Self::Affinity(
                 AffinityError::EncodedRoom
                 | AffinityError::InvalidRoom
@@ -242,6 +267,10 @@ impl Reject {
             Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
             Self::Admission(Refusal::BodyTooLarge) => TOO_LARGE,
             Self::Admission(Refusal::Origin) => "Pages of this origin may not open WebSockets here.",
+            Self::Admission(Refusal::RateLimited(..)) => "You make requests too quickly; try again later.",
+            Self::Admission(Refusal::UnknownRooms(_)) => {
+                "You ask for too many rooms that nobody knows; try again later."
+            }
             Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
             Self::Affinity(AffinityError::InvalidRoom) => {
                 "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
@@ -278,8 +307,24 @@ impl Reject {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::core::assignment::BadAssignment;
+    use crate::core::rate::Rate;
+
+    const EXCEEDED: Exceeded =
+        Exceeded { rate: Rate { number: 100, per: Duration::from_secs(60), burst: 20 }, wait: 7 };
+
+    #[test]
+    fn who_is_limited_is_told_by_what_and_until_when() {
+        let headers = Reject::Admission(Refusal::RateLimited(2, EXCEEDED)).answer("id", false).headers;
+        assert_eq!(headers[RETRY_AFTER], "7");
+        assert_eq!(headers[RATELIMIT_POLICY], "\"requests-2\";q=100;w=60");
+        assert_eq!(headers[RATELIMIT], "\"requests-2\";r=0;t=7");
+        let headers = Reject::Admission(Refusal::Origin).answer("id", false).headers;
+        assert!(!headers.contains_key(RETRY_AFTER) && !headers.contains_key(RATELIMIT));
+    }
 
     #[test]
     fn the_canned_answers_are_well_formed() {
@@ -310,6 +355,8 @@ mod tests {
             Reject::Head(HeadError::UpgradeWithBody),
             Reject::Admission(Refusal::BodyTooLarge),
             Reject::Admission(Refusal::Origin),
+            Reject::Admission(Refusal::RateLimited(1, EXCEEDED)),
+            Reject::Admission(Refusal::UnknownRooms(EXCEEDED)),
             Reject::Affinity(AffinityError::EncodedRoom),
             Reject::Affinity(AffinityError::InvalidRoom),
             Reject::Affinity(AffinityError::DuplicateRoom),

@@ -148,6 +148,8 @@ fn a_wrong_setting_is_one_clear_line_and_64() {
         ("--max-body", "10M"),
         ("--allowed-origins", "app.example"),
         ("--pod-networks", "none"),
+        ("--rate-limit", "100"),
+        ("--lookup-rate", "10r/d"),
         ("--trusted-proxies", "10.0.0.0/33"),
         ("--proxy-protocol", "v2"),
         ("--lame-duck", "5"),

@@ -2,6 +2,7 @@
 //! nobody else.
 
 mod connections;
+mod rates;
 mod requests;
 
 use crate::support::Stage;

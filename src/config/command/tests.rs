@@ -81,6 +81,8 @@ fn the_defaults_are_the_contracts() {
         ("--max-headers", "100"),
         ("--max-body", "off"),
         ("--allowed-origins", "off"),
+        ("--rate-limit", "none"),
+        ("--lookup-rate", "off"),
         ("--trusted-proxies", "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),
         ("--proxy-protocol", "off"),
         ("--lame-duck", "5s"),
