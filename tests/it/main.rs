@@ -4,6 +4,7 @@
 //! mostly a real Redis, and speaks to it in literal bytes: `support` says how.
 
 mod admin;
+mod attack;
 mod bodies;
 mod cli;
 mod conformance;
