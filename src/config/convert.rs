@@ -138,6 +138,12 @@ impl Args {
     }
 
     fn downstream(&self) -> Result<DownstreamConfig, ConfigError> {
+        let trusted_proxies = setting("trusted-proxies", &self.trusted_proxies, networks)?;
+        let proxy_protocol = setting("proxy-protocol", &self.proxy_protocol, switch)?;
+        if proxy_protocol && trusted_proxies.is_empty() {
+            let why = "it is read from --trusted-proxies only, and there are none";
+            return Err(ConfigError::setting("proxy-protocol", &self.proxy_protocol, why));
+        }
         Ok(DownstreamConfig {
             idle: setting("downstream-idle", &self.downstream_idle, timeout)?,
             header_timeout: setting("header-timeout", &self.header_timeout, timeout)?,
@@ -164,8 +170,8 @@ impl Args {
                 .map(|rule| setting("rate-limit", rule, str::parse))
                 .collect::<Result<_, _>>()?,
             lookup_rate: setting("lookup-rate", &self.lookup_rate, |text| or_off(text, str::parse))?,
-            trusted_proxies: setting("trusted-proxies", &self.trusted_proxies, networks)?,
-            proxy_protocol: setting("proxy-protocol", &self.proxy_protocol, switch)?,
+            trusted_proxies,
+            proxy_protocol,
         })
     }
 

@@ -263,6 +263,14 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     assert!(said.contains("FAILED  directory") && said.contains("FAILED  default backend"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
     assert_eq!(run(&["check", "--cache-ttl", "x"], &[]).status.code(), Some(64));
+
+    // A pod where none may be is left alone; default backends may be anywhere.
+    let outside = Pod::start("backend-1");
+    let fixed = format!("backend-1={}", outside.addr());
+    let networks = ["check", "--pod", &fixed, "--default-backend", &address, "--pod-networks", "10.0.0.0/8"];
+    let said = stdout(&run(&networks, &variables));
+    assert!(said.contains("FAILED  backend-1") && said.contains("within --pod-networks"), "{said}");
+    assert!(said.contains("ok      default backend") && outside.accepted() == 0, "{said}");
 }
 
 #[test]

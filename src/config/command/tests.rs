@@ -119,6 +119,12 @@ fn every_setting_has_a_flag_a_variable_and_a_place_in_the_list() {
 }
 
 #[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let sentence = wrong(&["--proxy-protocol", "on", "--trusted-proxies", "none"], &[]);
+    assert!(sentence.contains("--trusted-proxies"), "{sentence}");
+}
+
+#[test]
 fn serve_is_the_command_that_need_not_be_named() {
     for args in [&["--listen", "127.0.0.1:1"][..], &["serve", "--listen", "127.0.0.1:1"], &["--listen=127.0.0.1:1"]] {
         assert_eq!(config(args, &[]).listen.port(), 1, "{args:?}");
