@@ -28,6 +28,7 @@ use pod_router::directory::memory::{MemoryDirectory, now_ms};
 use pod_router::directory::resolver::Resolver;
 use pod_router::dns::Dns;
 use pod_router::drain::{Roster, Signal};
+use pod_router::limits;
 use pod_router::metrics::Metrics;
 use pod_router::proxy::{Commons, Proxy, Queues};
 use pod_router::server::{self, Server};
@@ -204,11 +205,17 @@ async fn router(pod: SocketAddr) -> SocketAddr {
     directory.assign(&room("room_a8Xk2"), &assignment().pod);
     let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
     let backends = Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics)));
-    let commons = Commons { dns: Dns::default(), backends, queues: Queues::default(), metrics: Arc::clone(&metrics) };
+    let commons = Commons {
+        dns: Dns::default(),
+        backends,
+        queues: Queues::default(),
+        limits: limits::Limits::default(),
+        metrics: Arc::clone(&metrics),
+    };
     let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
     let listener = server::listen(([127, 0, 0, 1], 0).into(), false).expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let server = Server::new(proxy, roster, &config.downstream, metrics);
+    let server = Server::new(proxy, roster, &config.downstream, None, metrics);
     tokio::task::spawn_local(async move {
         let signal = Signal::new();
         let listener = TcpListener::from_std(listener).expect("non-blocking");

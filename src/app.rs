@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 
 use crate::admin::Admin;
 use crate::backends::{self, Backends};
-use crate::config::Config;
+use crate::config::{Config, DownstreamConfig};
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::dns::Dns;
 use crate::drain::{Phase, Roster, Signal, Watch};
+use crate::limits::{Limiter, Limits, Seats};
 use crate::metrics::Metrics;
 use crate::proxy::{CODES, Commons, Proxy, Queues};
 use crate::server::{Server, listen, listen_again};
@@ -93,8 +94,13 @@ impl App {
         let ending = Signal::new();
         let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
         let backends = Arc::new(Backends::new(Arc::clone(&self.config), Arc::clone(&metrics)));
-        let commons =
-            Commons { dns: Dns::default(), backends, queues: Queues::default(), metrics: Arc::clone(&metrics) };
+        let commons = Commons {
+            dns: Dns::default(),
+            backends,
+            queues: Queues::default(),
+            limits: limits(&self.config.downstream),
+            metrics: Arc::clone(&metrics),
+        };
         let shared = Shared {
             config: Arc::clone(&self.config),
             resolver: resolver.clone(),
@@ -204,15 +210,25 @@ fn announce_series(metrics: &Metrics, config: &Config) {
     }
 }
 
+/// What is limited per client, as far as somebody asked for it.
+fn limits(config: &DownstreamConfig) -> Limits {
+    let rules = config.rate_limits.iter();
+    Limits {
+        seats: config.max_connections_per_client.map(Seats::new),
+        lookups: config.lookup_rate.map(Limiter::new).map(Arc::new),
+        requests: rules.map(|rule| (rule.scope.clone(), Limiter::new(rule.rate))).collect(),
+    }
+}
+
 /// One worker thread, from its first connection to its last.
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         let served = runtime.block_on(async move {
             let Shared { config, resolver, commons, watch } = shared;
             let roster = Roster::new();
-            let metrics = Arc::clone(&commons.metrics);
+            let (metrics, seats) = (Arc::clone(&commons.metrics), commons.limits.seats.clone());
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
-            let server = Server::new(proxy, roster, &config.downstream, metrics);
+            let server = Server::new(proxy, roster, &config.downstream, seats, metrics);
             server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
             io::Result::Ok(())
         });

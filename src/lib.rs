@@ -24,6 +24,7 @@
 //! | which request goes where; what is retried | [`core::decision`] |
 //! | the 302 | [`core::redirect`] |
 //! | which heads are refused; what a WebSocket handshake is | [`core::head`] |
+//! | the PROXY protocol's header | [`core::proxy_protocol`], read by `server/announced.rs` |
 //! | headers added and removed | [`core::headers`], [`core::forwarded`] |
 //! | HTTP/1.1 towards pods, as bytes: heads, framing, chunks | [`core::wire`] |
 //! | choosing a pod for a new room | [`core::placement`] |
@@ -44,6 +45,8 @@
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |
+//! | a rate, how it is written and where it applies | [`core::rate`] |
+//! | limits per client | [`limits`]; what they refuse: [`core::admission`], `proxy/admission.rs` |
 //! | which RFC clause is enforced where | [`conformance`] |
 //! | shutdown | [`drain`], [`app`] |
 //! | health, status, metrics listener | [`admin`] |
@@ -59,7 +62,7 @@
 //! proxy         the path of one request
 //! backends      the pods for requests without a room
 //! directory dns who owns a room  |  where a name leads
-//! drain metrics single_flight telemetry   mechanics without domain words
+//! drain limits metrics single_flight telemetry   mechanics without domain words
 //! config        what was typed → what was meant
 //! core          values and decisions  (conformance: a table of clauses)
 //! ```
@@ -107,6 +110,9 @@
 //! - **What fails a request without a room is held against the pod for such requests only**: a room's pod is never
 //!   replaced, however it behaves.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.
+//! - **Limits per client are off unless asked for, and cost nothing then**: an `Option` is looked at. What is on is shared by
+//!   all threads: an atomic number a client (`governor`'s arithmetic), in the same kind of bounded cache as the
+//!   directory's answers, so that a flood of addresses takes no more memory than it may.
 //! - **The `prometheus` crate** instead of prometheus-client: text format 0.0.4, as promised, and atomic histograms.
 //!
 //! # Deviations
@@ -125,6 +131,7 @@ pub mod dev;
 pub mod directory;
 pub mod dns;
 pub mod drain;
+pub mod limits;
 pub mod metrics;
 pub mod proxy;
 pub mod server;

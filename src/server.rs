@@ -3,12 +3,13 @@
 //! Every thread has a listener of its own on the same address (`SO_REUSEPORT`), so that a connection, its requests and
 //! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told.
 
+mod announced;
 mod patience;
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,10 +25,14 @@ use tokio::net::{TcpListener, TcpStream};
 
 use self::patience::{Overdue, Patience};
 use crate::config::DownstreamConfig;
+use crate::core::prefix::Prefix;
 use crate::directory::Directory;
 use crate::drain::{Phase, Roster, Watch};
+use crate::limits::Seats;
 use crate::metrics::{Held, Metrics};
-use crate::proxy::{ClientSocket, Downstream, Ending, Proxy, TOO_MANY_CONNECTIONS, tune};
+use crate::proxy::{
+    ClientSocket, Downstream, Ending, Permit, Proxy, Refused, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, tune,
+};
 
 /// Connections the kernel holds for a thread that is busy.
 const BACKLOG: i32 = 4096;
@@ -40,6 +45,9 @@ const MAX_REFUSALS: usize = 64;
 
 /// How long such a connection may take to read that it was refused.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
+
+/// hyper's default for a head's fields, for which it has space on the stack; for any other number it allocates each time.
+const HYPERS_MAX_HEADERS: usize = 100;
 
 /// The buffer of a connection is at least this large; it bounds what is read ahead of a slow pod.
 const MIN_BUFFER: usize = 64 * 1024;
@@ -86,14 +94,24 @@ pub struct Server<D> {
     roster: Rc<Roster>,
     http: Builder,
     max_connections: i64,
+    /// `--max-connections-per-client`.
+    seats: Option<Arc<Seats>>,
     limits: patience::Limits,
+    /// `--proxy-protocol`.
+    announced: bool,
     metrics: Arc<Metrics>,
     refusals: Rc<Cell<usize>>,
 }
 
 impl<D: Directory> Server<D> {
     /// A server for this thread.
-    pub fn new(proxy: Rc<Proxy<D>>, roster: Rc<Roster>, config: &DownstreamConfig, metrics: Arc<Metrics>) -> Rc<Self> {
+    pub fn new(
+        proxy: Rc<Proxy<D>>,
+        roster: Rc<Roster>,
+        config: &DownstreamConfig,
+        seats: Option<Arc<Seats>>,
+        metrics: Arc<Metrics>,
+    ) -> Rc<Self> {
         let mut http = Builder::new();
         http.header_read_timeout(None) // hyper's default: 30 s, with a timer for each request. See `patience`.
             .max_header_size(config.max_header_bytes) // hyper's default: none
@@ -103,7 +121,21 @@ impl<D: Directory> Server<D> {
             .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
         let max_connections = i64::try_from(config.max_connections).unwrap_or(i64::MAX);
         let limits = patience::Limits { idle: config.idle, head: config.header_timeout, write: config.write_stall };
-        Rc::new(Self { proxy, roster, http, max_connections, limits, metrics, refusals: Rc::default() })
+        if config.max_headers != HYPERS_MAX_HEADERS {
+            http.max_headers(config.max_headers);
+        }
+        let announced = config.proxy_protocol;
+        Rc::new(Self {
+            proxy,
+            roster,
+            http,
+            max_connections,
+            seats,
+            limits,
+            announced,
+            metrics,
+            refusals: Rc::default(),
+        })
     }
 
     /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
@@ -128,7 +160,7 @@ impl<D: Directory> Server<D> {
             Ok((stream, peer)) => {
                 let permit = Held::new(&self.metrics.downstream_connections);
                 if self.metrics.downstream_connections.get() > self.max_connections {
-                    return self.refuse(stream);
+                    return self.refuse(stream, TOO_MANY_CONNECTIONS);
                 }
                 let server = Rc::clone(self);
                 tokio::task::spawn_local(server.serve(stream, peer, permit));
@@ -142,9 +174,21 @@ impl<D: Directory> Server<D> {
     }
 
     /// Serves one connection to its end, or until it has become a tunnel.
-    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, permit: Held) {
-        let client = self.proxy.client(peer.ip());
-        let downstream = Rc::new(Downstream::new(client, permit));
+    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Held) {
+        let mut client = self.proxy.client(peer.ip());
+        if self.announced && client.trusted {
+            // Boxed, as what most connections do without: a connection's future is as large as its largest branch.
+            let Some(source) = Box::pin(self.announcement(&mut stream, peer)).await else { return };
+            client = self.proxy.client(source);
+        }
+        let seat = match &self.seats {
+            Some(seats) if !client.trusted => match seats.take(Prefix::of(client.ip)) {
+                None => return self.refuse(stream, TOO_MANY_OF_CLIENT),
+                seat => seat,
+            },
+            _ => None,
+        };
+        let downstream = Rc::new(Downstream::new(client, Permit::new(permit, seat)));
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
@@ -169,6 +213,21 @@ impl<D: Directory> Server<D> {
         }
     }
 
+    /// Whom a connection from a trusted peer is for, by its PROXY header. Where there is none, it is closed without a word:
+    /// what that peer was told to speak first is not HTTP, and to guess which it speaks is what the specification forbids
+    /// (section 5), because then a client could write a header of its own.
+    async fn announcement(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+        let read = tokio::time::timeout(self.limits.head, announced::source(stream)).await;
+        match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(source) => Some(source.unwrap_or(peer.ip())),
+            Err(error) => {
+                self.metrics.rejected.with_label_values(&["bad-proxy-header"]).inc();
+                tracing::debug!(%peer, %error, "no PROXY header");
+                None
+            }
+        }
+    }
+
     /// Says how a connection ends that has used up its time, and counts it.
     fn cut(&self, downstream: &Downstream, overdue: Overdue) {
         let (ending, reason) = match overdue {
@@ -189,9 +248,9 @@ impl<D: Directory> Server<D> {
         tracing::debug!(%peer, %error, "connection ended");
     }
 
-    /// Tells a connection over the limit that it is, where that costs little.
-    fn refuse(&self, mut stream: TcpStream) {
-        self.metrics.rejected.with_label_values(&["too-many-connections"]).inc();
+    /// Tells a connection over a limit that it is, where that costs little.
+    fn refuse(&self, mut stream: TcpStream, (reason, answer): Refused) {
+        self.metrics.rejected.with_label_values(&[reason]).inc();
         if self.refusals.get() >= MAX_REFUSALS {
             return;
         }
@@ -199,7 +258,7 @@ impl<D: Directory> Server<D> {
         let refusals = Rc::clone(&self.refusals);
         tokio::task::spawn_local(async move {
             // A new socket's send buffer takes this; where it does not, nobody is owed more.
-            let _ = stream.try_write(TOO_MANY_CONNECTIONS);
+            let _ = stream.try_write(answer);
             let _ = SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
             // Closing with the request unread would reset the connection before the answer is read.
             let mut rest = [0; 1024];

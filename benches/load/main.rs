@@ -10,11 +10,13 @@
 //! load messages ADDRESS ROOMS TUNNELS IN-FLIGHT SECONDS    that many messages are on their way, on tunnels in turn
 //! load idle ADDRESS ROOMS TUNNELS                          opens them, says so, waits for the end of standard input
 //! load latency ADDRESS PATH RATE SECONDS                   so many requests a second, evenly spaced
+//! load flood rooms|heads ADDRESS CLIENTS SECONDS           as many as are answered: unknown rooms, or heads of all kinds
 //! ```
 
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
 mod echo;
+mod flood;
 mod latency;
 mod tunnels;
 mod websocket;
@@ -47,6 +49,10 @@ fn main() -> Outcome<()> {
         }
         ["latency", address, path, rate, seconds] => {
             latency::measure(address.parse()?, path, rate.parse()?, seconds.parse()?)
+        }
+        ["flood", what @ ("rooms" | "heads"), address, clients, seconds] => {
+            let kind = if what == "rooms" { flood::Kind::Rooms } else { flood::Kind::Heads };
+            runtime.block_on(flood::flood(kind, address, clients.parse()?, seconds.parse()?))
         }
         _ => Err("see the first lines of benches/load/main.rs".into()),
     }

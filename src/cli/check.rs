@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
+use ipnet::IpNet;
+use tokio::net::{TcpStream, lookup_host};
 
 use crate::config::{Config, Source};
 use crate::core::address::HostPort;
@@ -28,7 +30,8 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         pods.insert(pod.to_string(), address.clone());
     }
     for (pod, address) in &pods {
-        reached &= report(out, &format!("{pod} at {address}"), dial(config, address).await)?;
+        let within = config.upstream.pod_networks.as_deref();
+        reached &= report(out, &format!("{pod} at {address}"), dial(config, address, within).await)?;
     }
     if pods.is_empty() {
         writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
@@ -39,7 +42,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         for source in &backend.sources {
             // What DNS or the directory lists is tried above, or is only known to them.
             if let Source::Host(address, _) = source {
-                reached &= report(out, &format!("{what} {address}"), dial(config, address).await)?;
+                reached &= report(out, &format!("{what} {address}"), dial(config, address, None).await)?;
             }
         }
     }
@@ -55,10 +58,18 @@ fn report(out: &mut impl Write, what: &str, since: Result<Instant, String>) -> i
     Ok(since.is_ok())
 }
 
-/// Connects and hangs up; when it began, so that the time can be told.
-async fn dial(config: &Config, address: &HostPort) -> Result<Instant, String> {
+/// Connects and hangs up; when it began, so that the time can be told. Addresses outside `within` are left alone.
+async fn dial(config: &Config, address: &HostPort, within: Option<&[IpNet]>) -> Result<Instant, String> {
     let started = Instant::now();
-    let connect = TcpStream::connect((&*address.host, address.port));
+    let connect = async {
+        let found = lookup_host((&*address.host, address.port)).await?;
+        let allowed = |ip: IpAddr| within.is_none_or(|networks| networks.iter().any(|network| network.contains(&ip)));
+        let found: Vec<_> = found.filter(|found| allowed(found.ip().to_canonical())).collect();
+        if found.is_empty() {
+            return Err(io::Error::other("it has no address within --pod-networks"));
+        }
+        TcpStream::connect(&found[..]).await
+    };
     match tokio::time::timeout(config.upstream.connect_timeout, connect).await {
         Ok(Ok(_)) => Ok(started),
         Ok(Err(error)) => Err(error.to_string()),

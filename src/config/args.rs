@@ -204,6 +204,10 @@ pub(super) struct Args {
     /// Idle keep-alive connections to pods
     #[arg(long, value_name = "DURATION", default_value = "4s", help_heading = "Upstream")]
     pub(super) upstream_idle: String,
+    /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. Default
+    /// backends are not confined
+    #[arg(long, value_name = "NETWORK,…", default_value = "off", help_heading = "Upstream")]
+    pub(super) pod_networks: String,
 
     /// Idle keep-alive connections from the ingress
     #[arg(long, value_name = "DURATION", default_value = "120s", help_heading = "Downstream")]
@@ -226,13 +230,39 @@ pub(super) struct Args {
     /// Downstream connections, tunnels included
     #[arg(long, value_name = "COUNT", default_value = "65536", help_heading = "Downstream")]
     pub(super) max_connections: String,
+    /// Connections of one client, which is an IPv4 address or an IPv6 /64; `--trusted-proxies` carry many and are not
+    /// counted; `off` for no limit
+    #[arg(long, value_name = "COUNT", default_value = "off", help_heading = "Downstream")]
+    pub(super) max_connections_per_client: String,
     /// Request head
     #[arg(long, value_name = "BYTES", default_value = "32768", help_heading = "Downstream")]
     pub(super) max_header_bytes: String,
+    /// Fields of a request head
+    #[arg(long, value_name = "COUNT", default_value = "100", help_heading = "Downstream")]
+    pub(super) max_headers: String,
+    /// Request body, for example `10MiB`; `off` for no limit
+    #[arg(long, value_name = "BYTES", default_value = "off", help_heading = "Downstream")]
+    pub(super) max_body: String,
+    /// Origins of the web pages that may open WebSockets, comma-separated, for example `https://app.example`; `off` for
+    /// any. A handshake without `Origin` is no browser's and passes
+    #[arg(long, value_name = "ORIGIN,…", default_value = "off", help_heading = "Downstream")]
+    pub(super) allowed_origins: String,
+    /// `100r/m burst=20`: requests of one client, as nginx's `limit_req` with `nodelay`; by `r/s`, `r/m` or `r/h`; with a path in
+    /// front, `/api/=100r/m burst=20`, for what begins with it (of several the longest counts, alone). Repeatable; the
+    /// variable takes a comma-separated list. Each replica counts for itself
+    #[arg(long, value_name = "[PATH=]RATE", help_heading = "Downstream")]
+    pub(super) rate_limit: Vec<String>,
+    /// Rooms unknown to the directory that one client may ask for, for example `10r/s burst=100`; `off` for no limit
+    #[arg(long, value_name = "RATE", default_value = "off", help_heading = "Downstream")]
+    pub(super) lookup_rate: String,
     /// Whose `X-Forwarded-*` is believed: networks, comma-separated; `loopback` and `private` (RFC 1918 and `fc00::/7`)
     /// stand for theirs, `none` for nobody
     #[arg(long, value_name = "NETWORK,…", default_value = "loopback,private", help_heading = "Downstream")]
     pub(super) trusted_proxies: String,
+    /// `on`: connections from `--trusted-proxies` begin with a PROXY protocol header, version 1 or 2, and whom it names is
+    /// the peer; without one they are closed. Others are served as who they are
+    #[arg(long, value_name = "off|on", default_value = "off", help_heading = "Downstream")]
+    pub(super) proxy_protocol: String,
 
     /// After SIGTERM: still serving, `Connection: close` on every answer, `/readyz` 503
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Shutdown")]

@@ -14,7 +14,8 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::redis_url::redis_url;
 use super::value::{
-    count, count_or_off, dns_label, duration, listener, log_format, networks, timeout, timeout_or_off, word,
+    count, dns_label, duration, listener, log_format, networks, networks_of_pods, or_off, size, switch, timeout,
+    timeout_or_off, word,
 };
 use super::{
     Config, DirectoryConfig, DirectoryKind, DownstreamConfig, DrainConfig, KeyTemplate, RedisConfig, RoutingConfig,
@@ -26,6 +27,7 @@ use crate::core::assignment::{PodId, StatefulSet};
 use crate::core::balance::POLICIES;
 use crate::core::decision::OnUnassigned;
 use crate::core::ejection::EjectionLimits;
+use crate::core::origin::Origins;
 use crate::core::placement::Limits;
 use crate::core::redirect::Redirect;
 
@@ -177,7 +179,7 @@ impl Args {
         Ok(UpstreamConfig {
             connect_timeout: setting("connect-timeout", &self.connect_timeout, timeout)?,
             max_connections: setting("pod-max-connections", &self.pod_max_connections, |text| {
-                count_or_off(text, 1..=1_000_000)
+                or_off(text, |text| count(text, 1..=1_000_000))
             })?,
             queue: setting("pod-queue", &self.pod_queue, |text| count(text, 0..=1_000_000))?,
             queue_timeout: setting("pod-queue-timeout", &self.pod_queue_timeout, timeout)?,
@@ -185,10 +187,17 @@ impl Args {
             response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
             response_body_idle: setting("response-body-idle", &self.response_body_idle, timeout_or_off)?,
             idle: setting("upstream-idle", &self.upstream_idle, timeout)?,
+            pod_networks: setting("pod-networks", &self.pod_networks, |text| or_off(text, networks_of_pods))?,
         })
     }
 
     fn downstream(&self) -> Result<DownstreamConfig, ConfigError> {
+        let trusted_proxies = setting("trusted-proxies", &self.trusted_proxies, networks)?;
+        let proxy_protocol = setting("proxy-protocol", &self.proxy_protocol, switch)?;
+        if proxy_protocol && trusted_proxies.is_empty() {
+            let why = "it is read from --trusted-proxies only, and there are none";
+            return Err(ConfigError::setting("proxy-protocol", &self.proxy_protocol, why));
+        }
         Ok(DownstreamConfig {
             idle: setting("downstream-idle", &self.downstream_idle, timeout)?,
             header_timeout: setting("header-timeout", &self.header_timeout, timeout)?,
@@ -197,11 +206,26 @@ impl Args {
             tunnel_idle: setting("tunnel-idle", &self.tunnel_idle, timeout_or_off)?,
             tunnel_linger: setting("tunnel-linger", &self.tunnel_linger, timeout)?,
             max_connections: setting("max-connections", &self.max_connections, |text| count(text, 1..=10_000_000))?,
+            max_connections_per_client: setting(
+                "max-connections-per-client",
+                &self.max_connections_per_client,
+                |text| or_off(text, |text| count(text, 1..=10_000_000)),
+            )?,
             // hyper's read buffer cannot be smaller than 8 KiB.
             max_header_bytes: setting("max-header-bytes", &self.max_header_bytes, |text| {
                 count(text, 8192..=1_048_576)
             })?,
-            trusted_proxies: setting("trusted-proxies", &self.trusted_proxies, networks)?,
+            max_headers: setting("max-headers", &self.max_headers, |text| count(text, 10..=1000))?,
+            max_body: setting("max-body", &self.max_body, |text| or_off(text, size))?,
+            allowed_origins: setting("allowed-origins", &self.allowed_origins, |text| or_off(text, Origins::parse))?,
+            rate_limits: self
+                .rate_limit
+                .iter()
+                .map(|rule| setting("rate-limit", rule, str::parse))
+                .collect::<Result<_, _>>()?,
+            lookup_rate: setting("lookup-rate", &self.lookup_rate, |text| or_off(text, str::parse))?,
+            trusted_proxies,
+            proxy_protocol,
         })
     }
 

@@ -25,7 +25,9 @@ use crate::core::address::{AddressTemplate, HostPort};
 use crate::core::affinity::Affinity;
 use crate::core::assignment::{PodId, StatefulSet};
 use crate::core::decision::OnUnassigned;
+use crate::core::origin::Origins;
 use crate::core::placement::Limits;
+use crate::core::rate::{Rate, RateRule};
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
 
@@ -139,10 +141,24 @@ pub struct DownstreamConfig {
     pub write_stall: Duration,
     /// `--max-connections`: tunnels included.
     pub max_connections: usize,
+    /// `--max-connections-per-client`; `None` when it is off.
+    pub max_connections_per_client: Option<u32>,
     /// `--max-header-bytes`: a request head.
     pub max_header_bytes: usize,
+    /// `--max-headers`: its fields.
+    pub max_headers: usize,
+    /// `--max-body`: a request body, in bytes; `None` when it is off.
+    pub max_body: Option<u64>,
+    /// `--allowed-origins`: of WebSocket handshakes; `None` when it is off.
+    pub allowed_origins: Option<Origins>,
+    /// `--rate-limit`: requests of one client.
+    pub rate_limits: Vec<RateRule>,
+    /// `--lookup-rate`: unknown rooms of one client; `None` when it is off.
+    pub lookup_rate: Option<Rate>,
     /// `--trusted-proxies`: whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `--proxy-protocol`: whether their connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// `--tunnel-idle`: tunnels without a byte in either direction; `None` when it is off.
     pub tunnel_idle: Option<Duration>,
     /// `--tunnel-linger`: a half-closed tunnel's second half, after the first has ended.
@@ -168,6 +184,8 @@ pub struct UpstreamConfig {
     pub response_body_idle: Option<Duration>,
     /// `--upstream-idle`: idle keep-alive connections.
     pub idle: Duration,
+    /// `--pod-networks`: where pods may be; `None` when it is off.
+    pub pod_networks: Option<Vec<IpNet>>,
 }
 
 /// What happens after SIGTERM.

@@ -61,6 +61,7 @@ impl Config {
             ("--response-timeout", time(self.upstream.response_timeout)),
             ("--response-body-idle", self.upstream.response_body_idle.map_or("off".to_owned(), time)),
             ("--upstream-idle", time(self.upstream.idle)),
+            ("--pod-networks", self.upstream.pod_networks.as_deref().map_or("off".to_owned(), list)),
             ("--downstream-idle", time(self.downstream.idle)),
             ("--header-timeout", time(self.downstream.header_timeout)),
             ("--request-body-idle", time(self.downstream.request_body_idle)),
@@ -68,8 +69,15 @@ impl Config {
             ("--tunnel-idle", self.downstream.tunnel_idle.map_or("off".to_owned(), time)),
             ("--tunnel-linger", time(self.downstream.tunnel_linger)),
             ("--max-connections", self.downstream.max_connections.to_string()),
+            ("--max-connections-per-client", or_off(self.downstream.max_connections_per_client.as_ref())),
             ("--max-header-bytes", self.downstream.max_header_bytes.to_string()),
+            ("--max-headers", self.downstream.max_headers.to_string()),
+            ("--max-body", or_off(self.downstream.max_body.as_ref())),
+            ("--allowed-origins", or_off(self.downstream.allowed_origins.as_ref())),
+            ("--rate-limit", list(&self.downstream.rate_limits)),
+            ("--lookup-rate", or_off(self.downstream.lookup_rate.as_ref())),
             ("--trusted-proxies", list(&self.downstream.trusted_proxies)),
+            ("--proxy-protocol", if self.downstream.proxy_protocol { "on" } else { "off" }.to_owned()),
             ("--lame-duck", time(self.drain.lame_duck)),
             ("--drain-timeout", time(self.drain.timeout)),
             ("--threads", self.threads.to_string()),
@@ -157,6 +165,10 @@ impl Config {
 
 fn time(duration: Duration) -> String {
     format_duration(duration).to_string()
+}
+
+fn or_off(value: Option<&impl Display>) -> String {
+    value.map_or("off".to_owned(), ToString::to_string)
 }
 
 fn list(items: &[impl Display]) -> String {

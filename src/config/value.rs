@@ -38,7 +38,7 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
 
 /// A duration of at least [`MIN_TIMEOUT`], or `off`.
 pub(super) fn timeout_or_off(text: &str) -> Result<Option<Duration>, String> {
-    if text == "off" { Ok(None) } else { timeout(text).map(Some).map_err(|why| format!("{why}; or off")) }
+    or_off(text, timeout)
 }
 
 /// A whole number within bounds.
@@ -52,12 +52,19 @@ where
         .ok_or_else(|| format!("it has to be a whole number from {} to {}", bounds.start(), bounds.end()))
 }
 
-/// A whole number within bounds, or `off`.
-pub(super) fn count_or_off<N>(text: &str, bounds: RangeInclusive<N>) -> Result<Option<N>, String>
-where
-    N: FromStr + PartialOrd + std::fmt::Display,
-{
-    if text == "off" { Ok(None) } else { count(text, bounds).map(Some).map_err(|why| format!("{why}; or off")) }
+/// A number of bytes, in units of 1024 where it has one.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 3] = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let unit = UNITS.into_iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, bits)));
+    let (digits, bits) = unit.unwrap_or((text, 0));
+    let number: Option<u64> = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+    let size = number.and_then(|number| number.checked_mul(1 << bits)).filter(|size| *size > 0);
+    size.ok_or_else(|| "it has to be a number of bytes, for example 65536, 512KiB, 10MiB or 1GiB".to_owned())
+}
+
+/// What `read` reads, or `off`.
+pub(super) fn or_off<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text == "off" { Ok(None) } else { read(text).map(Some).map_err(|why| format!("{why}; or off")) }
 }
 
 /// One of several words.
@@ -66,6 +73,11 @@ pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String
         let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
         format!("it has to be one of {}", known.join(", "))
     })
+}
+
+/// `on` or `off`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    word(text, &[("off", false), ("on", true)])
 }
 
 /// An address to listen on.
@@ -93,6 +105,12 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
         }
     }
     Ok(networks)
+}
+
+/// Networks, of which there has to be one: in none a pod could not be anywhere.
+pub(super) fn networks_of_pods(text: &str) -> Result<Vec<IpNet>, String> {
+    let networks = networks(text)?;
+    if networks.is_empty() { Err("no pod could be reached".to_owned()) } else { Ok(networks) }
 }
 
 fn known_network(text: &str) -> IpNet {
@@ -165,6 +183,19 @@ mod tests {
         }
         assert_eq!(timeout_or_off("off"), Ok(None));
         assert_eq!(timeout_or_off("2m"), Ok(Some(seconds(120))));
+    }
+
+    #[test]
+    fn a_size_may_have_a_unit() {
+        for (text, expected) in
+            [("1", 1), ("65536", 65536), ("512KiB", 524_288), ("10MiB", 10_485_760), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "0MiB", "+1", "-1", "1.5MiB", "10M", "10 MiB", "10mib", "MiB", "18446744073709551615KiB"]
+        {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

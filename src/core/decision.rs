@@ -84,14 +84,25 @@ pub enum Stage {
     Resolve,
     /// The pod has as many requests and tunnels as it may have, and as many that wait.
     Queue,
+    /// Its name resolves to nothing within `--pod-networks`: not dialled.
+    Confine,
     /// The connection was refused or timed out.
     Connect,
     /// The request could not be handed to the connection.
     Send,
     /// The client's request body broke off, or is malformed: no fault of the pod's.
     Upload,
+    /// The client's request body is longer than `--max-body`.
+    Limit,
     /// The response head did not come, or made no sense.
     Head,
+}
+
+impl Stage {
+    /// Whether it is the client, and not the pod, that failed.
+    pub fn is_clients(self) -> bool {
+        matches!(self, Self::Upload | Self::Limit)
+    }
 }
 
 /// A failed attempt.
@@ -130,9 +141,8 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     }
     match failure.stage {
         Stage::Send => Next::Resend,
-        Stage::Upload | Stage::Head => Next::GiveUp,
-        Stage::Resolve | Stage::Connect | Stage::Queue if elsewhere => Next::Elsewhere,
-        Stage::Queue => Next::GiveUp,
+        Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Queue if elsewhere => Next::Elsewhere,
+        Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head => Next::GiveUp,
         Stage::Resolve | Stage::Connect => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {

@@ -6,6 +6,7 @@
 //! testable without a socket, and readable without knowing how bytes move.
 
 pub mod address;
+pub mod admission;
 pub mod affinity;
 pub mod assignment;
 pub mod balance;
@@ -15,7 +16,11 @@ pub mod ejection;
 pub mod forwarded;
 pub mod head;
 pub mod headers;
+pub mod origin;
 pub mod placement;
+pub mod prefix;
+pub mod proxy_protocol;
+pub mod rate;
 pub mod redirect;
 pub mod room;
 pub mod session;

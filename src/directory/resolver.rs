@@ -103,20 +103,31 @@ impl<D: Directory> Resolver<D> {
     /// The room's pod as far as it can be known now. With `newer_than`, only an answer to a question asked after that
     /// moment will do: how a failed connection asks past the cache.
     pub async fn resolve(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Resolution {
-        let lookups = &self.0.metrics.lookups;
-        if let Some(answer) = self.0.remembered(room, now, newer_than) {
-            let result = if matches!(answer, Answer::Assigned(_)) { &lookups.hit } else { &lookups.negative };
-            result.inc();
-            return Resolution::Fresh(answer);
+        if let Some(known) = self.counted(room, now, newer_than) {
+            return known;
         }
         // Boxed: most requests do not come here, and the future of a request is as large as its largest branch.
         let resolution = Box::pin(self.ask(room, newer_than)).await;
+        let lookups = &self.0.metrics.lookups;
         match resolution {
             Resolution::Fresh(_) => lookups.miss.inc(),
             Resolution::Stale(_) => lookups.stale.inc(),
             Resolution::Unknown => lookups.error.inc(),
         }
         resolution
+    }
+
+    /// The room's pod, where the directory need not be asked for it.
+    pub fn recall(&self, room: &RoomId<'_>, now: Instant) -> Option<Resolution> {
+        self.counted(room, now, None)
+    }
+
+    fn counted(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Resolution> {
+        let lookups = &self.0.metrics.lookups;
+        let answer = self.0.remembered(room, now, newer_than)?;
+        let result = if matches!(answer, Answer::Assigned(_)) { &lookups.hit } else { &lookups.negative };
+        result.inc();
+        Some(Resolution::Fresh(answer))
     }
 
     /// Joins the question under way, or asks.

@@ -292,6 +292,11 @@ impl Balancer {
 }
 
 impl Choice {
+    /// Whether it goes by the name of a pod of the StatefulSet.
+    pub(super) fn is_pod(&self) -> bool {
+        self.member.as_ref().is_none_or(|member| member.is_pod)
+    }
+
     fn take(&mut self, member: Arc<Member>) {
         (self.name, self.address) = (Arc::clone(&member.name), member.address.clone());
         self.has_cookie = false;

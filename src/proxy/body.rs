@@ -9,6 +9,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::exchange::{Broken, Exchange};
 use super::record::Record;
+use crate::core::admission::Refusal;
 use crate::core::wire::Part;
 
 /// A response body on its way to the client. Dropped before its end, when the client has gone, it takes the exchange
@@ -67,6 +68,7 @@ impl ResponseBody {
         match broken {
             Broken::Connection(_) | Broken::Body(_) => self.record.broken_by_pod(),
             Broken::Stalled => self.record.cut("pod-stalled"),
+            Broken::Limit => self.record.cut(Refusal::BodyTooLarge.code()),
             Broken::Upload(_) => {}
         }
         self.broken = Some(broken);

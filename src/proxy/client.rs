@@ -2,21 +2,24 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::reject;
 use super::socket::with_buffer;
 use crate::core::forwarded::Client;
+use crate::limits::Seat;
 use crate::metrics::Held;
 
 /// Up to this many bytes, copying the parts of an answer together and one plain send cost less than a vectored write.
@@ -63,10 +66,28 @@ pub enum Ending {
     SlowHead = 1,
     /// With a reset: it does not take what there is for it, and the kernel would go on offering it.
     SlowReader = 2,
+    /// With an answer, while more of the request is on its way: closing a socket that has something to be read resets
+    /// the connection, and the reset may overtake the answer (RFC 9112 section 9.6).
+    Unread = 3,
 }
 
-/// A place among `--max-connections`.
-pub type Permit = Held;
+/// How long what comes after such an answer is read, so that it may arrive.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A place among `--max-connections`, and among those of its client.
+#[derive(Debug)]
+pub struct Permit {
+    _place: Held,
+    /// Boxed, because most have none, and an idle tunnel holds its permit.
+    _seat: Option<Box<Seat>>,
+}
+
+impl Permit {
+    /// A permit that is one among all, and one of its client's where those are counted.
+    pub fn new(place: Held, seat: Option<Seat>) -> Self {
+        Self { _place: place, _seat: seat.map(Box::new) }
+    }
+}
 
 impl Downstream {
     /// A connection that has just been accepted.
@@ -148,12 +169,14 @@ pub struct ClientSocket {
     /// There until it is taken for a tunnel.
     stream: Option<TcpStream>,
     state: Arc<SocketState>,
+    /// Runs while the connection lingers.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientSocket {
     /// Wraps the accepted socket of this connection.
     pub fn new(stream: TcpStream, downstream: &Downstream) -> Self {
-        Self { stream: Some(stream), state: Arc::clone(&downstream.socket) }
+        Self { stream: Some(stream), state: Arc::clone(&downstream.socket), lingering: None }
     }
 
     /// The socket, for a tunnel.
@@ -163,6 +186,30 @@ impl ClientSocket {
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
+    }
+
+    /// Says that nothing more comes, and reads what still does, for a while.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(());
+        };
+        let timer = self.lingering.get_or_insert_with(|| {
+            // Where the client has gone already there is nobody to be told.
+            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
+            Box::pin(tokio::time::sleep(LINGER))
+        });
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        with_buffer(|buffer| {
+            loop {
+                let mut buffer = ReadBuf::new(buffer);
+                let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+                if read.is_err() || buffer.filled().is_empty() {
+                    return Poll::Ready(());
+                }
+            }
+        })
     }
 
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -234,8 +281,11 @@ impl AsyncWrite for ClientSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// hyper shuts a connection down right before it drops it, and closing says the same.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.ending.load(Ordering::Relaxed) == Ending::Unread as u8 {
+            ready!(self.poll_linger(cx));
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -79,6 +79,8 @@ pub(super) enum Broken {
     Stalled,
     /// The client's request body failed while the response was under way.
     Upload(hyper::Error),
+    /// It turned out longer than `--max-body`.
+    Limit,
 }
 
 /// Why no usable head came.
@@ -96,6 +98,8 @@ enum NoHead {
     Upload(hyper::Error),
     /// `--request-body-idle` is over.
     SlowUpload,
+    /// The client's body is longer than `--max-body`.
+    Limit,
 }
 
 impl Exchange {
@@ -146,6 +150,7 @@ impl Exchange {
         let (timed_out, stage) = match error {
             NoHead::Upload(_) => (false, Stage::Upload),
             NoHead::SlowUpload => (true, Stage::Upload),
+            NoHead::Limit => (false, Stage::Limit),
             NoHead::Timeout => (true, Stage::Head),
             NoHead::Connection(_) if !sent => (false, Stage::Send),
             NoHead::Connection(_) | NoHead::Head(_) | NoHead::TooLong => (false, Stage::Head),
@@ -157,6 +162,7 @@ impl Exchange {
     fn poll_head(&mut self, method: &Method, map: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<Head, NoHead>> {
         match self.upload.poll_send(self.lease.stream(), cx) {
             Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(NoHead::Upload(error))),
+            Poll::Ready(Err(SendError::TooLarge)) => return Poll::Ready(Err(NoHead::Limit)),
             Poll::Ready(Err(SendError::Pod(error))) if !self.upload.was_begun() => {
                 return Poll::Ready(Err(NoHead::Connection(error)));
             }
@@ -195,6 +201,7 @@ impl Exchange {
         if !self.upload.is_complete() {
             match self.upload.poll_send(self.lease.stream(), cx) {
                 Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Some(Err(Broken::Upload(error)))),
+                Poll::Ready(Err(SendError::TooLarge)) => return Poll::Ready(Some(Err(Broken::Limit))),
                 Poll::Ready(Err(SendError::Pod(_))) => {
                     self.upload.abandon();
                     self.keep_alive = false;
@@ -304,6 +311,7 @@ impl fmt::Display for NoHead {
             Self::Timeout => f.write_str("--response-timeout is over"),
             Self::Upload(error) => write!(f, "the client's body failed: {error}"),
             Self::SlowUpload => f.write_str("--request-body-idle is over"),
+            Self::Limit => f.write_str("the client's body is longer than --max-body"),
         }
     }
 }
@@ -316,6 +324,7 @@ impl fmt::Display for Broken {
             Self::Body(BodyError::Chunk) => f.write_str("the pod's chunked coding is broken"),
             Self::Body(BodyError::TooLarge) => f.write_str("the pod's chunk extensions or trailers are too large"),
             Self::Stalled => f.write_str("--response-body-idle is over"),
+            Self::Limit => f.write_str("the client's body is longer than --max-body"),
             Self::Upload(error) => write!(f, "the client's body failed: {error}"),
         }
     }

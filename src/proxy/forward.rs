@@ -81,7 +81,8 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let client = &self.downstream.client;
         let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
-        Upload::new(request::head(head, &added), body, framing, record.started())
+        let longest = self.proxy.config.downstream.max_body;
+        Upload::new(request::head(head, &added), body, framing, longest, record.started())
     }
 
     async fn attempts(
@@ -145,7 +146,7 @@ impl<D: Directory> Forwarding<'_, D> {
             return Ok(false);
         };
         let balancer = &self.proxy.balancer;
-        let unreached = matches!(failure.stage, Stage::Resolve | Stage::Connect);
+        let unreached = matches!(failure.stage, Stage::Resolve | Stage::Confine | Stage::Connect);
         if unreached || failure.stage == Stage::Head {
             balancer.failed(choice);
         }
@@ -175,7 +176,7 @@ impl<D: Directory> Forwarding<'_, D> {
         let reused = lease.was_reused();
         let exchange = Exchange::new(lease, upload, self.patience());
         exchange.begin(&head.method, &mut head.headers, now).await.map_err(|mut unanswered| {
-            if !unanswered.failure.timed_out && unanswered.failure.stage != Stage::Upload {
+            if !unanswered.failure.timed_out && !unanswered.failure.stage.is_clients() {
                 pool.evict(endpoint);
             }
             if unanswered.unsent.is_some() && !reused {
@@ -198,8 +199,9 @@ impl<D: Directory> Forwarding<'_, D> {
     fn endpoint(&self, route: &Route) -> Rc<Endpoint> {
         let Proxy { pool, config, .. } = &**self.proxy;
         match route {
-            Route::Pod(Assignment { pod, .. }) => pool.endpoint(pod.as_str(), || config.routing.address_of(pod)),
-            Route::Backend(choice) => pool.endpoint(&choice.name, || choice.address.clone()),
+            Route::Pod(Assignment { pod, .. }) => pool.pod(pod.as_str(), || config.routing.address_of(pod)),
+            Route::Backend(choice) if choice.is_pod() => pool.pod(&choice.name, || choice.address.clone()),
+            Route::Backend(choice) => pool.listed(&choice.name, &choice.address),
         }
     }
 

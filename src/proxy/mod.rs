@@ -4,6 +4,7 @@
 //! refuses or forwards. What it must not do: decide by itself (that is `core`), pick a status (`reject`), or touch Redis
 //! (`directory`). One [`Proxy`] per worker thread: nothing in it is locked.
 
+mod admission;
 mod balance;
 mod body;
 mod client;
@@ -32,7 +33,7 @@ use hyper::body::{Body, Incoming};
 pub use body::ResponseBody;
 pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
-pub use reject::{CODES, Reject, TOO_MANY_CONNECTIONS};
+pub use reject::{CODES, Refused, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT};
 pub use socket::tune;
 
 use self::balance::{Balancer, Choice};
@@ -52,6 +53,7 @@ use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::dns::Dns;
 use crate::drain::{Phase, Roster};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 
 /// The longest request id that is kept from a trusted proxy.
@@ -67,6 +69,7 @@ pub struct Proxy<D> {
     metrics: Arc<Metrics>,
     ledger: Rc<Ledger>,
     tunnels: Rc<tunnel::Common>,
+    limits: Limits,
     roster: Rc<Roster>,
 }
 
@@ -79,6 +82,8 @@ pub struct Commons {
     pub backends: Arc<Backends>,
     /// The places at pods, where they are limited.
     pub queues: Queues,
+    /// What one client may have.
+    pub limits: Limits,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -95,7 +100,7 @@ enum Route {
 impl<D: Directory> Proxy<D> {
     /// The proxy of one worker thread. Has to be called on that thread's runtime.
     pub fn new(config: Arc<Config>, resolver: Resolver<D>, commons: Commons, roster: Rc<Roster>) -> Rc<Self> {
-        let Commons { dns, backends, queues, metrics } = commons;
+        let Commons { dns, backends, queues, limits, metrics } = commons;
         let pool = Pool::new(config.upstream.clone(), dns, queues, Arc::clone(&metrics));
         tokio::task::spawn_local(pool.sweep_forever());
         let balancer = Balancer::new(Arc::clone(&config), backends);
@@ -107,7 +112,7 @@ impl<D: Directory> Proxy<D> {
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
         });
-        Rc::new(Self { config, resolver, pool, balancer, metrics, ledger, tunnels, roster })
+        Rc::new(Self { config, resolver, pool, balancer, metrics, ledger, tunnels, limits, roster })
     }
 
     /// Judges a peer by `--trusted-proxies`.
@@ -136,6 +141,9 @@ impl<D: Directory> Proxy<D> {
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
         }
+        if let Err(refusal) = self.admit(&head, client, kind, &body) {
+            return Ok(self.refuse(record, Reject::Admission(refusal), &body));
+        }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
             Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
@@ -160,7 +168,13 @@ impl<D: Directory> Proxy<D> {
             return self.any(head, record).map(Routed::To);
         };
         record.room = Some(room.clone().into_owned());
-        let resolution = self.resolver.resolve(&room, record.started(), None).await;
+        let resolution = match &self.limits.lookups {
+            None => self.resolver.resolve(&room, record.started(), None).await,
+            Some(limiter) => match self.resolver.recall(&room, record.started()) {
+                Some(known) => known,
+                None => Box::pin(self.look_up_sparingly(limiter, &room, record)).await.map_err(Reject::Admission)?,
+            },
+        };
         let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
         let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
         if plan == Plan::Place {
@@ -213,6 +227,9 @@ impl<D: Directory> Proxy<D> {
     fn refuse(&self, mut record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         self.refuse_with(&mut record, reject);
         let close = !body.is_end_stream() || matches!(reject, Reject::Head(_));
+        if close {
+            record.linger();
+        }
         let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), close);
         self.answer(record, answer)
     }
@@ -220,6 +237,9 @@ impl<D: Directory> Proxy<D> {
     /// The answer to a request whose attempts came to nothing.
     fn give_up(&self, mut record: Box<Record>, given_up: &GivenUp) -> Response<ResponseBody> {
         self.refuse_with(&mut record, given_up.reject);
+        if given_up.close {
+            record.linger();
+        }
         let answer = given_up.reject.answer(record.request_id().to_str().unwrap_or_default(), given_up.close);
         self.answer(record, answer)
     }

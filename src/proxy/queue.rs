@@ -102,6 +102,7 @@ mod tests {
             response_timeout: second,
             response_body_idle: None,
             idle: second,
+            pod_networks: None,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, StatusCode, Uri};
 
-use super::client::Downstream;
+use super::client::{Downstream, Ending};
 use super::upload::Progress;
 use crate::core::room::RoomId;
 use crate::metrics::{Met, Metrics, seconds};
@@ -130,6 +130,11 @@ impl Record {
     /// The request's id.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id
+    }
+
+    /// The connection ends with this request, and more of it may be on its way.
+    pub(super) fn linger(&self) {
+        self.downstream.end_with(Ending::Unread);
     }
 
     /// The response head is ready.

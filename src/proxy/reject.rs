@@ -8,21 +8,28 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCA
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::core::admission::Refusal;
 use crate::core::affinity::AffinityError;
 use crate::core::decision::{Failure, RoomRefusal, Stage};
 use crate::core::head::HeadError;
+use crate::core::rate::Exceeded;
 use crate::directory::resolver::PlacementError;
 
 /// The header that tells an answer of the router's own from a pod's.
 pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod-router-error");
 
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 28] = [
+pub const CODES: [&str; 35] = [
     "bad-assignment",
     "bad-host",
+    "bad-proxy-header",
     "bad-request",
     "bad-upgrade",
+    "body-too-large",
     "directory-unavailable",
     "duplicate-room",
     "duplicate-sid",
@@ -34,16 +41,21 @@ pub const CODES: [&str; 28] = [
     "method-not-allowed",
     "no-backend",
     "no-capacity",
+    "origin-refused",
+    "pod-address-refused",
     "pod-busy",
     "pod-closed",
     "pod-stalled",
     "pod-timeout",
     "pod-unreachable",
+    "rate-limited",
     "session-unknown",
     "slow-body",
     "slow-head",
     "slow-reader",
+    "too-many-client-connections",
     "too-many-connections",
+    "too-many-lookups",
     "transfer-coding",
     "unassigned-room",
     "upgrade-with-body",
@@ -58,6 +70,8 @@ const SESSION_UNKNOWN: &str = "Session ID unknown";
 pub enum Reject {
     /// The head breaks a rule.
     Head(HeadError),
+    /// A limit or a rule that somebody set stands against it.
+    Admission(Refusal),
     /// The room's source is ambiguous or malformed.
     Affinity(AffinityError),
     /// The room cannot be routed.
@@ -84,6 +98,8 @@ pub(super) struct Answer {
     /// The body.
     pub(super) body: Bytes,
 }
+
+const TOO_LARGE: &str = "The request's body is larger than is accepted here.";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,16 +131,46 @@ pub(super) fn options(close: bool) -> Answer {
     Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
 }
 
-/// Written to a connection over `--max-connections` before it is closed; it gets no request handled.
-pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+/// A connection that gets no request handled: the reason, and what is written to it before it is closed.
+pub type Refused = (&'static str, &'static [u8]);
+
+/// It is over `--max-connections-per-client`.
+pub const TOO_MANY_OF_CLIENT: Refused = (
+    "too-many-client-connections",
+    b"HTTP/1.1 429 Too Many Requests\r\n\
+    x-pod-router-error: too-many-client-connections\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-type: application/json\r\ncontent-length: 125\r\n\r\n\
+    {\"error\":\"too-many-client-connections\",\"message\":\"You have too many connections open here; close some first.\",\"requestId\":\"\"}",
+);
+
+/// It is over `--max-connections`.
+pub const TOO_MANY_CONNECTIONS: Refused = (
+    "too-many-connections",
+    b"HTTP/1.1 503 Service Unavailable\r\n\
     x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 113\r\n\r\n\
-    {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}";
+    {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}",
+);
 
 /// Written to a connection whose request head does not come to an end, before it is closed.
 pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     x-pod-router-error: slow-head\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 93\r\n\r\n\
     {\"error\":\"slow-head\",\"message\":\"The request's head was not complete in time.\",\"requestId\":\"\"}";
+
+/// When to come back, and what the rate is that has been exceeded (draft-ietf-httpapi-ratelimit-headers, from its ninth
+/// version on: quota `q` in a window of `w` seconds; remaining `r`, in `t` seconds there is more). Only on a refusal: a
+/// pod's answers are the pod's.
+fn say_rate(headers: &mut HeaderMap, refusal: Refusal) {
+    let (policy, Exceeded { rate, wait }) = match refusal {
+        Refusal::RateLimited(rule, exceeded) => (format!("\"requests-{rule}\""), exceeded),
+        Refusal::UnknownRooms(exceeded) => ("\"unknown-rooms\"".to_owned(), exceeded),
+        Refusal::BodyTooLarge | Refusal::Origin => return,
+    };
+    let value = |text: String| HeaderValue::try_from(text).expect("digits and ASCII words");
+    headers.insert(RETRY_AFTER, HeaderValue::from(wait));
+    headers.insert(RATELIMIT_POLICY, value(format!("{policy};q={};w={}", rate.number, rate.per.as_secs())));
+    headers.insert(RATELIMIT, value(format!("{policy};r=0;t={wait}")));
+}
 
 /// Whether the pod's final answer to a WebSocket handshake is a switch of protocols.
 pub(super) fn is_switch(status: StatusCode) -> bool {
@@ -149,6 +195,9 @@ impl Reject {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Self::Admission(refusal) = self {
+            say_rate(&mut headers, refusal);
+        }
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -165,6 +214,9 @@ impl Reject {
             Self::Head(HeadError::Loop) => StatusCode::LOOP_DETECTED,
             Self::Head(HeadError::MethodNotAllowed) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(HeadError::TransferCoding) => StatusCode::NOT_IMPLEMENTED,
+            Self::Admission(Refusal::BodyTooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Admission(Refusal::Origin) => StatusCode::FORBIDDEN,
+            Self::Admission(Refusal::RateLimited(..) | Refusal::UnknownRooms(_)) => StatusCode::TOO_MANY_REQUESTS,
             Self::Affinity(
                 AffinityError::EncodedRoom
                 | AffinityError::InvalidRoom
@@ -180,6 +232,8 @@ impl Reject {
             Self::SessionUnknown => StatusCode::BAD_REQUEST,
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Queue | Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
+                (Stage::Confine, _) => StatusCode::BAD_GATEWAY,
+                (Stage::Limit, _) => StatusCode::PAYLOAD_TOO_LARGE,
                 (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
                 (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
@@ -199,6 +253,7 @@ impl Reject {
             Self::Head(HeadError::UpgradeWithBody) => "upgrade-with-body",
             Self::Head(HeadError::MethodNotAllowed) => "method-not-allowed",
             Self::Head(HeadError::TransferCoding) => "transfer-coding",
+            Self::Admission(refusal) => refusal.code(),
             Self::Affinity(error) => error.code(),
             Self::Room(refusal) => refusal.code(),
             Self::Placement(PlacementError::NoCapacity) => "no-capacity",
@@ -208,6 +263,8 @@ impl Reject {
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Queue, _) => "pod-busy",
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
+                (Stage::Confine, _) => "pod-address-refused",
+                (Stage::Limit, _) => Refusal::BodyTooLarge.code(),
                 (Stage::Upload, true) => "slow-body",
                 (Stage::Upload, false) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
@@ -229,6 +286,12 @@ impl Reject {
             Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",
             Self::Head(HeadError::MethodNotAllowed) => "CONNECT and TRACE are not served here.",
             Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
+            Self::Admission(Refusal::BodyTooLarge) => TOO_LARGE,
+            Self::Admission(Refusal::Origin) => "Pages of this origin may not open WebSockets here.",
+            Self::Admission(Refusal::RateLimited(..)) => "You make requests too quickly; try again later.",
+            Self::Admission(Refusal::UnknownRooms(_)) => {
+                "You ask for too many rooms that nobody knows; try again later."
+            }
             Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
             Self::Affinity(AffinityError::InvalidRoom) => {
                 "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
@@ -252,6 +315,8 @@ impl Reject {
                 (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
                     "The pod cannot be reached at the moment; try again."
                 }
+                (Stage::Confine, _) => "The pod's address is outside the networks that pods may be in.",
+                (Stage::Limit, _) => TOO_LARGE,
                 (Stage::Upload, true) => "Nothing more came of the request's body.",
                 (Stage::Upload, false) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
@@ -266,12 +331,28 @@ impl Reject {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::core::assignment::BadAssignment;
+    use crate::core::rate::Rate;
+
+    const EXCEEDED: Exceeded =
+        Exceeded { rate: Rate { number: 100, per: Duration::from_secs(60), burst: 20 }, wait: 7 };
+
+    #[test]
+    fn who_is_limited_is_told_by_what_and_until_when() {
+        let headers = Reject::Admission(Refusal::RateLimited(2, EXCEEDED)).answer("id", false).headers;
+        assert_eq!(headers[RETRY_AFTER], "7");
+        assert_eq!(headers[RATELIMIT_POLICY], "\"requests-2\";q=100;w=60");
+        assert_eq!(headers[RATELIMIT], "\"requests-2\";r=0;t=7");
+        let headers = Reject::Admission(Refusal::Origin).answer("id", false).headers;
+        assert!(!headers.contains_key(RETRY_AFTER) && !headers.contains_key(RATELIMIT));
+    }
 
     #[test]
     fn the_canned_answers_are_well_formed() {
-        for answer in [TOO_MANY_CONNECTIONS, SLOW_HEAD] {
+        for answer in [TOO_MANY_CONNECTIONS.1, TOO_MANY_OF_CLIENT.1, SLOW_HEAD] {
             let text = std::str::from_utf8(answer).expect("ASCII");
             let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
@@ -283,7 +364,17 @@ mod tests {
 
     #[test]
     fn every_code_is_listed() {
-        let failures = [Stage::Resolve, Stage::Queue, Stage::Connect, Stage::Send, Stage::Upload, Stage::Head]
+        let stages = [
+            Stage::Resolve,
+            Stage::Confine,
+            Stage::Queue,
+            Stage::Connect,
+            Stage::Send,
+            Stage::Upload,
+            Stage::Limit,
+            Stage::Head,
+        ];
+        let failures = stages
             .into_iter()
             .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
         let all = [
@@ -294,6 +385,10 @@ mod tests {
             Reject::Head(HeadError::MethodNotAllowed),
             Reject::Head(HeadError::TransferCoding),
             Reject::Head(HeadError::UpgradeWithBody),
+            Reject::Admission(Refusal::BodyTooLarge),
+            Reject::Admission(Refusal::Origin),
+            Reject::Admission(Refusal::RateLimited(1, EXCEEDED)),
+            Reject::Admission(Refusal::UnknownRooms(EXCEEDED)),
             Reject::Affinity(AffinityError::EncodedRoom),
             Reject::Affinity(AffinityError::InvalidRoom),
             Reject::Affinity(AffinityError::DuplicateRoom),

@@ -27,6 +27,8 @@ pub(super) struct Upload {
     /// What ends the chunk, or the body.
     tail: &'static [u8],
     body: Option<Incoming>,
+    /// What the body may still have, where that is limited.
+    left: Option<u64>,
     chunked: bool,
     sent: bool,
     progress: Option<Rc<Progress>>,
@@ -50,18 +52,22 @@ pub(super) enum SendError {
     Pod(io::Error),
     /// The client's body broke off, or is malformed.
     Client(hyper::Error),
+    /// It is longer than `--max-body`.
+    TooLarge,
 }
 
 impl Upload {
-    /// A request with this head ([`request::head`]), to be sent to a pod by [`Self::address`] first.
-    pub(super) fn new(head: Vec<u8>, body: Incoming, framing: Framing, now: Instant) -> Self {
+    /// A request with this head ([`request::head`]) and a body that is no longer than `longest`, to be sent to a pod by
+    /// [`Self::address`] first.
+    pub(super) fn new(head: Vec<u8>, body: Incoming, framing: Framing, longest: Option<u64>, now: Instant) -> Self {
         let room_at = head.len();
         let body = (framing != Framing::None).then_some(body);
         let progress = body
             .is_some()
             .then(|| Rc::new(Progress { moved: Cell::new(now), awaited: Cell::new(false), bytes: Cell::new(0) }));
         let chunked = framing == Framing::Chunked;
-        Self { lead: (head, 0), room_at, data: Bytes::new(), tail: b"", body, chunked, sent: false, progress }
+        let (data, tail) = (Bytes::new(), &b""[..]);
+        Self { lead: (head, 0), room_at, data, tail, body, left: longest, chunked, sent: false, progress }
     }
 
     /// Where to follow the body's progress, if there is one.
@@ -128,7 +134,12 @@ impl Upload {
             let over = body.is_end_stream() && !self.chunked;
             match frame.map(hyper::body::Frame::into_data) {
                 Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => self.send(data),
+                Some(Ok(data)) => {
+                    if let Some(left) = &mut self.left {
+                        *left = left.checked_sub(data.len() as u64).ok_or(SendError::TooLarge)?;
+                    }
+                    self.send(data);
+                }
                 // Trailers stop here: a field that was checked in the head could come back in them (RFC 9110 section
                 // 6.5.1; traefik pull request 13822). They end the body.
                 Some(Err(_)) | None => {

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub(super) struct Pool {
 pub(super) struct Endpoint {
     name: Arc<str>,
     address: HostPort,
+    /// Whether it has to lie within `--pod-networks`.
+    confined: bool,
     metrics: PodMetrics,
     responses: Met<u16>,
     picks: Met<AffinitySource>,
@@ -102,14 +105,24 @@ impl Pool {
         Rc::new(Self { config, dns, queues, metrics, endpoints: RefCell::default() })
     }
 
-    /// The endpoint with this name, made at first sight.
-    pub(super) fn endpoint(&self, name: &str, address: impl FnOnce() -> HostPort) -> Rc<Endpoint> {
+    /// The pod with this name, made at first sight.
+    pub(super) fn pod(&self, name: &str, address: impl FnOnce() -> HostPort) -> Rc<Endpoint> {
+        self.endpoint(name, address, self.config.pod_networks.is_some())
+    }
+
+    /// What a backend lists under this name. A Service's address is of another range than its pods'.
+    pub(super) fn listed(&self, name: &str, address: &HostPort) -> Rc<Endpoint> {
+        self.endpoint(name, || address.clone(), false)
+    }
+
+    fn endpoint(&self, name: &str, address: impl FnOnce() -> HostPort, confined: bool) -> Rc<Endpoint> {
         if let Some(known) = self.endpoints.borrow().get(name) {
             return Rc::clone(known);
         }
         let name: Arc<str> = name.into();
         let made = Rc::new(Endpoint {
             address: address(),
+            confined,
             metrics: self.metrics.pod(&name),
             responses: Met::default(),
             picks: Met::default(),
@@ -127,7 +140,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Stage::Queue`], [`Stage::Resolve`] or [`Stage::Connect`]; nothing was sent.
+    /// [`Stage::Queue`], [`Stage::Resolve`], [`Stage::Confine`] or [`Stage::Connect`]; nothing was sent.
     pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
         endpoint.last_used.set(now);
         let place = match &endpoint.queue {
@@ -165,8 +178,15 @@ impl Pool {
             tracing::debug!(pod = &*endpoint.name, address = %endpoint.address, %error, ?stage, "pod not reached");
             Failure { stage, sent: false, timed_out }
         };
-        let addresses =
+        let mut addresses =
             self.dns.resolve(&endpoint.address).await.map_err(|error| failed(Stage::Resolve, &error, false))?;
+        if endpoint.confined {
+            addresses = self.within(&addresses);
+            if addresses.is_empty() {
+                tracing::warn!(pod = &*endpoint.name, address = %endpoint.address, "resolves to nothing within --pod-networks");
+                return Err(failed(Stage::Confine, &std::io::Error::from(std::io::ErrorKind::PermissionDenied), false));
+            }
+        }
         let stream = socket::connect(&addresses, self.config.connect_timeout)
             .await
             .map_err(|error| failed(Stage::Connect, &error, error.kind() == std::io::ErrorKind::TimedOut))?;
@@ -175,6 +195,14 @@ impl Pool {
             return Err(failed(Stage::Connect, &std::io::Error::from(std::io::ErrorKind::ConnectionReset), false));
         }
         Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics.connections) })
+    }
+
+    /// Those addresses that lie within `--pod-networks`.
+    fn within(&self, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
+        let networks = self.config.pod_networks.as_deref().unwrap_or_default();
+        let inside =
+            |address: &&SocketAddr| networks.iter().any(|network| network.contains(&address.ip().to_canonical()));
+        addresses.iter().filter(inside).copied().collect()
     }
 
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.

@@ -143,7 +143,15 @@ fn a_wrong_setting_is_one_clear_line_and_64() {
         ("--write-stall", "never"),
         ("--max-connections", "0"),
         ("--max-header-bytes", "100"),
+        ("--max-headers", "0"),
+        ("--max-connections-per-client", "0"),
+        ("--max-body", "10M"),
+        ("--allowed-origins", "app.example"),
+        ("--pod-networks", "none"),
+        ("--rate-limit", "100"),
+        ("--lookup-rate", "10r/d"),
         ("--trusted-proxies", "10.0.0.0/33"),
+        ("--proxy-protocol", "v2"),
         ("--lame-duck", "5"),
         ("--drain-timeout", "x"),
         ("--threads", "0"),
@@ -255,6 +263,14 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     assert!(said.contains("FAILED  directory") && said.contains("FAILED  default backend"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
     assert_eq!(run(&["check", "--cache-ttl", "x"], &[]).status.code(), Some(64));
+
+    // A pod where none may be is left alone; default backends may be anywhere.
+    let outside = Pod::start("backend-1");
+    let fixed = format!("backend-1={}", outside.addr());
+    let networks = ["check", "--pod", &fixed, "--default-backend", &address, "--pod-networks", "10.0.0.0/8"];
+    let said = stdout(&run(&networks, &variables));
+    assert!(said.contains("FAILED  backend-1") && said.contains("within --pod-networks"), "{said}");
+    assert!(said.contains("ok      default backend") && outside.accepted() == 0, "{said}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! list of all, and the tidy suite holds both together.
 
 mod keepalive;
+mod proxy_protocol;
 mod rfc9110;
 mod rfc9112;
 mod streams;

@@ -4,6 +4,7 @@
 //! mostly a real Redis, and speaks to it in literal bytes: `support` says how.
 
 mod admin;
+mod attack;
 mod balance;
 mod bodies;
 mod cli;
@@ -14,6 +15,7 @@ mod dns;
 mod drain;
 mod failure;
 mod http;
+mod limits;
 mod page;
 mod regression;
 mod socketio;

@@ -5,19 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
     ("drain", &[]),
+    ("limits", &["core"]),
     ("metrics", &[]),
     ("single_flight", &[]),
     ("telemetry", &["config"]),
     ("directory", &["core", "config", "metrics", "single_flight"]),
     ("dns", &["core", "single_flight"]),
     ("backends", &["config", "core", "directory", "dns", "metrics"]),
-    ("proxy", &["backends", "config", "core", "directory", "dns", "drain", "metrics", "single_flight"]),
-    ("server", &["config", "directory", "drain", "metrics", "proxy"]),
+    ("proxy", &["backends", "config", "core", "directory", "dns", "drain", "limits", "metrics", "single_flight"]),
+    ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy"]),
     ("admin", &["backends", "core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
     ("cli", &["config", "core", "directory", "proxy"]),
@@ -31,6 +32,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
             "directory",
             "dns",
             "drain",
+            "limits",
             "metrics",
             "proxy",
             "server",

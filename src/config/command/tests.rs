@@ -83,6 +83,7 @@ fn the_defaults_are_the_contracts() {
         ("--response-timeout", "1m"),
         ("--response-body-idle", "off"),
         ("--upstream-idle", "4s"),
+        ("--pod-networks", "off"),
         ("--downstream-idle", "2m"),
         ("--header-timeout", "10s"),
         ("--request-body-idle", "30s"),
@@ -90,8 +91,15 @@ fn the_defaults_are_the_contracts() {
         ("--tunnel-idle", "off"),
         ("--tunnel-linger", "30s"),
         ("--max-connections", "65536"),
+        ("--max-connections-per-client", "off"),
         ("--max-header-bytes", "32768"),
+        ("--max-headers", "100"),
+        ("--max-body", "off"),
+        ("--allowed-origins", "off"),
+        ("--rate-limit", "none"),
+        ("--lookup-rate", "off"),
         ("--trusted-proxies", "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),
+        ("--proxy-protocol", "off"),
         ("--lame-duck", "5s"),
         ("--drain-timeout", "30s"),
         ("--threads", &threads),
@@ -123,6 +131,12 @@ fn every_setting_has_a_flag_a_variable_and_a_place_in_the_list() {
             config(&[], &[(variable, "")]);
         }
     }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let sentence = wrong(&["--proxy-protocol", "on", "--trusted-proxies", "none"], &[]);
+    assert!(sentence.contains("--trusted-proxies"), "{sentence}");
 }
 
 #[test]

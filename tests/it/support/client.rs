@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use socket2::{Domain, Socket, Type};
 
 use super::wire::{Framing, Head, Wire};
 use super::{PATIENCE, Pattern};
@@ -37,9 +38,23 @@ impl Client {
     }
 
     pub(crate) fn try_connect(addr: SocketAddr) -> io::Result<Self> {
-        let wire = Wire::new(Arc::new(TcpStream::connect_timeout(&addr, PATIENCE)?));
+        Ok(Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?))
+    }
+
+    /// From an address of 127/8, as a client of its own.
+    #[track_caller]
+    pub(crate) fn connect_from(ip: [u8; 4], addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("the machine has a socket left");
+        socket.bind(&SocketAddr::from((ip, 0)).into()).expect("loopback is a /8");
+        socket.connect(&addr.into()).expect("somebody listens");
+        Self::over(socket.into())
+    }
+
+    /// Over a socket that is connected already.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        let wire = Wire::new(Arc::new(stream));
         wire.set_patience(PATIENCE);
-        Ok(Self { wire })
+        Self { wire }
     }
 
     /// For a connection on which nothing may happen for longer than [`PATIENCE`].

@@ -22,15 +22,16 @@ impl Stage {
     /// With these arguments for the router; [`ROOM`] is assigned to `backend-0`.
     #[track_caller]
     pub(crate) fn with(args: &[&str]) -> Self {
+        Self::with_env(args, &[])
+    }
+
+    /// The same, and with these variables.
+    #[track_caller]
+    pub(crate) fn with_env(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let (redis, pods, any) = (Redis::start(), Pods::start(2), Pod::start("any"));
         redis.assign(ROOM, 0);
-        let router = Router::builder()
-            .redis(&redis)
-            .pod(&pods[0])
-            .pod(&pods[1])
-            .default_backend([&any])
-            .args(args)
-            .start_ready();
+        let builder = variables.iter().fold(Router::builder(), |builder, (name, value)| builder.env(name, *value));
+        let router = builder.redis(&redis).pod(&pods[0]).pod(&pods[1]).default_backend([&any]).args(args).start_ready();
         Self { router, redis, pods, any }
     }
 

@@ -1,0 +1,204 @@
+//! Rates: so many in so much time, and whom they apply to.
+//!
+//! Written and meant as nginx's `limit_req` with `nodelay`: one at a time, at even intervals, and on top of that a burst
+//! that is given back at the same pace. Counting is `limits`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+/// `100r/m burst=20`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many, at least 1.
+    pub number: u32,
+    /// In this time: a second, a minute or an hour.
+    pub per: Duration,
+    /// So many ahead of their time.
+    pub burst: u32,
+}
+
+/// A rate for the requests below a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateRule {
+    /// What a path has to begin with; `/` is every path.
+    pub scope: String,
+    /// For each client.
+    pub rate: Rate,
+}
+
+/// A rate that is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    /// The rate.
+    pub rate: Rate,
+    /// When there will be one more, rounded up to seconds, at least 1.
+    pub wait: u32,
+}
+
+const UNITS: [(&str, u64); 3] = [("r/s", 1), ("r/m", 60), ("r/h", 3600)];
+
+/// More than this in any time is no limit.
+const MAX_NUMBER: u32 = 1_000_000;
+
+impl Exceeded {
+    /// After a refusal that holds for so long.
+    pub fn new(rate: Rate, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { rate, wait: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
+    }
+}
+
+impl Rate {
+    /// The time after which there is one more.
+    pub fn interval(&self) -> Duration {
+        self.per / self.number
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("a rate is written as 100r/m burst=20, by r/s, r/m or r/h, with numbers up to {MAX_NUMBER}");
+        let count = |text: &str| {
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            text.parse().ok().filter(|number| digits && *number <= MAX_NUMBER)
+        };
+        let (rate, burst) = text.split_once(' ').map_or((text, None), |(rate, burst)| (rate, Some(burst)));
+        let unit = UNITS.into_iter().find_map(|(unit, seconds)| Some((rate.strip_suffix(unit)?, seconds)));
+        let (number, seconds) = unit.ok_or_else(wrong)?;
+        let number = count(number).filter(|number| *number > 0).ok_or_else(wrong)?;
+        let burst = match burst {
+            Some(burst) => burst.trim().strip_prefix("burst=").and_then(count).ok_or_else(wrong)?,
+            None => 0,
+        };
+        Ok(Self { number, per: Duration::from_secs(seconds), burst })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS.into_iter().find(|(_, seconds)| *seconds == self.per.as_secs()).map_or("", |(unit, _)| unit);
+        write!(f, "{}{unit} burst={}", self.number, self.burst)
+    }
+}
+
+impl FromStr for RateRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scope, rate) = match text.split_once('=') {
+            Some((scope, rate)) if scope.starts_with('/') => (scope, rate),
+            _ => ("/", text),
+        };
+        if scope.contains(|c: char| !c.is_ascii_graphic() || matches!(c, '%' | '?' | '#')) {
+            return Err(
+                "the path in front of a rate is written as it is meant, without % and without a query".to_owned()
+            );
+        }
+        Ok(Self { scope: scope.to_owned(), rate: rate.parse()? })
+    }
+}
+
+impl fmt::Display for RateRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scope.as_str() {
+            "/" => self.rate.fmt(f),
+            scope => write!(f, "{scope}={}", self.rate),
+        }
+    }
+}
+
+/// Which of these scopes a path is in: the longest that it begins with, and of equal ones the first. A path that is
+/// percent-encoded counts as what it says: `/%61pi/` must not be a way around a limit on `/api/`.
+pub fn scope_of<'a>(path: &str, scopes: impl Iterator<Item = &'a str>) -> Option<usize> {
+    let path = if path.contains('%') { percent_decode_str(path).decode_utf8_lossy() } else { Cow::Borrowed(path) };
+    let inside = scopes.enumerate().filter(|(_, scope)| path.starts_with(scope));
+    inside
+        .fold(None, |best: Option<(usize, &str)>, next| match best {
+            Some(best) if best.1.len() >= next.1.len() => Some(best),
+            _ => Some(next),
+        })
+        .map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(number: u32, seconds: u64, burst: u32) -> Rate {
+        Rate { number, per: Duration::from_secs(seconds), burst }
+    }
+
+    #[test]
+    fn a_rate_is_written_as_nginx_writes_it() {
+        for (text, expected, shown) in [
+            ("100r/m burst=20", rate(100, 60, 20), "100r/m burst=20"),
+            ("5r/s", rate(5, 1, 0), "5r/s burst=0"),
+            ("1r/h  burst=1000000", rate(1, 3600, 1_000_000), "1r/h burst=1000000"),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+            assert_eq!(expected.to_string(), shown);
+        }
+        for text in [
+            "",
+            "100",
+            "100r",
+            "100r/d",
+            "0r/s",
+            "-1r/s",
+            "+1r/s",
+            "1.5r/s",
+            "r/s",
+            "1000001r/s",
+            "100r/m burst",
+            "100r/m burst=",
+            "100r/m burst=-1",
+            "100r/m nodelay",
+            "100 r/m",
+            "100r/m burst=1 burst=2",
+            "burst=20",
+        ] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        assert_eq!(rate(100, 60, 20).interval(), Duration::from_millis(600));
+    }
+
+    #[test]
+    fn a_rule_may_have_a_path() {
+        for (text, scope, shown) in [
+            ("100r/m burst=20", "/", "100r/m burst=20"),
+            ("/=100r/m burst=20", "/", "100r/m burst=20"),
+            ("/api/=100r/m burst=20", "/api/", "/api/=100r/m burst=20"),
+        ] {
+            let rule: RateRule = text.parse().expect("a rule");
+            assert_eq!((rule.scope.as_str(), rule.to_string().as_str()), (scope, shown));
+        }
+        for text in ["/api/", "/api/=", "api/=1r/s", "/a%70i/=1r/s", "/a?b=1r/s", "/a b=1r/s"] {
+            assert!(text.parse::<RateRule>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_closest_scope_counts_alone() {
+        let of = |path| scope_of(path, ["/api/", "/", "/api/room/", "/"].into_iter());
+        for (path, index) in
+            [("/api/x", 0), ("/api", 1), ("/", 1), ("/api/room/a", 2), ("/%61pi/room%2Fa", 2), ("/API/x", 1)]
+        {
+            assert_eq!(of(path), Some(index), "{path}");
+        }
+        assert_eq!(scope_of("/x", ["/api/"].into_iter()), None);
+        assert_eq!(scope_of("*", ["/"].into_iter()), None);
+    }
+
+    #[test]
+    fn a_wait_is_said_in_whole_seconds() {
+        let wait = |millis| Exceeded::new(rate(1, 1, 0), Duration::from_millis(millis)).wait;
+        assert_eq!([wait(0), wait(1), wait(1000), wait(1001)], [1, 1, 1, 2]);
+    }
+}

@@ -1,0 +1,84 @@
+//! `--max-connections-per-client`, and what a refused client gets to read.
+
+use super::rejected;
+use crate::support::{Client, Stage, eventually, script};
+
+const LIMIT: [&str; 2] = ["--max-connections-per-client", "2"];
+const REASON: &str = "too-many-client-connections";
+
+fn from(stage: &Stage, last: u8) -> Client {
+    Client::connect_from([127, 0, 0, last], stage.router.addr())
+}
+
+#[track_caller]
+fn expect_refused(client: &mut Client) {
+    let response = client.get("/room_a");
+    assert_eq!((response.status(), response.head.value("x-pod-router-error")), (429, Some(REASON)));
+    assert_eq!((response.head.value("retry-after"), response.head.value("connection")), (Some("1"), Some("close")));
+    assert_eq!(response.json()["error"], REASON);
+    client.expect_end();
+}
+
+#[test]
+fn one_client_cannot_take_all_connections() {
+    let stage = Stage::with(&[&LIMIT[..], &["--trusted-proxies", "none"]].concat());
+    let mut kept: Vec<_> = (0..2).map(|_| from(&stage, 2)).collect();
+    for client in &mut kept {
+        assert_eq!(client.get("/room_a").pod(), "backend-0");
+    }
+    expect_refused(&mut from(&stage, 2));
+    assert_eq!(rejected(&stage, REASON), 1);
+    assert_eq!(from(&stage, 3).get("/room_a").pod(), "backend-0", "another client");
+    for client in &mut kept {
+        assert_eq!(client.get("/room_a").pod(), "backend-0", "what was there stays");
+    }
+    kept.pop();
+    eventually("its place is free again", || from(&stage, 2).get("/room_a").status() == 200);
+}
+
+/// A tunnel keeps the place of the connection it was.
+#[test]
+fn a_tunnel_counts_until_it_ends() {
+    let stage = Stage::with(&[&LIMIT[..], &["--trusted-proxies", "none"]].concat());
+    stage.pods[0].play(script::websocket_echo);
+    let mut tunnels: Vec<_> = (0..2).map(|_| from(&stage, 2)).collect();
+    for client in &mut tunnels {
+        client.send(
+            "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        );
+        assert_eq!(client.read_head().second_word(), "101");
+        client.send("still here");
+        assert_eq!(client.read_exact(10), b"still here");
+    }
+    expect_refused(&mut from(&stage, 2));
+    drop(tunnels);
+    eventually("both places are free", || from(&stage, 2).get("/").status() == 200);
+}
+
+/// An ingress carries everybody.
+#[test]
+fn a_trusted_proxy_is_not_a_client() {
+    let stage = Stage::with(&LIMIT);
+    let mut kept: Vec<_> = (0..5).map(|_| from(&stage, 2)).collect();
+    for client in &mut kept {
+        assert_eq!(client.get("/room_a").pod(), "backend-0");
+    }
+}
+
+/// Behind a load balancer it is whom the PROXY header names that counts.
+#[test]
+fn whom_the_proxy_header_names_is_the_client() {
+    let stage = Stage::with(&[&LIMIT[..], &["--proxy-protocol", "on"]].concat());
+    let named = |source: &str| {
+        let client = stage.client();
+        client.send(format!("PROXY TCP6 {source} ::1 1 2\r\n"));
+        client
+    };
+    let mut kept: Vec<_> = ["2001:db8::1", "2001:db8::2"].into_iter().map(named).collect();
+    for client in &mut kept {
+        assert_eq!(client.get("/room_a").pod(), "backend-0");
+    }
+    expect_refused(&mut named("2001:db8::3"));
+    assert_eq!(named("2001:db8:0:1::1").get("/room_a").pod(), "backend-0", "another /64");
+}
