@@ -14,6 +14,7 @@ mod drain;
 mod failure;
 mod http;
 mod page;
+mod peers;
 mod regression;
 mod socketio;
 mod support;

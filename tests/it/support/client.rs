@@ -1,11 +1,12 @@
 //! The raw client: sends the bytes it is given, reads what comes back.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use socket2::{Domain, Socket, Type};
 
 use super::wire::{Framing, Head, Wire};
 use super::{PATIENCE, Pattern};
@@ -40,6 +41,17 @@ impl Client {
         let wire = Wire::new(Arc::new(TcpStream::connect_timeout(&addr, PATIENCE)?));
         wire.set_patience(PATIENCE);
         Ok(Self { wire })
+    }
+
+    /// From this address, which is one of this machine's.
+    #[track_caller]
+    pub(crate) fn connect_from(from: IpAddr, addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("the machine has sockets left");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of this machine");
+        socket.connect(&addr.into()).expect("somebody listens");
+        let wire = Wire::new(Arc::new(socket.into()));
+        wire.set_patience(PATIENCE);
+        Self { wire }
     }
 
     /// For a connection on which nothing may happen for longer than [`PATIENCE`].
