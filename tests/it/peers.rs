@@ -5,6 +5,7 @@
 //! router, and the two have to be alike ([`contract`]). What differs on purpose stands there in a short list, which the
 //! documentation repeats (`src/conformance.rs`).
 
+mod browser;
 mod contract;
 mod ingress;
 mod servers;

@@ -15,6 +15,7 @@ const { pod, port } = readArguments({ pod: undefined, port: 0 });
 // Requests that wait for ever: how many have come, and how many of their clients have gone.
 const hanging = { come: 0, gone: 0 };
 let sendNext = () => {};
+let preflights = 0;
 
 const answers = {
   async echo(request, response) {
@@ -62,6 +63,7 @@ const answers = {
     response.setHeader("Set-Cookie", ["session=s3cr3t; HttpOnly; Path=/", "theme=dark; Max-Age=60; Path=/live/"]);
     json(response, "welcome");
   },
+  preflights: (_request, response) => json(response, preflights),
   // One event a connection: the browser has to come back for the next, and says which was the last.
   reconnecting(request, response) {
     const last = Number(request.headers["last-event-id"] ?? 0);
@@ -73,8 +75,10 @@ const answers = {
 const server = createServer((request, response) => {
   allowOrigin(request, response);
   const name = new URL(request.url, "http://pod").pathname.split("/").at(-1);
-  if (request.method === "OPTIONS") response.writeHead(204).end();
-  else if (Object.hasOwn(answers, name)) answers[name](request, response);
+  if (request.headers["access-control-request-method"]) {
+    preflights += 1;
+    response.writeHead(204).end();
+  } else if (Object.hasOwn(answers, name)) answers[name](request, response);
   else response.writeHead(404).end();
 });
 

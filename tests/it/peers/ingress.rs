@@ -18,7 +18,7 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 9, 9));
 const SPOOFED: &str = "203.0.113.66";
 
 /// An ingress of Debian's, with a router and a pod behind it.
-struct Ingress {
+pub(super) struct Ingress {
     // Declared, and so dropped, before what it talks to.
     _process: Process,
     routed: SocketAddr,
@@ -29,7 +29,7 @@ struct Ingress {
 
 impl Ingress {
     /// nginx, in front of a pod from `tests/node` or `tests/python`.
-    fn nginx(pod: &str) -> Self {
+    pub(super) fn nginx(pod: &str) -> Self {
         Self::start(pod, "nginx", include_str!("nginx.conf"), "/usr/sbin/nginx", &["-e", "stderr", "-c"])
     }
 
@@ -61,6 +61,15 @@ impl Ingress {
             TcpStream::connect(straight).is_ok() && TcpStream::connect(routed).is_ok()
         });
         Self { _process: process, routed, straight, folder, behind }
+    }
+
+    /// The listener that leads through the router.
+    pub(super) fn routed(&self) -> SocketAddr {
+        self.routed
+    }
+
+    pub(super) fn behind(&self) -> &Behind {
+        &self.behind
     }
 
     fn ways(&self) -> [Way; 2] {
@@ -123,7 +132,7 @@ fn connection_is_kept(ingress: &Ingress) {
 }
 
 fn ws(ingress: &Ingress) -> String {
-    format!("ws://{}/live/room_a/ws", ingress.routed)
+    format!("ws://{}/live/room_a/ws", ingress.routed())
 }
 
 #[test]
@@ -171,10 +180,10 @@ fn websockets_pass_haproxy_and_the_router() {
 
 #[test]
 fn socketio_keeps_its_sessions_behind_nginx() {
-    servers::socketio(Ingress::nginx("pod.mjs").routed);
+    servers::socketio(Ingress::nginx("pod.mjs").routed());
 }
 
 #[test]
 fn socketio_keeps_its_sessions_behind_haproxy() {
-    servers::socketio(Ingress::haproxy("asgi_pod.py").routed);
+    servers::socketio(Ingress::haproxy("asgi_pod.py").routed());
 }
