@@ -156,7 +156,7 @@ impl<D: Directory> Proxy<D> {
         };
         record.room = Some(room.clone().into_owned());
         let resolution = self.resolver.resolve(&room, record.started(), None).await;
-        let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
+        let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head, &room));
         let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
         if plan == Plan::Place {
             plan = Box::pin(self.place(&room)).await?;

@@ -12,6 +12,7 @@ mod directory;
 mod dns;
 mod drain;
 mod failure;
+mod fuzz;
 mod http;
 mod page;
 mod peers;
