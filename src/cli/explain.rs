@@ -65,7 +65,7 @@ pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) ->
     let answer = directory.lookup(&room).await;
     told.note_answer(&answer);
     let resolution = answer.map_or(Resolution::Unknown, Resolution::Fresh);
-    let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
+    let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head, &room));
     let plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
     told.note_plan(config, &room, redirect, plan);
     told

@@ -21,11 +21,13 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Whether this request is a browser's page load under the prefix: GET or HEAD, and HTML preferred.
-    pub fn applies_to(&self, head: &Parts) -> bool {
+    /// Whether this request for `room` is a browser's page load under the prefix: GET or HEAD, and HTML preferred. A room
+    /// whose very name leads back under the prefix (`/room_` to `/{room}`) is not redirected: there would be no end to it.
+    pub fn applies_to(&self, head: &Parts, room: &RoomId<'_>) -> bool {
         matches!(head.method, Method::GET | Method::HEAD)
             && head.uri.path().starts_with(&self.prefix)
             && prefers_html(head)
+            && !self.location(room, None).starts_with(&self.prefix)
     }
 
     /// The relative `Location` for this room. Without a pod, the parameters that would name it are left out.
@@ -56,15 +58,19 @@ impl FromStr for Redirect {
             .split_once('=')
             .ok_or("write PREFIX=TARGET, for example /experiment/=/experiment?roomId={room}&pod={pod}, or off")?;
         let path = target.split('?').next().unwrap_or_default();
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#');
-        if !prefix.starts_with('/') || !plain(prefix) {
+        if !prefix.starts_with('/') || !is_plain(prefix) {
             return Err("the prefix has to be a path that begins with a slash".to_owned());
         }
-        if !target.starts_with('/') || target.starts_with("//") || !plain(target) {
+        let example = target.replace("{room}", "room_x").replace("{pod}", "pod-0");
+        if !target.starts_with('/') || target.starts_with("//") || !is_plain(&example) {
             return Err(
-                "the target has to be a path of this origin: one leading slash, no backslash, space or fragment"
+                "the target has to be a path of this origin: one leading slash, no backslash, space, fragment \
+                        or other character that a URL has no place for"
                     .to_owned(),
             );
+        }
+        if path.split('/').any(is_dots) {
+            return Err("the target has a segment of dots, which a browser would resolve".to_owned());
         }
         if !target.contains("{room}") {
             return Err("the target has to contain {room}".to_owned());
@@ -72,11 +78,24 @@ impl FromStr for Redirect {
         if path.contains("{pod}") {
             return Err("{pod} may stand only in a query parameter: it is left out while a room has no pod".to_owned());
         }
+        if !without_pod(target).contains("{room}") {
+            return Err("{room} stands in a parameter with {pod}, which is left out while a room has no pod".to_owned());
+        }
         if path.replace("{room}", "room_x").starts_with(prefix) {
             return Err(format!("the target lies under {prefix} itself: the browser would be redirected for ever"));
         }
         Ok(Self { prefix: prefix.to_owned(), target: target.to_owned() })
     }
+}
+
+/// Whether a browser leaves `text` as it is: the characters of a path and a query (RFC 3986 section 3.3 and 3.4).
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:/?@!$&'()*+,;=%".contains(&b))
+}
+
+/// `.` or `..`, encoded or not.
+fn is_dots(segment: &str) -> bool {
+    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
 }
 
 impl fmt::Display for Redirect {
@@ -135,6 +154,7 @@ mod tests {
     #[test]
     fn only_page_loads_under_the_prefix_are_redirected() {
         let redirect: Redirect = DEFAULT.parse().expect("the default");
+        let room = RoomId::parse("room_a").expect("a room");
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
         for (method, target, accept, expected) in [
             ("GET", "/experiment/room_a", browser, true),
@@ -153,8 +173,19 @@ mod tests {
             ("GET", "/api/room/room_a", browser, false),
             ("GET", "/experimental/room_a", browser, false),
         ] {
-            assert_eq!(redirect.applies_to(&head(method, target, accept)), expected, "{method} {target} {accept}");
+            let applies = redirect.applies_to(&head(method, target, accept), &room);
+            assert_eq!(applies, expected, "{method} {target} {accept}");
         }
+    }
+
+    #[test]
+    fn a_room_that_leads_back_is_not_redirected() {
+        let redirect: Redirect = "/room_1=/{room}?pod={pod}".parse().expect("valid for most rooms");
+        let applies = |room: &str| {
+            let room = RoomId::parse(room).expect("a room");
+            redirect.applies_to(&head("GET", "/room_1/x", "text/html"), &room)
+        };
+        assert!(applies("room_2") && !applies("room_1") && !applies("room_12"));
     }
 
     #[test]
@@ -166,8 +197,13 @@ mod tests {
             ("/e/=https://evil.com/?r={room}", "origin"),
             ("/e/=/\\evil.com?r={room}", "origin"),
             ("/e/=/x y?r={room}", "origin"),
+            ("/e/=/x\"?r={room}", "origin"),
+            ("/e/=/x?r={rooms}{room}", "origin"),
+            ("/e/=/x/../e/{room}", "dots"),
+            ("/e/=/%2E./e/{room}", "dots"),
             ("/e/=/x", "{room}"),
             ("/e/=/x/{pod}?r={room}", "query parameter"),
+            ("/e/=/x?r={room}-{pod}", "parameter with {pod}"),
             ("/e/=/e/{room}", "for ever"),
             ("/e/=/e/?r={room}", "for ever"),
         ] {

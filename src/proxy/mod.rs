@@ -175,7 +175,7 @@ impl<D: Directory> Proxy<D> {
                 None => Box::pin(self.look_up_sparingly(limiter, &room, record)).await.map_err(Reject::Admission)?,
             },
         };
-        let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head));
+        let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head, &room));
         let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
         if plan == Plan::Place {
             plan = Box::pin(self.place(&room)).await?;

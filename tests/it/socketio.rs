@@ -5,12 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader};
 
 use serde_json::Value;
 
-use crate::support::{Client, Process, Redis, Router};
+use crate::support::{Client, RealPod, Redis, Router, errors, finish, node};
 
 /// Clients and pods give up by themselves after this many seconds: the machine may be busy.
 const DEADLINE: &str = "120";
@@ -18,62 +17,39 @@ const DEADLINE: &str = "120";
 /// A Socket.IO server with the Redis adapter.
 const SOCKET_IO: &str = "pod.mjs";
 
-/// A real pod; it ends when its standard input closes.
-pub(crate) struct NodePod {
-    pub(crate) process: Process,
-    name: String,
-    pub(crate) port: u16,
+/// The rooms this pod has handled events of.
+fn rooms_of(pod: &RealPod) -> BTreeSet<String> {
+    let mut client = Client::connect(pod.addr());
+    client.send("GET /_stats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let stats: Value = serde_json::from_str(&client.read_response().text()).expect("the pod's statistics are JSON");
+    stats["rooms"].as_object().expect("rooms by name").keys().cloned().collect()
 }
 
-impl NodePod {
-    fn start(program: &str, name: &str, port: u16, redis: &Redis) -> Self {
-        Self::start_with(program, name, port, redis, &[])
+fn start_pod(program: &str, name: &str, port: u16, redis: &Redis) -> RealPod {
+    let (port, url) = (port.to_string(), redis.url());
+    let mut args = vec!["--port", &port];
+    if program == SOCKET_IO {
+        args.extend(["--redis", &url]);
     }
-
-    /// With these arguments on top.
-    pub(crate) fn start_with(program: &str, name: &str, port: u16, redis: &Redis, more: &[&str]) -> Self {
-        let (name, port) = (name.to_owned(), port.to_string());
-        let url = redis.url();
-        let mut args = vec![program, "--pod", &name, "--port", &port];
-        if program == SOCKET_IO {
-            args.extend(["--redis", &url]);
-        }
-        args.extend(more);
-        let mut process = node("a Node pod", &args);
-        let ready = first_line(&mut process);
-        let port = ready["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("the pod names its port");
-        Self { process, name, port }
-    }
-
-    pub(crate) fn flag(&self) -> String {
-        format!("{}=127.0.0.1:{}", self.name, self.port)
-    }
-
-    /// The rooms this pod has handled events of.
-    fn rooms(&self) -> BTreeSet<String> {
-        let mut client = Client::connect(([127, 0, 0, 1], self.port).into());
-        client.send("GET /_stats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let stats: Value = serde_json::from_str(&client.read_response().text()).expect("the pod's statistics are JSON");
-        stats["rooms"].as_object().expect("rooms by name").keys().cloned().collect()
-    }
+    RealPod::start(program, name, &args)
 }
 
 /// Redis, three pods, and a router in front of them.
 struct Cluster {
     router: Router,
-    pods: Vec<NodePod>,
+    pods: Vec<RealPod>,
     redis: Redis,
 }
 
 impl Cluster {
     fn start(program: &str) -> Self {
         let redis = Redis::start();
-        let pods: Vec<_> = (0..3).map(|n| NodePod::start(program, &format!("backend-{n}"), 0, &redis)).collect();
+        let pods: Vec<_> = (0..3).map(|n| start_pod(program, &format!("backend-{n}"), 0, &redis)).collect();
         let mut builder = Router::builder().redis(&redis);
         for pod in &pods {
             builder = builder.arg("--pod", pod.flag());
         }
-        let any = pods.iter().map(|pod| format!("127.0.0.1:{}", pod.port)).collect::<Vec<_>>().join(",");
+        let any = pods.iter().map(|pod| pod.addr().to_string()).collect::<Vec<_>>().join(",");
         let router = builder.arg("--default-backend", any).start_ready();
         Self { router, pods, redis }
     }
@@ -124,40 +100,13 @@ impl Cluster {
     fn expect_unsplit(&self) {
         let mut seen = BTreeMap::new();
         for pod in &self.pods {
-            for room in pod.rooms() {
+            for room in rooms_of(pod) {
                 let other = seen.insert(room.clone(), &pod.name);
                 assert_eq!(other, None, "{room} was handled by {} too", pod.name);
             }
         }
         assert_eq!(seen.len(), 50);
     }
-}
-
-pub(crate) fn node(name: &'static str, args: &[&str]) -> Process {
-    Process::start(name, "node", |command| {
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node")).args(args).stdin(Stdio::piped());
-    })
-}
-
-fn first_line(process: &mut Process) -> Value {
-    let mut line = String::new();
-    BufReader::new(process.take_stdout()).read_line(&mut line).expect("the program's output can be read");
-    serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a line of JSON: {line:?} {}", errors(process)))
-}
-
-/// Waits for a client program's end; its figures.
-fn finish(mut process: Process) -> Value {
-    let mut text = String::new();
-    process.take_stdout().read_to_string(&mut text).expect("the program's output can be read");
-    let errors = errors(&mut process);
-    assert!(process.wait_exit().success(), "{text}{errors}");
-    serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("not JSON: {text} {errors}"))
-}
-
-pub(crate) fn errors(process: &mut Process) -> String {
-    let mut text = String::new();
-    process.take_stderr().read_to_string(&mut text).expect("the program's errors can be read");
-    text
 }
 
 fn every_event_is_handled_by_the_rooms_pod(transport: &str) {
@@ -210,10 +159,10 @@ fn clients_come_back_to_their_pod_after_it_has_restarted() {
         let connected: Value = serde_json::from_str(&lines.next().unwrap_or_default()).expect("a line of JSON");
         assert_eq!((connected["connected"].as_u64(), connected["pod"].as_str()), (Some(4), Some("backend-1")));
 
-        let port = cluster.pods[1].port;
+        let port = cluster.pods[1].addr().port();
         cluster.pods[1].process.signal("KILL");
         cluster.pods[1].process.wait_exit();
-        cluster.pods[1] = NodePod::start(SOCKET_IO, "backend-1", port, &cluster.redis);
+        cluster.pods[1] = start_pod(SOCKET_IO, "backend-1", port, &cluster.redis);
 
         let back: Value = serde_json::from_str(&lines.next().unwrap_or_default()).expect("a line of JSON");
         assert_eq!((back["reconnected"].as_u64(), back["pod"].as_str()), (Some(4), Some("backend-1")), "{transport}");

@@ -77,7 +77,8 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     let named = headers::Named::collect(connection_lines(response.headers));
     copy_fields(response.headers, received, &named, map)?;
     let body = hop.body(method, status);
-    let reason = response.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
+    // None is a reason as well: hyper would make one up, "<none>" where it knows no other.
+    let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     let persistent = if version == Version::HTTP_10 { hop.keep_alive && !hop.close } else { !hop.close };
     // RFC 9112 section 6.1: after a message with both, the connection is closed.
     let ambiguous = hop.chunked && hop.length.is_some();
@@ -225,6 +226,10 @@ mod tests {
         assert_eq!(names, ["content-length", "set-cookie"]);
         assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
         assert!(matches!(head.body, Decoder::Length(5)) && head.keep_alive && !head.websocket);
+        for (line, reason) in [("200 OK", None), ("200 ", Some("")), ("299", Some("")), ("299 Mine", Some("Mine"))] {
+            let parsed = self::head(&format!("HTTP/1.1 {line}\r\n\r\n")).reason;
+            assert_eq!(parsed.as_deref(), reason.map(str::as_bytes), "{line}");
+        }
     }
 
     #[test]

@@ -6,8 +6,7 @@ use std::process::ChildStdin;
 
 use serde_json::Value;
 
-use crate::socketio::{NodePod, errors, node};
-use crate::support::{Pods, Process, Redis, Router};
+use crate::support::{Pods, Process, RealPod, Redis, Router, errors, node};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -39,7 +38,7 @@ struct Scene {
     say: ChildStdin,
     lines: Box<dyn Iterator<Item = String>>,
     routers: Vec<Router>,
-    pods: Vec<NodePod>,
+    pods: Vec<RealPod>,
     redis: Redis,
     affinity: Affinity,
 }
@@ -59,19 +58,20 @@ impl Scene {
         Self { clients, say, lines: Box::new(lines), routers, pods, redis, affinity }
     }
 
-    fn pod(affinity: &Affinity, n: usize, port: u16, redis: &Redis) -> NodePod {
+    fn pod(affinity: &Affinity, n: usize, port: u16, redis: &Redis) -> RealPod {
+        let (port, url) = (port.to_string(), redis.url());
         // Short, so that a poll in flight ends soon by itself where a router drains.
-        let mut more = vec!["--ping-interval", "2000"];
-        more.extend(affinity.pod);
-        NodePod::start_with("pod.mjs", &format!("backend-{n}"), port, redis, &more)
+        let mut args = vec!["--port", &port, "--redis", &url, "--ping-interval", "2000"];
+        args.extend(affinity.pod);
+        RealPod::start("pod.mjs", &format!("backend-{n}"), &args)
     }
 
-    fn router(affinity: &Affinity, pods: &[NodePod], redis: &Redis) -> Router {
+    fn router(affinity: &Affinity, pods: &[RealPod], redis: &Redis) -> Router {
         let mut builder = Router::builder().redis(redis).args(affinity.router).args(&["--lame-duck", "500ms"]);
         for pod in pods {
             builder = builder.arg("--pod", pod.flag());
         }
-        let all = pods.iter().map(|pod| format!("127.0.0.1:{}", pod.port)).collect::<Vec<_>>().join(",");
+        let all = pods.iter().map(|pod| pod.addr().to_string()).collect::<Vec<_>>().join(",");
         builder.arg("--default-backend", all).start_ready()
     }
 
@@ -89,7 +89,7 @@ impl Scene {
 
     /// Kills a pod and starts it again, where it was.
     fn restart_pod(&mut self, n: usize) {
-        let port = self.pods[n].port;
+        let port = self.pods[n].addr().port();
         self.pods[n].process.signal("KILL");
         self.pods[n].process.wait_exit();
         self.pods[n] = Self::pod(&self.affinity, n, port, &self.redis);

@@ -1,7 +1,7 @@
 //! The raw client: sends the bytes it is given, reads what comes back.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,20 +41,20 @@ impl Client {
         Ok(Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?))
     }
 
-    /// From an address of 127/8, as a client of its own.
-    #[track_caller]
-    pub(crate) fn connect_from(ip: [u8; 4], addr: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("the machine has a socket left");
-        socket.bind(&SocketAddr::from((ip, 0)).into()).expect("loopback is a /8");
-        socket.connect(&addr.into()).expect("somebody listens");
-        Self::over(socket.into())
-    }
-
     /// Over a socket that is connected already.
     pub(crate) fn over(stream: TcpStream) -> Self {
         let wire = Wire::new(Arc::new(stream));
         wire.set_patience(PATIENCE);
         Self { wire }
+    }
+
+    /// From this address, which is one of this machine's.
+    #[track_caller]
+    pub(crate) fn connect_from(from: impl Into<IpAddr>, addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("the machine has sockets left");
+        socket.bind(&SocketAddr::new(from.into(), 0).into()).expect("an address of this machine");
+        socket.connect(&addr.into()).expect("somebody listens");
+        Self::over(socket.into())
     }
 
     /// For a connection on which nothing may happen for longer than [`PATIENCE`].

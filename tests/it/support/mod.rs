@@ -11,6 +11,7 @@ mod client;
 mod nameserver;
 mod pod;
 mod process;
+mod program;
 mod redis;
 mod router;
 mod sample;
@@ -25,8 +26,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated};
 pub(crate) use nameserver::NameServer;
-pub(crate) use pod::{Conn, Pod, Pods};
+pub(crate) use pod::{Conn, Pod, Pods, free_addr};
 pub(crate) use process::Process;
+pub(crate) use program::{RealPod, errors, finish, node};
 pub(crate) use redis::{Redis, now_ms};
 pub(crate) use router::{Router, RouterBuilder};
 pub(crate) use sample::Pattern;

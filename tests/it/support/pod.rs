@@ -63,6 +63,12 @@ pub(super) fn own_ip() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed).clamp(1, 254), high, low.clamp(2, 254)))
 }
 
+/// An address that is free now, and of which nobody else takes the port before a server of ours does.
+pub(crate) fn free_addr() -> SocketAddr {
+    let listener = TcpListener::bind((own_ip(), 0)).expect("a loopback address can be bound");
+    listener.local_addr().expect("a bound socket has an address")
+}
+
 /// What a lock holds is still right after a panic: the tests only push and read.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

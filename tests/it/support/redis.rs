@@ -1,7 +1,7 @@
 //! A real `redis-server` of a test's own, and just enough of its protocol.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,10 +48,7 @@ impl Redis {
 
     /// One that is down, its address free and its own.
     pub(crate) fn stopped() -> Self {
-        // An address of 127/8 of our own: no one else takes the port between here and the server's start.
-        let listener = TcpListener::bind((pod::own_ip(), 0)).expect("a loopback address can be bound");
-        let addr = listener.local_addr().expect("a bound socket has an address");
-        Self { addr, password: None, process: None }
+        Self { addr: pod::free_addr(), password: None, process: None }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
