@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -23,6 +24,13 @@ const REQUEST_BUCKETS: [f64; 18] =
 /// 50 µs to 1 s: a lookup on a quiet network, and the longest sensible `--redis-timeout`.
 const DIRECTORY_BUCKETS: [f64; 13] =
     [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+
+/// Pods and default-backend addresses with series of their own. Names come out of Redis: it may hold as many as there are
+/// ordinals (10,000), and each would be a handful of series for as long as the process lives.
+const MAX_PODS: usize = 1024;
+
+/// What the pods beyond [`MAX_PODS`] are counted as, together.
+const OTHER_PODS: &str = "other";
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -38,6 +46,8 @@ pub struct Metrics {
     pub directory_up: IntGauge,
     /// `pod_router_directory_duration_seconds`: one question to the directory.
     pub directory_duration: Histogram,
+    /// `pod_router_affinity_misses_total`: requests that name a room and go to no pod of its own.
+    pub affinity_misses: IntCounter,
     /// `pod_router_epoch_regressions_total`: answers older than one already used, not followed.
     pub epoch_regressions: IntCounter,
     /// `pod_router_cached_rooms`.
@@ -46,6 +56,8 @@ pub struct Metrics {
     pub websockets: IntGauge,
     /// `pod_router_downstream_connections`, tunnels included.
     pub downstream_connections: IntGauge,
+    /// `pod_router_max_downstream_connections`: `--max-connections`, for alerts to compare with.
+    pub max_downstream_connections: IntGauge,
     /// `pod_router_accept_errors_total`: the listener could not accept, most often for want of open files.
     pub accept_errors: IntCounter,
     /// `pod_router_tunnel_bytes_total{direction}`.
@@ -117,6 +129,7 @@ impl Metrics {
         let bytes = counters(&registry, "pod_router_tunnel_bytes_total", "Bytes relayed by tunnels.", &["direction"]);
         let build = gauges(&registry, "pod_router_build_info", "The running build.", &["version", "revision"]);
         build.with_label_values(&[VERSION, REVISION]).set(1);
+        registry.register(Box::new(ProcessCollector::for_self())).expect(VALID);
         let metrics = Self {
             requests: counters(
                 &registry,
@@ -144,6 +157,11 @@ impl Metrics {
                 "Time of one question to the directory.",
                 &DIRECTORY_BUCKETS,
             ),
+            affinity_misses: counter(
+                &registry,
+                "pod_router_affinity_misses_total",
+                "Requests that name a room the directory does not know, and that were not refused.",
+            ),
             epoch_regressions: counter(
                 &registry,
                 "pod_router_epoch_regressions_total",
@@ -155,6 +173,11 @@ impl Metrics {
                 &registry,
                 "pod_router_downstream_connections",
                 "Open connections from clients or the ingress, tunnels included.",
+            ),
+            max_downstream_connections: gauge(
+                &registry,
+                "pod_router_max_downstream_connections",
+                "The limit of pod_router_downstream_connections (--max-connections).",
             ),
             accept_errors: counter(
                 &registry,
@@ -221,9 +244,11 @@ impl Metrics {
         }
     }
 
-    /// The handles of one pod or default-backend address, made when it is first met.
+    /// The handles of one pod or default-backend address, made when it is first met; those of all the others together
+    /// where there are [`MAX_PODS`] already.
     pub fn pod(&self, name: &str) -> PodMetrics {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = if pods.contains_key(name) || pods.len() < MAX_PODS { name } else { OTHER_PODS };
         if let Some(known) = pods.get(name) {
             return known.clone();
         }
@@ -369,6 +394,21 @@ mod tests {
         assert_eq!(metrics.websockets.get(), 2);
         drop(held);
         assert_eq!(metrics.websockets.get(), 0);
+    }
+
+    /// A directory full of pod names must not fill Prometheus.
+    #[test]
+    fn the_pods_with_series_of_their_own_are_bounded() {
+        let metrics = Metrics::new();
+        for ordinal in 0..2 * MAX_PODS {
+            metrics.pod(&format!("backend-{ordinal}")).requests("200").inc();
+        }
+        assert_eq!(metrics.pods().len(), MAX_PODS + 1);
+        let rendered = metrics.render();
+        let count = rendered.lines().filter(|line| line.starts_with("pod_router_upstream_requests_total{")).count();
+        assert_eq!(count, MAX_PODS + 1);
+        let others = format!(r#"pod_router_upstream_requests_total{{code="200",pod="other"}} {MAX_PODS}"#);
+        assert!(rendered.contains(&others), "no line {others}");
     }
 
     #[test]

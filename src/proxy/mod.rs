@@ -165,11 +165,17 @@ impl<D: Directory> Proxy<D> {
             (Plan::Redirect(pod), Some(redirect)) => {
                 record.exchange = RequestKind::Redirect;
                 record.source = RouteSource::Room;
+                if pod.is_none() {
+                    self.metrics.affinity_misses.inc();
+                }
                 record.pod = pod.as_ref().map(|pod| pod.as_str().into());
                 Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
             }
             (plan, _) => {
                 let route = Route::from_plan(plan)?;
+                if matches!(route, Route::Default) {
+                    self.metrics.affinity_misses.inc();
+                }
                 record.source = route.source();
                 Ok(Routed::To(route))
             }

@@ -139,6 +139,33 @@ fn connections_beyond_the_limit_are_turned_away_and_counted() {
     eventually("a place is free again", || stage.get("/room_a").status() == 200);
 }
 
+/// A room without an assignment goes to any pod, or its page without one: what an operator has to hear of.
+#[test]
+fn requests_that_miss_their_rooms_pod_are_counted() {
+    let stage = Stage::new();
+    let misses = || stage.router.metric("pod_router_affinity_misses_total", &[]).round() as u32;
+    stage.get("/room_a");
+    stage.get("/no-room");
+    assert_eq!(misses(), 0);
+    assert_eq!(stage.get("/room_unknown").pod(), "any");
+    assert_eq!(misses(), 1);
+    let page = "GET /experiment/room_unknown HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n";
+    assert_eq!(stage.request(page).status(), 302);
+    assert_eq!(misses(), 2);
+}
+
+/// What an alert compares the gauges with, and what the process itself uses.
+#[test]
+fn the_limits_and_the_process_are_measured() {
+    let router = Router::builder().args(&["--directory", "memory", "--max-connections", "1234"]).start_ready();
+    assert_eq!(router.metric("pod_router_max_downstream_connections", &[]).round() as u32, 1234);
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+        let text = router.get_admin("/metrics").text();
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "no {name}");
+    }
+    assert!(router.metric("process_max_fds", &[]) > router.metric("process_open_fds", &[]));
+}
+
 /// `--max-header-bytes`.
 #[test]
 fn a_head_beyond_the_limit_is_refused() {
