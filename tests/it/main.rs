@@ -8,6 +8,7 @@ mod bodies;
 mod cli;
 mod conformance;
 mod corpus;
+mod deploy;
 mod directory;
 mod dns;
 mod drain;
