@@ -202,6 +202,7 @@ fn raise_open_files(max_connections: usize) {
 
 /// Series whose labels are known are there from the start: an alert on a rate needs the zero before the first one.
 fn announce_series(metrics: &Metrics, config: &Config) {
+    metrics.max_downstream_connections.set(i64::try_from(config.downstream.max_connections).unwrap_or(i64::MAX));
     for code in CODES {
         metrics.rejected.with_label_values(&[code]);
     }

@@ -12,6 +12,7 @@ mod pods;
 use std::cell::RefCell;
 use std::time::Duration;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -50,12 +51,16 @@ pub struct Metrics {
     pub websockets: IntGauge,
     /// `pod_router_downstream_connections`, tunnels included.
     pub downstream_connections: IntGauge,
+    /// `pod_router_max_downstream_connections`: `--max-connections`, for alerts to compare with.
+    pub max_downstream_connections: IntGauge,
     /// `pod_router_accept_errors_total`: the listener could not accept, most often for want of open files.
     pub accept_errors: IntCounter,
     /// `pod_router_tunnel_bytes_total{direction}`.
     pub tunnel_bytes: TunnelBytes,
     /// `pod_router_rejected_total{reason}`.
     pub rejected: IntCounterVec,
+    /// `pod_router_unassigned_rooms_total`: requests that name a room and go to no pod of its own.
+    pub unassigned_rooms: IntCounter,
     /// `pod_router_affinity_misses_total`: a pod answered 400 to a request with a `sid`.
     pub affinity_misses: IntCounter,
     /// `pod_router_retries_total{result}`: attempts at another pod.
@@ -121,6 +126,7 @@ impl Metrics {
             counters(&registry, "pod_router_retries_total", "Requests without a room tried again.", &["result"]);
         let build = gauges(&registry, "pod_router_build_info", "The running build.", &["version", "revision"]);
         build.with_label_values(&[VERSION, REVISION]).set(1);
+        registry.register(Box::new(ProcessCollector::for_self())).expect(VALID);
         let metrics = Self {
             requests: counters(
                 &registry,
@@ -160,6 +166,11 @@ impl Metrics {
                 "pod_router_downstream_connections",
                 "Open connections from clients or the ingress, tunnels included.",
             ),
+            max_downstream_connections: gauge(
+                &registry,
+                "pod_router_max_downstream_connections",
+                "The limit of pod_router_downstream_connections (--max-connections).",
+            ),
             accept_errors: counter(
                 &registry,
                 "pod_router_accept_errors_total",
@@ -174,6 +185,11 @@ impl Metrics {
                 "pod_router_rejected_total",
                 "Requests and connections the router answered itself, or cut.",
                 &["reason"],
+            ),
+            unassigned_rooms: counter(
+                &registry,
+                "pod_router_unassigned_rooms_total",
+                "Requests that name a room the directory does not know, and that were not refused.",
             ),
             affinity_misses: counter(
                 &registry,
@@ -216,7 +232,8 @@ impl Metrics {
         }
     }
 
-    /// The handles of one pod or default-backend address, made when it is first met.
+    /// The handles of one pod or default-backend address, made when it is first met; those of all the others together
+    /// where there are [`MAX_PODS`] already.
     pub fn pod(&self, name: &str) -> PodMetrics {
         self.pods.pod(name)
     }

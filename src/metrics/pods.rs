@@ -11,6 +11,13 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::{counters, gauges};
 
+/// Pods and default-backend addresses with series of their own. Names come out of Redis: it may hold as many as there are
+/// ordinals (10,000), and each would be a handful of series for as long as the process lives.
+const MAX_PODS: usize = 1024;
+
+/// What the pods beyond [`MAX_PODS`] are counted as, together.
+const OTHER_PODS: &str = "other";
+
 /// The families with a `pod` label, and the pods met so far.
 #[derive(Debug)]
 pub(super) struct Pods {
@@ -78,6 +85,7 @@ impl Pods {
 
     pub(super) fn pod(&self, name: &str) -> PodMetrics {
         let mut met = self.met();
+        let name = if met.contains_key(name) || met.len() < MAX_PODS { name } else { OTHER_PODS };
         if let Some(known) = met.get(name) {
             return known.clone();
         }
@@ -93,6 +101,7 @@ impl Pods {
             queued: self.queued.with_label_values(&[name]),
         };
         self.requests.with_label_values(&[name, "200"]);
+        self.picks.with_label_values(&[name, "none"]);
         met.insert(Arc::clone(&made.name), made.clone());
         made
     }
@@ -151,6 +160,22 @@ impl PodMetrics {
 #[cfg(test)]
 mod tests {
     use super::super::{Met, Metrics};
+    use super::MAX_PODS;
+
+    /// A directory full of pod names must not fill Prometheus.
+    #[test]
+    fn the_pods_with_series_of_their_own_are_bounded() {
+        let metrics = Metrics::new();
+        for ordinal in 0..2 * MAX_PODS {
+            metrics.pod(&format!("backend-{ordinal}")).requests("200").inc();
+        }
+        assert_eq!(metrics.pods().len(), MAX_PODS + 1);
+        let rendered = metrics.render();
+        let count = rendered.lines().filter(|line| line.starts_with("pod_router_upstream_requests_total{")).count();
+        assert_eq!(count, MAX_PODS + 1);
+        let others = format!(r#"pod_router_upstream_requests_total{{code="200",pod="other"}} {MAX_PODS}"#);
+        assert!(rendered.contains(&others), "no line {others}");
+    }
 
     #[test]
     fn a_pod_is_registered_once_however_often_it_is_met() {

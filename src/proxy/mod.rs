@@ -184,6 +184,9 @@ impl<D: Directory> Proxy<D> {
             (Plan::Redirect(pod), Some(redirect)) => {
                 record.exchange = RequestKind::Redirect;
                 record.source = RouteSource::Room;
+                if pod.is_none() {
+                    self.metrics.unassigned_rooms.inc();
+                }
                 record.pod = pod.as_ref().map(|pod| pod.as_str().into());
                 Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
             }
@@ -202,7 +205,10 @@ impl<D: Directory> Proxy<D> {
                 Ok(Route::Pod(assignment))
             }
             // A room that is still unassigned right after it was claimed is being deleted: any pod may say so.
-            Plan::DefaultBackend | Plan::Place | Plan::Redirect(_) => self.any(head, record),
+            Plan::DefaultBackend | Plan::Place | Plan::Redirect(_) => {
+                self.metrics.unassigned_rooms.inc();
+                self.any(head, record)
+            }
             Plan::Refuse(refusal) => Err(Reject::Room(refusal)),
         }
     }

@@ -10,6 +10,7 @@ mod bodies;
 mod cli;
 mod conformance;
 mod corpus;
+mod deploy;
 mod directory;
 mod dns;
 mod drain;

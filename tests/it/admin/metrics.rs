@@ -139,6 +139,52 @@ fn connections_beyond_the_limit_are_turned_away_and_counted() {
     eventually("a place is free again", || stage.get("/room_a").status() == 200);
 }
 
+/// A room without an assignment goes to any pod, or its page without one: what an operator has to hear of.
+#[test]
+fn requests_of_unassigned_rooms_are_counted() {
+    let stage = Stage::new();
+    let misses = || stage.router.metric("pod_router_unassigned_rooms_total", &[]).round() as u32;
+    stage.get("/room_a");
+    stage.get("/no-room");
+    assert_eq!(misses(), 0);
+    assert_eq!(stage.get("/room_unknown").pod(), "any");
+    assert_eq!(misses(), 1);
+    let page = "GET /experiment/room_unknown HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n";
+    assert_eq!(stage.request(page).status(), 302);
+    assert_eq!(misses(), 2);
+}
+
+/// A session's request at a pod that does not know it: Engine.IO's 400, whether a room was named or not.
+#[test]
+fn answers_of_400_to_a_sid_are_counted() {
+    let stage = Stage::new();
+    for pod in [&stage.pods[0], &stage.any] {
+        pod.play(script::answer("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"));
+    }
+    let misses = || stage.router.metric("pod_router_affinity_misses_total", &[]).round() as u32;
+    for (target, expected) in [
+        ("/socket.io/?EIO=4&roomId=room_a", 0),
+        ("/socket.io/?EIO=4&roomId=room_a&sid=x", 1),
+        ("/socket.io/?EIO=4&sid=x", 2),
+        ("/?sid=", 2),
+    ] {
+        assert_eq!(stage.get(target).status(), 400);
+        assert_eq!(misses(), expected, "{target}");
+    }
+}
+
+/// What an alert compares the gauges with, and what the process itself uses.
+#[test]
+fn the_limits_and_the_process_are_measured() {
+    let router = Router::builder().args(&["--directory", "memory", "--max-connections", "1234"]).start_ready();
+    assert_eq!(router.metric("pod_router_max_downstream_connections", &[]).round() as u32, 1234);
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+        let text = router.get_admin("/metrics").text();
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "no {name}");
+    }
+    assert!(router.metric("process_max_fds", &[]) > router.metric("process_open_fds", &[]));
+}
+
 /// `--max-header-bytes`.
 #[test]
 fn a_head_beyond_the_limit_is_refused() {

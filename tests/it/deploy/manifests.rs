@@ -1,0 +1,103 @@
+//! What a cluster would refuse: every object against its kind's definition, strictly.
+
+use serde_json::{Value as Json, json};
+
+use super::tools::{OVERLAYS, documents, kustomize, label, overlay, path, python, run, run_ok};
+
+/// The oldest that has everything by default (`preStop.sleep`), the one in which that became stable, the newest known.
+const KUBERNETES: [&str; 3] = ["1.30", "1.34", "1.37"];
+
+/// Groups of kinds that Kubernetes does not have, and so the validator of its schemas cannot know.
+const FOREIGN: [&str; 3] = ["traefik.io/", "monitoring.coreos.com/", "gateway.networking.k8s.io/"];
+
+fn is_foreign(object: &Json) -> bool {
+    object["apiVersion"].as_str().is_some_and(|version| FOREIGN.iter().any(|group| version.starts_with(group)))
+}
+
+/// What kubernetes-validate says of these manifests, strictly: an unknown field is an error.
+fn validate(yaml: &str, version: &str) -> super::tools::Said {
+    run(python("kubernetes-validate"), &["--strict", "--kubernetes-version", version, "-"], yaml)
+}
+
+/// What the definitions of the other projects' kinds have against these objects.
+#[track_caller]
+fn foreign_findings(objects: &[&Json]) -> Vec<String> {
+    let said = run_ok("node", &["tests/deploy/crds.mjs"], &json!(objects).to_string());
+    let mut lines: Vec<_> = said.lines().map(str::to_owned).collect();
+    assert_eq!(lines.pop(), Some(format!("checked {}", objects.len())), "{said}");
+    lines
+}
+
+#[test]
+fn the_objects_are_those_of_three_versions_of_kubernetes() {
+    for name in OVERLAYS {
+        let (yaml, objects) = overlay(name);
+        for version in KUBERNETES {
+            let said = validate(yaml, version);
+            let passed = said.text.lines().filter(|line| line.contains(" passed for resource ")).count();
+            let own = objects.iter().filter(|object| !is_foreign(object)).count();
+            assert!(said.content && passed == own, "{name}, {version}: {passed} of {own}:\n{}", said.text);
+            let unknown = said.text.lines().filter(|line| line.contains("Couldn't find schema")).count();
+            assert_eq!(unknown, objects.len() - own, "{name}, {version}:\n{}", said.text);
+        }
+    }
+}
+
+/// IngressRoute, ServersTransport, ServiceMonitor, PrometheusRule, Gateway, HTTPRoute.
+#[test]
+fn the_other_kinds_are_those_of_their_projects() {
+    let gateway = documents(&kustomize("traefik/gateway"));
+    let production = &overlay("production").1;
+    let foreign: Vec<_> = production.iter().chain(&gateway).filter(|object| is_foreign(object)).collect();
+    let kinds: Vec<_> = foreign.iter().filter_map(|object| object["kind"].as_str()).collect();
+    for kind in ["IngressRoute", "ServersTransport", "ServiceMonitor", "PrometheusRule", "Gateway", "HTTPRoute"] {
+        assert!(kinds.contains(&kind), "there is no {kind} among {kinds:?}");
+    }
+    assert_eq!(foreign_findings(&foreign), Vec::<String>::new());
+}
+
+/// A validator that lets everything pass would look just the same.
+#[test]
+fn the_validators_refuse_what_is_wrong() {
+    let (yaml, objects) = overlay("production");
+    for (right, wrong) in [
+        ("  replicas: 3\n", "  replicaz: 3\n"),
+        ("maxUnavailable: 1\n", "maxUnavailable: true\n"),
+        ("terminationGracePeriodSeconds: 80", "terminationGracePeriodSeconds: 80s"),
+    ] {
+        let changed = yaml.replace(right, wrong);
+        assert!(changed != *yaml && !validate(&changed, KUBERNETES[0]).content, "{wrong:?} is accepted");
+    }
+    for (kind, pointer, wrong) in [
+        ("IngressRoute", "/spec/routes/0/priority", json!("high")),
+        ("IngressRoute", "/spec/routes/0/services/0", json!({"kind": "Service", "name": "a", "prot": "http"})),
+        ("ServersTransport", "/spec/forwardingTimeouts", json!({"idleTimeout": "90s"})),
+        ("ServiceMonitor", "/spec/endpoints/0/interval", json!("fifteen")),
+        ("PrometheusRule", "/spec/groups/0/rules/0/for", json!("a minute")),
+    ] {
+        let mut object = objects.iter().find(|object| object["kind"] == kind).expect("it is there").clone();
+        *object.pointer_mut(pointer).unwrap_or_else(|| panic!("{kind} has no {pointer}")) = wrong.clone();
+        assert!(!foreign_findings(&[&object]).is_empty(), "{wrong} is accepted at {pointer} of {}", label(&object));
+    }
+}
+
+#[test]
+fn the_yaml_is_clean() {
+    let config = path("tests/deploy/yamllint.yaml");
+    let folders = ["deploy/kubernetes", "deploy/traefik", "deploy/prometheus", "deploy/grafana"];
+    let args = [&["--strict", "--config-file", config.to_str().expect("a UTF-8 path")][..], &folders].concat();
+    run_ok(python("yamllint"), &args, "");
+}
+
+/// The Secret is made by hand: no overlay for a real cluster may hold one.
+#[test]
+fn production_holds_no_secret_and_no_floating_image() {
+    for object in &overlay("production").1 {
+        assert_ne!(object["kind"], "Secret", "{}", label(object));
+        for container in super::tools::items(&object["spec"]["template"]["spec"]["containers"]) {
+            let image = super::tools::text(&container["image"]);
+            let (_, tag) = image.rsplit_once('/').unwrap_or(("", image)).1.split_once([':', '@']).unwrap_or_default();
+            assert!(!tag.is_empty() && tag != "latest", "{image} says no version");
+        }
+    }
+}
