@@ -152,7 +152,9 @@ impl<D: Directory> Server<D> {
         let member = self.roster.join();
         let mut told = false;
         let ended = poll_fn(|cx| {
-            if !told && member.phase(cx.waker()) == Phase::Draining && !downstream.upgrading.get() {
+            // What is known only in part may become a handshake.
+            let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
+            if !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }

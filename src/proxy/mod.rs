@@ -129,6 +129,7 @@ impl<D: Directory> Proxy<D> {
         }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
+            downstream.upgrading.set(true);
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
@@ -215,6 +216,7 @@ impl<D: Directory> Proxy<D> {
 
     fn answer(&self, mut record: Box<Record>, answer: Answer) -> Response<ResponseBody> {
         record.answer(answer.status);
+        record.downstream().upgrading.set(false);
         let request_id = record.request_id().clone();
         let mut response = Response::new(ResponseBody::own(answer.body, record));
         *response.status_mut() = answer.status;

@@ -233,3 +233,29 @@ fn a_handshake_during_the_lame_duck_is_served() {
     client.send("hello");
     assert_eq!(client.read_exact(5), b"hello");
 }
+
+/// Nor is one whose room is still being looked up, or whose head has not come to its end.
+#[test]
+fn a_handshake_that_is_not_with_its_pod_yet_is_not_spoiled_either() {
+    let stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "60s", "--redis-timeout", "40s"]);
+    stage.pods[0].play(script::websocket_echo);
+    let (begun, rest) = HANDSHAKE.split_at(60);
+    let partial = stage.client().with_patience(4 * PATIENCE);
+    partial.send(begun);
+    let waiting = stage.client().with_patience(4 * PATIENCE);
+    stage.redis.pause();
+    waiting.send(HANDSHAKE);
+    eventually("both connections are served", || stage.router.metric("pod_router_downstream_connections", &[]) > 1.5);
+    stage.router.signal("TERM");
+    wait_draining(&stage.router);
+    stage.redis.resume();
+    partial.send(rest);
+    for mut client in [waiting, partial] {
+        let head = client.read_head();
+        assert_eq!(head.second_word(), "101");
+        let connection = head.value("connection").unwrap_or_default();
+        assert!(connection.eq_ignore_ascii_case("upgrade"), "{}", head.text());
+        client.send("hello");
+        assert_eq!(client.read_exact(5), b"hello");
+    }
+}
