@@ -65,7 +65,8 @@
 //! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status for a proxied request; only [`config`]
 //!    reads the environment (`RUST_LOG` apart, which `tracing-subscriber` reads in [`telemetry`]).
 //! 3. A connection failure never moves a room. Only the directory does.
-//! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers.
+//! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers,
+//!    whatever the directory has said in between.
 //! 5. A response can never reach another request: a connection whose exchange did not end cleanly is closed.
 //! 6. A tunnel starts only after a WebSocket handshake that was asked for, allowed and answered by a matching 101.
 //! 7. What is counted is a guard that undoes itself on drop; every limit has a setting, a metric and a test.
