@@ -196,10 +196,7 @@ impl Exchange {
         if !self.upload.is_complete() {
             match self.upload.poll_send(self.lease.stream(), cx) {
                 Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Some(Err(Broken::Upload(error)))),
-                Poll::Ready(Err(SendError::Pod(_))) => {
-                    self.upload.abandon();
-                    self.keep_alive = false;
-                }
+                Poll::Ready(Err(SendError::Pod(_))) => self.upload.abandon(),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
@@ -252,7 +249,7 @@ impl Exchange {
     /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
     /// something that nobody asked for.
     pub(super) fn finish(mut self: Box<Self>, downstream: &Rc<Downstream>) {
-        if !self.keep_alive || !self.received.is_empty() {
+        if !self.keep_alive || self.upload.was_abandoned() || !self.received.is_empty() {
             return;
         }
         if self.upload.is_complete() {
