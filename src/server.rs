@@ -120,6 +120,7 @@ impl<D: Directory> Server<D> {
         drop(listener);
         if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
             tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
+            self.roster.cut();
         }
     }
 

@@ -99,6 +99,11 @@ impl Downstream {
         self.socket.ending.store(ending as u8, Ordering::Relaxed);
     }
 
+    /// Why the router ends the connection amid a request, if it does.
+    pub(super) fn cut(&self) -> Option<&'static str> {
+        (self.socket.ending.load(Ordering::Relaxed) == Ending::SlowReader as u8).then_some("slow-reader")
+    }
+
     /// Since when the connection has been waiting for a request, if it is.
     pub fn idle_since(&self) -> Option<Instant> {
         self.idle_since.get()

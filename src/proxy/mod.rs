@@ -93,7 +93,7 @@ impl<D: Directory> Proxy<D> {
         let turn = Cell::new(fastrand::usize(..));
         let backends = config.routing.default_backend.iter();
         let default_backend = backends.map(|address| pool.endpoint(&address.to_string(), || address.clone())).collect();
-        let ledger = Ledger::new(Arc::clone(&metrics));
+        let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster));
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,

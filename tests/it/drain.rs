@@ -127,6 +127,30 @@ fn a_stuck_request_is_cut_at_the_deadline() {
     stage.router.signal("TERM");
     assert_eq!(stage.router.wait_exit().code(), Some(0));
     client.expect_end();
+    let line = stage.router.wait_log("the request's access line", |line| line["path"] == "/room_a");
+    assert_eq!((line["error"].as_str(), line["status"].as_u64()), (Some("drain-timeout"), Some(444)), "{line}");
+}
+
+/// Whatever cuts a tunnel, its last line is there.
+#[test]
+fn a_tunnel_that_is_cut_at_the_deadline_is_logged() {
+    let mut stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "0s"]);
+    stage.pods[0].play(script::websocket_echo);
+    let mut clients = [stage.client(), stage.client(), stage.client()];
+    for client in &mut clients {
+        client.send(HANDSHAKE);
+        assert_eq!(client.read_head().second_word(), "101");
+        client.send("hello");
+        assert_eq!(client.read_exact(5), b"hello");
+    }
+    stage.router.signal("TERM");
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+    let closed: Vec<_> = stage.router.logs().into_iter().filter(|line| line["message"] == "tunnel closed").collect();
+    assert_eq!(closed.len(), clients.len(), "{closed:?}");
+    for line in closed {
+        assert!(["drained", "drain-timeout"].iter().any(|reason| line["reason"] == *reason), "{line}");
+        assert_eq!(line["bytes_out"], 5);
+    }
 }
 
 #[test]

@@ -263,6 +263,8 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut() {
     eventually("the client's is too", || stage.router.metric("pod_router_downstream_connections", &[]) < 0.5);
     let head = client.read_head();
     assert!(client.read_body(&head).is_err(), "it looks complete");
+    let line = stage.router.access_line(head.value("x-request-id").unwrap_or_default());
+    assert_eq!(line["error"], "slow-reader", "it was the router that ended it");
 }
 
 /// What counts is that anything goes. The kernel asks for more when a third of its buffer is free again, so the rate must
