@@ -42,6 +42,7 @@ impl ResponseBody {
 
     /// A pod's answer. The connection goes back to the pool when the body has ended cleanly.
     pub(super) fn from_pod(exchange: Box<Exchange>, record: Box<Record>) -> Self {
+        record.begin_body(exchange.length());
         let mut body = Self { source: Source::Pod(exchange), record, broken: None };
         body.end_if_over();
         body

@@ -63,6 +63,8 @@ pub enum Ending {
     SlowHead = 1,
     /// With a reset: it does not take what there is for it, and the kernel would go on offering it.
     SlowReader = 2,
+    /// With a reset: its answer has not come to its end, and HTTP/1.0 takes the end of the connection for that.
+    CutShort = 3,
 }
 
 /// A place among `--max-connections`.
@@ -97,6 +99,11 @@ impl Downstream {
     /// Says how the connection is to be ended when it is dropped.
     pub fn end_with(&self, ending: Ending) {
         self.socket.ending.store(ending as u8, Ordering::Relaxed);
+    }
+
+    /// Takes back what was said of the connection's end.
+    pub(super) fn end_as_usual(&self) {
+        self.socket.ending.store(0, Ordering::Relaxed);
     }
 
     /// Why the router ends the connection amid a request, if it does.
@@ -187,7 +194,7 @@ impl Drop for ClientSocket {
         // Whoever does not take these either is owed no more.
         if ending == Ending::SlowHead as u8 {
             let _ = stream.try_write(reject::SLOW_HEAD);
-        } else if ending == Ending::SlowReader as u8 {
+        } else if ending == Ending::SlowReader as u8 || ending == Ending::CutShort as u8 {
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }

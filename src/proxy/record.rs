@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
-use super::client::Downstream;
+use super::client::{Downstream, Ending};
 use super::upload::Progress;
 use crate::core::room::RoomId;
 use crate::drain::Roster;
@@ -64,6 +64,7 @@ pub(super) struct Record {
     downstream: Rc<Downstream>,
     /// Its address, as far as the peer is to be believed.
     client: IpAddr,
+    version: Version,
     method: Method,
     target: Uri,
     request_id: HeaderValue,
@@ -100,6 +101,7 @@ impl Record {
             answered: None,
             downstream: Rc::clone(downstream),
             client,
+            version: head.version,
             method: head.method.clone(),
             target: head.uri.clone(),
             request_id,
@@ -141,9 +143,20 @@ impl Record {
         self.bytes_out += bytes as u64;
     }
 
+    /// A response body begins. To HTTP/1.0 one of no known length is over when the connection is (RFC 9112 section 6.3):
+    /// until it is complete, that must not be an orderly end.
+    pub(super) fn begin_body(&self, length: Option<u64>) {
+        if self.version < Version::HTTP_11 && length.is_none() {
+            self.downstream.end_with(Ending::CutShort);
+        }
+    }
+
     /// The response body has ended as it should.
     pub(super) fn complete(&mut self) {
         self.complete = true;
+        if self.version < Version::HTTP_11 {
+            self.downstream.end_as_usual();
+        }
     }
 
     /// The exchange is cut off, for this reason.
