@@ -34,7 +34,7 @@
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/dns.rs` |
-//! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs` |
+//! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |

@@ -7,6 +7,7 @@
 mod body;
 mod client;
 mod dns;
+mod duplex;
 mod exchange;
 mod forward;
 mod record;

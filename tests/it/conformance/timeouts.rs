@@ -168,6 +168,26 @@ fn a_body_that_goes_on_after_an_early_answer_is_not_cut() {
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
 }
 
+/// A response that is under way does not make the client's silence any better.
+#[test]
+fn a_body_that_stops_amid_its_response_is_cut() {
+    let stage = Stage::with(&["--request-body-idle", "300ms"]);
+    stage.pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        conn.read_body(&head, |_| {})
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nbody");
+    let head = client.read_head();
+    assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
+    assert!(client.read_body(&head).is_err(), "it looks complete");
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    assert!(rejected(&stage, "slow-body") > 0.5);
+    let line = stage.router.access_line(head.value("x-request-id").unwrap_or_default());
+    assert_eq!(line["error"], "slow-body");
+}
+
 /// The silence of a client that has its answer already is one all the same.
 #[test]
 fn a_body_that_stops_after_an_early_answer_is_cut() {
