@@ -3,8 +3,6 @@
 //! How far the end has come is read off the log ("draining") and the probes, never guessed by waiting.
 
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::support::{Client, Gate, PATIENCE, Router, Stage, eventually, script};
 
@@ -168,11 +166,10 @@ fn a_second_signal_ends_at_once() {
 /// The clients of tunnels that end at the same moment would all come back at the same moment.
 #[test]
 fn tunnels_end_spread_over_the_window() {
-    const WINDOW: Duration = Duration::from_secs(4);
     const TUNNELS: usize = 60;
-    let mut stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "4s"]);
+    let mut stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "6s"]);
     stage.pods[0].play(script::websocket_echo);
-    let clients: Vec<_> = (0..TUNNELS)
+    let mut clients: Vec<_> = (0..TUNNELS)
         .map(|_| {
             let mut client = stage.client();
             client.send(HANDSHAKE);
@@ -180,25 +177,18 @@ fn tunnels_end_spread_over_the_window() {
             client
         })
         .collect();
-    let ended = |mut client: Client| {
-        move || {
-            client.expect_end();
-            Instant::now()
-        }
-    };
-    let watching: Vec<_> = clients.into_iter().map(|client| thread::spawn(ended(client))).collect();
     stage.router.signal("TERM");
-    let mut ends: Vec<_> = watching.into_iter().map(|thread| thread.join().expect("the tunnel ends")).collect();
-    // In the order in which they were opened, and so not sorted if the order is random.
-    assert!(!ends.is_sorted(), "the tunnels have ended in the order of their opening");
-    ends.sort_unstable();
-    let spread = ends[TUNNELS - 1] - ends[0];
-    assert!(spread > WINDOW / 2, "all tunnels have ended within {spread:?}");
-    let crowd = ends.windows(TUNNELS / 2).map(|half| half[half.len() - 1] - half[0]).min().unwrap_or_default();
-    assert!(crowd > WINDOW / 8, "half of the tunnels have ended within {crowd:?}");
+    eventually("some have ended and others have not", || {
+        let left = stage.router.metric("pod_router_websocket_connections", &[]);
+        (10.0..=50.0).contains(&left)
+    });
+    clients.iter_mut().for_each(Client::expect_end);
     assert_eq!(stage.router.wait_exit().code(), Some(0));
-    let reasons: Vec<_> = stage.router.logs().into_iter().filter(|line| line["message"] == "tunnel closed").collect();
-    assert_eq!(reasons.len(), TUNNELS);
+    let closed: Vec<_> = stage.router.logs().into_iter().filter(|line| line["message"] == "tunnel closed").collect();
+    assert_eq!(closed.len(), TUNNELS);
+    // The pod's threads know them by their order; the lines come in that of their ends.
+    let lifetimes: Vec<_> = closed.iter().filter_map(|line| line["duration_ms"].as_f64()).collect();
+    assert!(!lifetimes.is_sorted_by(|one, other| one >= other), "they have ended in the order of their opening");
 }
 
 #[test]

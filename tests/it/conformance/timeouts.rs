@@ -71,9 +71,10 @@ fn a_head_that_comes_byte_by_byte_has_no_more_time() {
 /// A head that has taken its time, within the limit, says nothing of the next one; nor does a request's body.
 #[test]
 fn each_head_has_its_own_time() {
-    let stage = Stage::with(&["--header-timeout", "1s"]);
+    // Together the pauses are longer than one head may take; each alone is far shorter.
+    let stage = Stage::with(&["--header-timeout", "3s"]);
     let mut client = stage.client();
-    for number in 0..4 {
+    for number in 0..5 {
         let (first, rest) = ("POST /room_a HTTP/1.1\r\nHost: a\r\n", "Content-Length: 4\r\n\r\n");
         client.send(first);
         thread::sleep(Duration::from_millis(400));
