@@ -236,6 +236,10 @@ impl<D: Directory> Inner<D> {
             (Answer::Assigned(_), _, _) => {}
             (Answer::Unassigned | Answer::Unusable(_), last, _) => entry.before = last.map(Box::new),
         }
+        if let Answer::Unusable(why) = entry.answer {
+            // Here, and not for each request that it refuses.
+            tracing::warn!(room = room.as_str(), reason = why.as_str(), "unusable directory value");
+        }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);
         answer

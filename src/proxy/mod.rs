@@ -206,13 +206,6 @@ impl<D: Directory> Proxy<D> {
     fn refuse_with(&self, record: &mut Record, reject: Reject) {
         record.error = Some(reject.code());
         self.metrics.rejected.with_label_values(&[reject.code()]).inc();
-        if let Reject::Room(decision::RoomRefusal::BadAssignment(why)) = reject {
-            tracing::warn!(
-                room = record.room.as_ref().map(RoomId::as_str),
-                reason = why.as_str(),
-                "unusable directory value"
-            );
-        }
     }
 
     fn answer(&self, mut record: Box<Record>, answer: Answer) -> Response<ResponseBody> {
