@@ -78,12 +78,14 @@ pub(super) fn poll_receive(stream: &mut TcpStream, cx: &mut Context<'_>, limit: 
     })
 }
 
-/// Receives up to `length` bytes of which it is known that they will come, without the copy.
+/// Receives up to `length` bytes of which it is known that they will come, without the copy. The buffer is made once there
+/// is something to be read, not for every look.
 pub(super) fn poll_receive_large(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
     length: usize,
 ) -> Poll<io::Result<Bytes>> {
+    ready!(stream.poll_read_ready(cx))?;
     let mut buffer = BytesMut::with_capacity(length.min(BUFFER));
     let received = ready!(std::pin::pin!(stream.read_buf(&mut buffer)).poll(cx));
     Poll::Ready(received.map(|_| buffer.freeze()))
