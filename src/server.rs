@@ -7,7 +7,7 @@ mod patience;
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -133,6 +133,10 @@ impl<D: Directory> Server<D> {
                 }
                 let server = Rc::clone(self);
                 tokio::task::spawn_local(server.serve(stream, peer, permit));
+            }
+            // The client's own end of it (accept(2) passes these on): the next one may be fine.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
+                tracing::debug!(%error, "a connection ended before it was accepted");
             }
             Err(error) => {
                 self.metrics.accept_errors.inc();
