@@ -54,9 +54,10 @@
 //! server admin  accept loop and limits  |  health, status, metrics
 //! proxy         the path of one request
 //! directory     who owns a room
-//! drain metrics telemetry   mechanics without domain words
+//! drain metrics single_flight telemetry   mechanics without domain words
 //! config        what was typed → what was meant
 //! core          values and decisions
+//! conformance   names the tests of each RFC clause; no code, imported by none
 //! ```
 //!
 //! # Invariants

@@ -52,7 +52,7 @@ pub struct Metrics {
     pub tunnel_bytes: TunnelBytes,
     /// `pod_router_rejected_total{reason}`.
     pub rejected: IntCounterVec,
-    /// `pod_router_log_lines_dropped_total`: the log's reader was too slow.
+    /// `pod_router_log_lines_dropped`: the log's reader was too slow.
     pub log_lines_dropped: IntGauge,
     upstream_requests: IntCounterVec,
     upstream_connect_failures: IntCounterVec,
