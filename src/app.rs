@@ -52,6 +52,17 @@ struct Shared<D> {
     watch: Watch,
 }
 
+/// A worker thread's sign of life. It says so when it is dropped, by a panic as well: a router that has lost a worker
+/// would go on to report that it is ready. The last one dropped closes the channel.
+struct Alive(mpsc::Sender<()>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        // Full: somebody else has said so already.
+        let _ = self.0.try_send(());
+    }
+}
+
 /// A runtime for one thread, on which tasks need not be `Send`.
 ///
 /// # Errors
@@ -109,10 +120,9 @@ impl App {
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
         for (index, listener) in self.data.into_iter().enumerate() {
-            let (shared, alive) = (shared.clone(), alive.clone());
+            let (shared, alive) = (shared.clone(), Alive(alive.clone()));
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 worker(shared, listener);
-                // Dropping it is what `ended` waits for.
                 drop(alive);
             })?;
         }
@@ -147,7 +157,10 @@ impl App {
             "listening"
         );
 
-        stop.recv().await;
+        tokio::select! {
+            _ = stop.recv() => {}
+            _ = ended.recv() => return Err(io::Error::other("a worker thread has ended, see the log")),
+        }
         let end = end(&self.config, &ending, &mut ended);
         tokio::select! {
             () = end => tracing::info!("drained"),
@@ -186,7 +199,7 @@ async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
     tokio::time::sleep(config.drain.lame_duck).await;
     tracing::info!(drain_timeout = ?config.drain.timeout, "draining");
     ending.advance(Phase::Draining);
-    ended.recv().await;
+    while ended.recv().await.is_some() {}
 }
 
 /// Raises the limit of open files as far as it goes: a client and its pod take one each. Where that is not enough for
@@ -239,5 +252,34 @@ fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     });
     if let Err(error) = serving.and_then(|served| served) {
         tracing::error!(%error, "a worker thread could not start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::directory::memory::MemoryDirectory;
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    /// It would go on to say that it is ready.
+    #[test]
+    fn a_router_that_has_lost_a_worker_ends() {
+        let line = "pod-router serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --directory memory --threads 2";
+        let Ok(Command::Serve(config)) = config::parse(line.split(' ').map(Into::into), [], false) else {
+            panic!("not understood: {line}");
+        };
+        let mut app = App::bind(*config).expect("loopback has a free port");
+        // What no runtime can wait for.
+        let file = File::open(env!("CARGO_MANIFEST_PATH")).expect("the manifest is there");
+        app.data[1] = OwnedFd::from(file).into();
+        let runtime = local_runtime().expect("the machine has room for a runtime");
+        let (_never, stop) = mpsc::channel(1);
+        let run = app.run(MemoryDirectory::default(), stop);
+        let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), run).await });
+        let error = ended.expect("it ends by itself").expect_err("and not as if it had been asked to");
+        assert!(error.to_string().contains("worker"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use slab::Slab;
 use tokio::sync::watch;
@@ -38,6 +39,10 @@ pub type Watch = watch::Receiver<Phase>;
 #[derive(Debug)]
 pub struct Roster {
     phase: Cell<Phase>,
+    /// When [`Phase::Draining`] began.
+    draining: Cell<Option<Instant>>,
+    /// Whether the time to drain is over.
+    cut: Cell<bool>,
     members: RefCell<Slab<Waker>>,
     waiting: RefCell<Option<Waker>>,
 }
@@ -84,7 +89,13 @@ impl Default for Signal {
 impl Roster {
     /// An empty roster in [`Phase::Serving`].
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { phase: Cell::new(Phase::Serving), members: RefCell::default(), waiting: RefCell::default() })
+        Rc::new(Self {
+            phase: Cell::new(Phase::Serving),
+            draining: Cell::new(None),
+            cut: Cell::new(false),
+            members: RefCell::default(),
+            waiting: RefCell::default(),
+        })
     }
 
     /// The phase, as this worker knows it.
@@ -114,8 +125,21 @@ impl Roster {
         if phase == self.phase.replace(phase) {
             return;
         }
+        if phase == Phase::Draining {
+            self.draining.set(Some(Instant::now()));
+        }
         let wakers: Vec<_> = self.members.borrow().iter().map(|(_, waker)| waker.clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Says that whoever is left is cut off, by us.
+    pub fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    /// Whether whoever is left is cut off.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// Ends once nobody is left.
@@ -150,6 +174,11 @@ impl Member {
             self.roster.members.borrow_mut()[self.id] = waker.clone();
         }
         self.roster.phase()
+    }
+
+    /// When the drain began, if it has.
+    pub fn draining_since(&self) -> Option<Instant> {
+        self.roster.draining.get()
     }
 }
 
@@ -203,14 +232,19 @@ mod tests {
         roster.enter(Phase::LameDuck);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1, "once, and only who asked");
         assert_eq!(two.phase(&waker), Phase::LameDuck);
+        assert_eq!(two.draining_since(), None);
+        roster.enter(Phase::Draining);
+        let since = two.draining_since().expect("the drain has begun");
+        assert_eq!(roster.join().draining_since(), Some(since), "for whoever comes later as well");
 
         let mut emptied = pin!(roster.emptied());
         let mut cx = Context::from_waker(&waker);
         assert!(emptied.as_mut().poll(&mut cx).is_pending());
         drop(one);
         assert!(emptied.as_mut().poll(&mut cx).is_pending());
+        let before = woken.0.load(Ordering::Relaxed);
         drop(two);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);
         assert!(emptied.poll(&mut cx).is_ready());
     }
 }

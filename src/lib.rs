@@ -39,7 +39,7 @@
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
-//! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs` |
+//! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
@@ -64,7 +64,8 @@
 //! directory dns who owns a room  |  where a name leads
 //! drain limits metrics single_flight telemetry   mechanics without domain words
 //! config        what was typed → what was meant
-//! core          values and decisions  (conformance: a table of clauses)
+//! core          values and decisions
+//! conformance   names the tests of each RFC clause; no code, imported by none
 //! ```
 //!
 //! # Invariants
@@ -73,7 +74,8 @@
 //! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status for a proxied request; only [`config`]
 //!    reads the environment (`RUST_LOG` apart, which `tracing-subscriber` reads in [`telemetry`]).
 //! 3. A connection failure never moves a room. Only the directory does.
-//! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers.
+//! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers,
+//!    whatever the directory has said in between.
 //! 5. A response can never reach another request: a connection whose exchange did not end cleanly is closed.
 //! 6. A tunnel starts only after a WebSocket handshake that was asked for, allowed and answered by a matching 101.
 //! 7. What is counted is a guard that undoes itself on drop; every limit has a setting, a metric and a test.

@@ -8,7 +8,7 @@ mod patience;
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -152,6 +152,7 @@ impl<D: Directory> Server<D> {
         drop(listener);
         if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
             tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
+            self.roster.cut();
         }
     }
 
@@ -164,6 +165,10 @@ impl<D: Directory> Server<D> {
                 }
                 let server = Rc::clone(self);
                 tokio::task::spawn_local(server.serve(stream, peer, permit));
+            }
+            // The client's own end of it (accept(2) passes these on): the next one may be fine.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
+                tracing::debug!(%error, "a connection ended before it was accepted");
             }
             Err(error) => {
                 self.metrics.accept_errors.inc();
@@ -196,7 +201,9 @@ impl<D: Directory> Server<D> {
         let member = self.roster.join();
         let mut told = false;
         let ended = poll_fn(|cx| {
-            if !told && member.phase(cx.waker()) == Phase::Draining && !downstream.upgrading.get() {
+            // What is known only in part may become a handshake.
+            let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
+            if !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -41,6 +41,12 @@ pub enum HeadError {
     Loop,
 }
 
+/// The epoch of the assignment the router went by, told to the pod.
+pub const X_ROOM_EPOCH: HeaderName = HeaderName::from_static("x-room-epoch");
+
+/// The request's id, in both directions.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The name under which the router stands in `Via`, all replicas alike.
 pub const PSEUDONYM: &str = "pod-router";
 
@@ -154,11 +160,6 @@ pub fn offers_websocket(headers: &HeaderMap) -> bool {
     );
     only_websocket && connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
-
-/// The epoch of the assignment the router went by, told to the pod.
-pub const X_ROOM_EPOCH: HeaderName = HeaderName::from_static("x-room-epoch");
-/// The request's id, in both directions.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@
 //! - Heartbeats, too, are asked for once, whoever needs them: a directory that hangs holds up nobody for longer than
 //!   `--redis-timeout`.
 //! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
-//!   that lags, or a raced reply, must not send a room back to its old pod.
+//!   that lags, or a raced reply, must not send a room back to its old pod; nor must they by way of "unassigned".
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,6 +55,8 @@ struct Entry {
     asked: Instant,
     /// When it last said this: decides how long it may be used stale.
     confirmed: Instant,
+    /// For an answer that is no assignment: the last one before it, and when that was confirmed.
+    before: Option<Box<(Assignment, Instant)>>,
 }
 
 /// Why a new room could not be placed.
@@ -64,6 +66,18 @@ pub enum PlacementError {
     NoCapacity,
     /// The directory cannot be asked.
     DirectoryUnavailable,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// The last assignment this tells of, and when it was confirmed.
+    fn last_assignment(&self) -> Option<(Assignment, Instant)> {
+        match &self.answer {
+            Answer::Assigned(assignment) => Some((assignment.clone(), self.confirmed)),
+            Answer::Unassigned | Answer::Unusable(_) => self.before.as_deref().cloned(),
+        }
+    }
 }
 
 // === impl Resolver ===
@@ -214,32 +228,32 @@ impl<D: Directory> Inner<D> {
         now.saturating_duration_since(confirmed) < self.policy.ttl + self.policy.stale
     }
 
-    /// Remembers an answer, unless it goes back in time; returns what is to be used.
-    fn learn(&self, room: &RoomId<'_>, answer: Answer, now: Instant) -> Answer {
-        let mut entry = Entry { answer, asked: now, confirmed: now };
-        if let Some((held, confirmed)) = self.newer_than_answer(room, &entry.answer, now) {
-            self.metrics.epoch_regressions.inc();
-            tracing::warn!(room = room.as_str(), pod = %held.pod, epoch = %held.epoch, "the directory went back to a lower epoch; keeping the higher one");
-            entry = Entry { answer: Answer::Assigned(held), asked: now, confirmed };
+    /// Remembers an answer, unless it goes back in time; returns what is to be used. Questions run on one thread, so that
+    /// nothing comes between the look and the insertion.
+    fn learn(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> Answer {
+        let held = self.cache.get(room.as_str());
+        let last = held.as_ref().and_then(Entry::last_assignment);
+        let last = last.filter(|(_, confirmed)| self.may_be_stale(*confirmed, asked));
+        let mut entry = Entry { answer, asked, confirmed: asked, before: None };
+        match (&entry.answer, last, &held) {
+            (Answer::Assigned(new), Some((last, confirmed)), _) if last.epoch > new.epoch => {
+                self.metrics.epoch_regressions.inc();
+                tracing::warn!(room = room.as_str(), pod = %last.pod, epoch = %last.epoch, "the directory went back to a lower epoch; keeping the higher one");
+                (entry.answer, entry.confirmed) = (Answer::Assigned(last), confirmed);
+            }
+            (Answer::Assigned(new), Some((last, _)), _) if last.epoch < new.epoch => {}
+            // A claim, say, was answered while this question was under way.
+            (_, _, Some(held)) if held.asked > asked => return held.answer.clone(),
+            (Answer::Assigned(_), _, _) => {}
+            (Answer::Unassigned | Answer::Unusable(_), last, _) => entry.before = last.map(Box::new),
+        }
+        if let Answer::Unusable(why) = entry.answer {
+            // Here, and not for each request that it refuses.
+            tracing::warn!(room = room.as_str(), reason = why.as_str(), "unusable directory value");
         }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);
         answer
-    }
-
-    /// The remembered assignment, where it has a higher epoch than the answer and may still be used.
-    fn newer_than_answer(&self, room: &RoomId<'_>, answer: &Answer, now: Instant) -> Option<(Assignment, Instant)> {
-        let Answer::Assigned(new) = answer else {
-            return None;
-        };
-        match self.cache.get(room.as_str())? {
-            Entry { answer: Answer::Assigned(held), confirmed, .. }
-                if held.epoch > new.epoch && self.may_be_stale(confirmed, now) =>
-            {
-                Some((held, confirmed))
-            }
-            _ => None,
-        }
     }
 
     /// Sees to it that the heartbeats are fresh. Whoever comes while they are asked for waits for that answer, however it

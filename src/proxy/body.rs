@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::duplex::Duplex;
 use super::exchange::{Broken, Exchange};
 use super::record::Record;
 use crate::core::admission::Refusal;
@@ -27,6 +28,8 @@ enum Source {
     Own(Full<Bytes>),
     /// A pod's.
     Pod(Box<Exchange>),
+    /// A pod's that has begun before the request has gone.
+    Early(Duplex),
 }
 
 /// Why a body broke off before its end; the connection to the client is then closed.
@@ -43,7 +46,11 @@ impl ResponseBody {
 
     /// A pod's answer. The connection goes back to the pool when the body has ended cleanly.
     pub(super) fn from_pod(exchange: Box<Exchange>, record: Box<Record>) -> Self {
-        let mut body = Self { source: Source::Pod(exchange), record, broken: None };
+        record.begin_body(exchange.length());
+        // What is over at once is finished as it is.
+        let early = !exchange.has_sent() && !exchange.is_over();
+        let source = if early { Source::Early(Duplex::start(exchange)) } else { Source::Pod(exchange) };
+        let mut body = Self { source, record, broken: None };
         body.end_if_over();
         body
     }
@@ -54,7 +61,12 @@ impl ResponseBody {
             return;
         }
         self.record.complete();
-        if let Source::Pod(exchange) = std::mem::replace(&mut self.source, Source::Own(Full::default())) {
+        let exchange = match std::mem::replace(&mut self.source, Source::Own(Full::default())) {
+            Source::Own(_) => None,
+            Source::Pod(exchange) => Some(exchange),
+            Source::Early(duplex) => duplex.into_exchange(),
+        };
+        if let Some(exchange) = exchange {
             exchange.finish(self.record.downstream());
         }
     }
@@ -69,6 +81,7 @@ impl ResponseBody {
             Broken::Connection(_) | Broken::Body(_) => self.record.broken_by_pod(),
             Broken::Stalled => self.record.cut("pod-stalled"),
             Broken::Limit => self.record.cut(Refusal::BodyTooLarge.code()),
+            Broken::SlowUpload => self.record.cut("slow-body"),
             Broken::Upload(_) => {}
         }
         self.broken = Some(broken);
@@ -90,32 +103,42 @@ impl Body for ResponseBody {
             Source::Own(full) => {
                 ready!(Pin::new(full).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
             }
-            Source::Pod(exchange) => match ready!(exchange.poll_part(cx)) {
-                Some(Ok(Part::Data(data))) => Some(Ok(Frame::data(data))),
-                Some(Ok(Part::Trailers(fields))) => Some(Ok(Frame::trailers(fields))),
-                Some(Err(error)) => return this.break_off(error, cx),
-                None => None,
-            },
+            Source::Pod(exchange) => ready!(exchange.poll_part(cx)).map(|part| part.map(into_frame)),
+            Source::Early(duplex) => ready!(duplex.poll_part(cx)).map(|part| part.map(into_frame)),
         };
-        if let Some(Ok(frame)) = &frame {
+        let frame = match frame.transpose() {
+            Ok(frame) => frame,
+            Err(broken) => return this.break_off(broken, cx),
+        };
+        if let Some(frame) = &frame {
             this.record.sent(frame.data_ref().map_or(0, Bytes::len));
         }
         this.end_if_over();
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(full) => full.is_end_stream(),
             Source::Pod(exchange) => exchange.is_over(),
+            Source::Early(duplex) => duplex.exchange().is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(full) => full.size_hint(),
-            Source::Pod(exchange) => exchange.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-        }
+        let length = match &self.source {
+            Source::Own(full) => return full.size_hint(),
+            Source::Pod(exchange) => exchange.length(),
+            Source::Early(duplex) => duplex.exchange().length(),
+        };
+        length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+fn into_frame(part: Part) -> Frame<Bytes> {
+    match part {
+        Part::Data(data) => Frame::data(data),
+        Part::Trailers(fields) => Frame::trailers(fields),
     }
 }
 

@@ -69,6 +69,8 @@ pub enum Ending {
     /// With an answer, while more of the request is on its way: closing a socket that has something to be read resets
     /// the connection, and the reset may overtake the answer (RFC 9112 section 9.6).
     Unread = 3,
+    /// With a reset: its answer has not come to its end, and HTTP/1.0 takes the end of the connection for that.
+    CutShort = 4,
 }
 
 /// How long what comes after such an answer is read, so that it may arrive.
@@ -118,6 +120,16 @@ impl Downstream {
     /// Says how the connection is to be ended when it is dropped.
     pub fn end_with(&self, ending: Ending) {
         self.socket.ending.store(ending as u8, Ordering::Relaxed);
+    }
+
+    /// Takes back what was said of the connection's end.
+    pub(super) fn end_as_usual(&self) {
+        self.socket.ending.store(0, Ordering::Relaxed);
+    }
+
+    /// Why the router ends the connection amid a request, if it does.
+    pub(super) fn cut(&self) -> Option<&'static str> {
+        (self.socket.ending.load(Ordering::Relaxed) == Ending::SlowReader as u8).then_some("slow-reader")
     }
 
     /// Since when the connection has been waiting for a request, if it is.
@@ -229,7 +241,7 @@ impl Drop for ClientSocket {
         // Whoever does not take these either is owed no more.
         if ending == Ending::SlowHead as u8 {
             let _ = stream.try_write(reject::SLOW_HEAD);
-        } else if ending == Ending::SlowReader as u8 {
+        } else if ending == Ending::SlowReader as u8 || ending == Ending::CutShort as u8 {
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }

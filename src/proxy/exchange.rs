@@ -1,7 +1,7 @@
 //! One request and its response on a connection to a pod.
 //!
-//! Driven by whoever serves the client, in the same task: sending goes on while the response is waited for and read
-//! (a pod may answer early), and reading borrows the thread's buffer, so that an exchange which waits, as a long poll
+//! Driven by whoever serves the client, in the same task: sending goes on while the response is waited for (and after
+//! that in `duplex.rs`: a pod may answer early), and reading borrows the thread's buffer, so that an exchange which waits, as a long poll
 //! does, holds none. Dropped before its end, an exchange takes the connection with it: that is how the pod learns of an
 //! abort (Engine.IO depends on it), and why half a response can never reach another request.
 
@@ -81,6 +81,8 @@ pub(super) enum Broken {
     Upload(hyper::Error),
     /// It turned out longer than `--max-body`.
     Limit,
+    /// Nothing more of it came for `--request-body-idle`.
+    SlowUpload,
 }
 
 /// Why no usable head came.
@@ -196,19 +198,31 @@ impl Exchange {
         &self.lease
     }
 
-    /// The next piece of the response body; `None` at its end.
-    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, Broken>>> {
-        if !self.upload.is_complete() {
-            match self.upload.poll_send(self.lease.stream(), cx) {
-                Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Some(Err(Broken::Upload(error)))),
-                Poll::Ready(Err(SendError::TooLarge)) => return Poll::Ready(Some(Err(Broken::Limit))),
-                Poll::Ready(Err(SendError::Pod(_))) => {
-                    self.upload.abandon();
-                    self.keep_alive = false;
-                }
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
+    /// Whether the request has gone, or been given up.
+    pub(super) fn has_sent(&self) -> bool {
+        self.upload.is_complete()
+    }
+
+    /// Sends more of the request while the response is under way. Ready when it has gone, or the pod wants no more of it.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match ready!(self.upload.poll_send(self.lease.stream(), cx)) {
+            Ok(()) => {}
+            Err(SendError::Client(error)) => return Poll::Ready(Err(Broken::Upload(error))),
+            Err(SendError::TooLarge) => return Poll::Ready(Err(Broken::Limit)),
+            Err(SendError::Pod(_)) => self.upload.abandon(),
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// When the client has been silent for too long, if it is the one who is waited for.
+    pub(super) fn client_deadline(&self) -> Option<Instant> {
+        let since = self.upload.moved().filter(|_| self.upload.awaits_client())?;
+        Some(since + self.patience.request_body)
+    }
+
+    /// The next piece of the response body; `None` at its end. Sends nothing: where the request has not gone, `duplex.rs`
+    /// sees to it.
+    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, Broken>>> {
         loop {
             if let Some(part) = self.body.decode(&mut self.received).map_err(Broken::Body).transpose() {
                 return Poll::Ready(Some(part));
@@ -258,7 +272,7 @@ impl Exchange {
     /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
     /// something that nobody asked for.
     pub(super) fn finish(mut self: Box<Self>, downstream: &Rc<Downstream>) {
-        if !self.keep_alive || !self.received.is_empty() {
+        if !self.keep_alive || self.upload.was_abandoned() || !self.received.is_empty() {
             return;
         }
         if self.upload.is_complete() {
@@ -326,6 +340,7 @@ impl fmt::Display for Broken {
             Self::Stalled => f.write_str("--response-body-idle is over"),
             Self::Limit => f.write_str("the client's body is longer than --max-body"),
             Self::Upload(error) => write!(f, "the client's body failed: {error}"),
+            Self::SlowUpload => f.write_str("--request-body-idle is over"),
         }
     }
 }

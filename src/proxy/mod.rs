@@ -8,6 +8,7 @@ mod admission;
 mod balance;
 mod body;
 mod client;
+mod duplex;
 mod exchange;
 mod forward;
 mod queue;
@@ -104,7 +105,7 @@ impl<D: Directory> Proxy<D> {
         let pool = Pool::new(config.upstream.clone(), dns, queues, Arc::clone(&metrics));
         tokio::task::spawn_local(pool.sweep_forever());
         let balancer = Balancer::new(Arc::clone(&config), backends);
-        let ledger = Ledger::new(Arc::clone(&metrics));
+        let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster));
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,
@@ -140,6 +141,7 @@ impl<D: Directory> Proxy<D> {
         }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
+            downstream.upgrading.set(true);
         }
         if let Err(refusal) = self.admit(&head, client, kind, &body) {
             return Ok(self.refuse(record, Reject::Admission(refusal), &body));
@@ -254,17 +256,11 @@ impl<D: Directory> Proxy<D> {
     fn refuse_with(&self, record: &mut Record, reject: Reject) {
         record.error = Some(reject.code());
         self.metrics.rejected.with_label_values(&[reject.code()]).inc();
-        if let Reject::Room(decision::RoomRefusal::BadAssignment(why)) = reject {
-            tracing::warn!(
-                room = record.room.as_ref().map(RoomId::as_str),
-                reason = why.as_str(),
-                "unusable directory value"
-            );
-        }
     }
 
     fn answer(&self, mut record: Box<Record>, answer: Answer) -> Response<ResponseBody> {
         record.answer(answer.status);
+        record.downstream().upgrading.set(false);
         let request_id = record.request_id().clone();
         let mut response = Response::new(ResponseBody::own(answer.body, record));
         *response.status_mut() = answer.status;

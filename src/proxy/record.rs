@@ -8,15 +8,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::client::{Downstream, Ending};
 use super::upload::Progress;
 use crate::core::room::RoomId;
+use crate::drain::Roster;
 use crate::metrics::{Met, Metrics, seconds};
 
 /// Counted for a request whose client went away before there was an answer; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
+
+/// Counted for a request that the router itself cut off before there was an answer; nginx's number for a connection that
+/// it closes without one.
+const CUT_OFF: u16 = 444;
 
 /// What kind of exchange a request became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub(super) enum RouteSource {
 #[derive(Debug)]
 pub(super) struct Ledger {
     metrics: Arc<Metrics>,
+    /// Knows when what is left is cut off.
+    roster: Rc<Roster>,
     requests: Met<(RequestKind, RouteSource, u16)>,
 }
 
@@ -57,6 +64,7 @@ pub(super) struct Record {
     downstream: Rc<Downstream>,
     /// Its address, as far as the peer is to be believed.
     client: IpAddr,
+    version: Version,
     method: Method,
     target: Uri,
     request_id: HeaderValue,
@@ -93,6 +101,7 @@ impl Record {
             answered: None,
             downstream: Rc::clone(downstream),
             client,
+            version: head.version,
             method: head.method.clone(),
             target: head.uri.clone(),
             request_id,
@@ -149,9 +158,20 @@ impl Record {
         self.bytes_out += bytes as u64;
     }
 
+    /// A response body begins. To HTTP/1.0 one of no known length is over when the connection is (RFC 9112 section 6.3):
+    /// until it is complete, that must not be an orderly end.
+    pub(super) fn begin_body(&self, length: Option<u64>) {
+        if self.version < Version::HTTP_11 && length.is_none() {
+            self.downstream.end_with(Ending::CutShort);
+        }
+    }
+
     /// The response body has ended as it should.
     pub(super) fn complete(&mut self) {
         self.complete = true;
+        if self.version < Version::HTTP_11 {
+            self.downstream.end_as_usual();
+        }
     }
 
     /// The exchange is cut off, for this reason.
@@ -168,12 +188,11 @@ impl Record {
 
 impl Ledger {
     /// A thread's ledger.
-    pub(super) fn new(metrics: Arc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { metrics, requests: Met::default() })
+    pub(super) fn new(metrics: Arc<Metrics>, roster: Rc<Roster>) -> Rc<Self> {
+        Rc::new(Self { metrics, roster, requests: Met::default() })
     }
 
-    fn count(&self, exchange: RequestKind, source: RouteSource, status: Option<StatusCode>) {
-        let code = status.map_or(CLIENT_GONE, |status| status.as_u16());
+    fn count(&self, exchange: RequestKind, source: RouteSource, code: u16) {
         self.requests.inc((exchange, source, code), || {
             let labels = [exchange.as_str(), &code.to_string(), source.as_str()];
             self.metrics.requests.with_label_values(&labels)
@@ -185,20 +204,22 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         self.downstream.end(now);
-        let status = self.answered.map(|(_, status)| status);
+        let cut = self.downstream.cut().or(self.ledger.roster.is_cut().then_some("drain-timeout"));
+        let unanswered = if cut.is_some() { CUT_OFF } else { CLIENT_GONE };
+        let status = self.answered.map_or(unanswered, |(_, status)| status.as_u16());
         self.ledger.count(self.exchange, self.source, status);
-        let client_gone = (!self.complete).then_some("client-gone");
+        let broken = (!self.complete).then(|| cut.unwrap_or("client-gone"));
         tracing::info!(
             target: "pod_router::access",
             request_id = self.request_id.to_str().unwrap_or_default(),
             kind = self.exchange.as_str(),
             method = self.method.as_str(),
             path = self.target.path(),
-            status = status.map_or(CLIENT_GONE, |status| status.as_u16()),
+            status,
             room = self.room.as_ref().map(RoomId::as_str),
             pod = self.pod.as_deref(),
             source = self.source.as_str(),
-            error = self.error.or(client_gone),
+            error = self.error.or(broken),
             head_ms = self.answered.map(|(at, _)| millis(at - self.started)),
             duration_ms = millis(now - self.started),
             bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
@@ -31,26 +31,27 @@ pub fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// Connects to the first of `addresses` that accepts, all within `timeout`.
+/// Connects to the first of `addresses` that accepts, all within `timeout`: each has an equal share of what is left, so
+/// that one which swallows packets leaves the others theirs.
 ///
 /// # Errors
 ///
 /// The last address's error, or `TimedOut`.
 pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
-    let dial = async {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    tune(&SockRef::from(&stream))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
+    let deadline = Instant::now() + timeout;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
+        let share = deadline.saturating_duration_since(Instant::now()).div_f64(left as f64);
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                tune(&SockRef::from(&stream))?;
+                return Ok(stream);
             }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
-        Err(last)
-    };
-    tokio::time::timeout(timeout, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+    Err(last)
 }
 
 /// Whether a connection that carries nothing can take a request: nothing to read, and not closed. A pod that closed it
@@ -77,13 +78,40 @@ pub(super) fn poll_receive(stream: &mut TcpStream, cx: &mut Context<'_>, limit: 
     })
 }
 
-/// Receives up to `length` bytes of which it is known that they will come, without the copy.
+/// Receives up to `length` bytes of which it is known that they will come, without the copy. The buffer is made once there
+/// is something to be read, not for every look.
 pub(super) fn poll_receive_large(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
     length: usize,
 ) -> Poll<io::Result<Bytes>> {
+    ready!(stream.poll_read_ready(cx))?;
     let mut buffer = BytesMut::with_capacity(length.min(BUFFER));
     let received = ready!(std::pin::pin!(stream.read_buf(&mut buffer)).poll(cx));
     Poll::Ready(received.map(|_| buffer.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+
+    /// A listener whose queue is full swallows what comes: nobody refuses, nobody answers.
+    #[tokio::test]
+    async fn an_address_that_says_nothing_leaves_time_for_the_next() {
+        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
+        silent.listen(0).expect("a bound socket");
+        let silent_at = silent.local_addr().expect("a bound socket").as_socket().expect("an IP address");
+        let _first = TcpStream::connect(silent_at).await.expect("the queue has one place");
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let good_at = good.local_addr().expect("a bound socket");
+
+        let timeout = Duration::from_secs(1);
+        let alone = connect(&[silent_at], timeout).await;
+        assert_eq!(alone.expect_err("it says nothing").kind(), io::ErrorKind::TimedOut);
+        let connected = connect(&[silent_at, good_at], timeout).await.expect("the second accepts");
+        assert_eq!(connected.peer_addr().expect("connected"), good_at);
+        connect(&[], timeout).await.expect_err("there is nobody");
+    }
 }

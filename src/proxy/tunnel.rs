@@ -38,6 +38,8 @@ pub(super) enum End {
     PodStalled,
     /// The router is shutting down.
     Drained,
+    /// So it is, and `--drain-timeout` was over before this tunnel had ended.
+    Cut,
     /// The client's connection broke.
     ClientReset,
     /// The pod's connection broke.
@@ -227,7 +229,7 @@ impl Tunnel {
             End::PodReset => &[&self.client],
             // The kernel would go on offering what is left.
             End::SlowReader | End::PodStalled => &[&self.client, &self.pod],
-            End::Closed | End::Lingered | End::Idle | End::Drained => &[],
+            End::Closed | End::Lingered | End::Idle | End::Drained | End::Cut => &[],
         };
         for socket in broken {
             // A reset is passed on as one: a FIN would make a message that was cut off look complete.
@@ -241,9 +243,9 @@ impl Tunnel {
 
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.member.phase(cx.waker()) == Phase::Draining && self.drain_at.is_none() {
-            // Not to the very end: at the deadline what is left is cut.
-            let share = self.common.drain.mul_f64(0.9 * fastrand::f64());
-            self.drain_at = Some(Instant::now() + share);
+            let now = Instant::now();
+            let since = self.member.draining_since().unwrap_or(now);
+            self.drain_at = Some(drain_moment(since, self.common.drain, now, fastrand::f64()));
         }
         let (mut moved_up, mut moved_down) = (0, 0);
         let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up);
@@ -311,6 +313,13 @@ impl Tunnel {
     }
 }
 
+/// When a tunnel ends that is there at `now`, in a drain that began at `since`; `roll` is 0 to 1. Not at the very end of
+/// the window: at the deadline what is left is cut. A tunnel that begins late has only what is left.
+fn drain_moment(since: Instant, window: Duration, now: Instant, roll: f64) -> Instant {
+    let left = (since + window.mul_f64(0.9)).saturating_duration_since(now);
+    now + left.mul_f64(roll)
+}
+
 impl End {
     /// The reason as a log field.
     pub(super) fn as_str(self) -> &'static str {
@@ -321,8 +330,26 @@ impl End {
             Self::SlowReader => "slow-reader",
             Self::PodStalled => "pod-stalled",
             Self::Drained => "drained",
+            Self::Cut => "drain-timeout",
             Self::ClientReset => "client-reset",
             Self::PodReset => "pod-reset",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whenever_a_tunnel_begins_it_ends_within_the_drain() {
+        let (since, window) = (Instant::now(), Duration::from_secs(30));
+        for begins in [0, 1, 20, 29, 31].map(|seconds| since + Duration::from_secs(seconds)) {
+            for roll in [0.0, 0.5, 1.0] {
+                let ends = drain_moment(since, window, begins, roll);
+                assert!(ends >= begins && (ends < since + window || ends == begins), "{begins:?} {roll} {ends:?}");
+            }
+        }
+        assert_eq!(drain_moment(since, window, since, 0.5), since + window.mul_f64(0.45), "spread over the window");
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn start<D: Directory>(
                 let (client, early_up) = raw(client);
                 let tunnel = Tunnel::new(client, pod, (early_up, early_down), common, member);
                 // A task of its own: this one is larger than a tunnel has to be, and a tunnel lives long.
-                tokio::task::spawn_local(Relay { tunnel, story, _kept: kept });
+                tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: kept });
             }
             Ok(Err(error)) => tracing::debug!(%error, "the 101 did not reach the client"),
             Err(_) => tracing::debug!("the 101 did not reach the client in time"),
@@ -104,6 +104,8 @@ struct Story {
 struct Relay {
     tunnel: Tunnel,
     story: Story,
+    /// How it ended. Dropped without, it was cut together with its thread's runtime.
+    end: Option<End>,
     _kept: Kept,
 }
 
@@ -111,9 +113,14 @@ impl Future for Relay {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let end = ready!(self.tunnel.poll(cx));
-        self.story.log(&self.tunnel, end);
+        self.end = Some(ready!(self.tunnel.poll(cx)));
         Poll::Ready(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.story.log(&self.tunnel, self.end.unwrap_or(End::Cut));
     }
 }
 

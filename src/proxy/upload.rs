@@ -31,6 +31,7 @@ pub(super) struct Upload {
     left: Option<u64>,
     chunked: bool,
     sent: bool,
+    abandoned: bool,
     progress: Option<Rc<Progress>>,
 }
 
@@ -66,8 +67,18 @@ impl Upload {
             .is_some()
             .then(|| Rc::new(Progress { moved: Cell::new(now), awaited: Cell::new(false), bytes: Cell::new(0) }));
         let chunked = framing == Framing::Chunked;
-        let (data, tail) = (Bytes::new(), &b""[..]);
-        Self { lead: (head, 0), room_at, data, tail, body, left: longest, chunked, sent: false, progress }
+        Self {
+            lead: (head, 0),
+            room_at,
+            data: Bytes::new(),
+            tail: b"",
+            body,
+            left: longest,
+            chunked,
+            sent: false,
+            abandoned: false,
+            progress,
+        }
     }
 
     /// Where to follow the body's progress, if there is one.
@@ -96,11 +107,17 @@ impl Upload {
         self.body.is_none() && !self.has_unsent()
     }
 
-    /// Sends no more of it: the pod has stopped reading.
+    /// Sends no more of it: the pod has stopped reading. The connection can carry nothing else.
     pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
         self.lead = (Vec::new(), 0);
         (self.data, self.tail, self.body) = (Bytes::new(), b"", None);
         self.progress.iter().for_each(|progress| progress.awaited.set(false));
+    }
+
+    /// Whether the pod stopped reading before all of it had gone.
+    pub(super) fn was_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// When the body last moved, if there is one: a long upload is no silence of the pod's.

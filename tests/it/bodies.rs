@@ -1,6 +1,6 @@
 //! Large bodies and many of them: they stream through, and the router's memory stays what it was.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -144,4 +144,41 @@ fn an_upload_that_the_pod_does_not_take_waits_with_the_client() {
         });
         assert_eq!(client.read_response().text(), "ok");
     });
+}
+
+/// Such a client reads nothing before it has sent everything, and such a pod answers from the first byte on: neither may
+/// wait for the other.
+#[test]
+fn an_upload_goes_on_though_nobody_takes_the_response_yet() {
+    const LEN: u64 = 64 * MIB;
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        let sink = conn.wire().stream().try_clone()?;
+        conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n"))?;
+        let answering = thread::spawn(move || Pattern::pieces(LEN).try_for_each(|piece| (&sink).write_all(piece)));
+        let mut pattern = Pattern::default();
+        conn.read_body(&head, |piece| pattern.expect(piece))?;
+        answering.join().expect("the answering thread does not panic")?;
+        conn.until_closed()
+    });
+    for framing in [format!("Content-Length: {LEN}"), "Transfer-Encoding: chunked".to_owned()] {
+        let mut client = stage.client();
+        client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+        let head = client.read_head();
+        for piece in Pattern::pieces(LEN) {
+            if framing.starts_with("Transfer") {
+                client.send(format!("{:x}\r\n", piece.len()));
+                client.send(piece);
+                client.send("\r\n");
+            } else {
+                client.send(piece);
+            }
+        }
+        if framing.starts_with("Transfer") {
+            client.send("0\r\n\r\n");
+        }
+        client.expect_pattern(&head, Pattern::default(), LEN);
+        assert_eq!(client.get("/").pod(), "any", "the client's connection lives on");
+    }
 }

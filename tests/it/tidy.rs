@@ -74,9 +74,10 @@ struct Source {
 }
 
 impl Source {
-    /// The code in front of the tests, without comments: what the rules are about.
+    /// The code in front of the tests, without comments: what the rules are about. Tests in a file of their own are only
+    /// named, wherever modules are, and end nothing.
     fn code(&self) -> String {
-        let product = self.text.split("#[cfg(test)]").next().unwrap_or_default();
+        let product = self.text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let code = product.lines().filter(|line| !line.trim_start().starts_with("//"));
         code.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
     }
@@ -131,6 +132,13 @@ fn imports(code: &str) -> Vec<String> {
         }
     }
     modules
+}
+
+#[test]
+fn what_follows_the_name_of_the_tests_is_looked_at() {
+    let code = |text: &str| Source { path: "x.rs".to_owned(), text: text.to_owned() }.code();
+    assert_eq!(code("a;\n#[cfg(test)]\nmod tests;\nb; // c\n"), "a;\n#[cfg(test)]\nmod tests;\nb;");
+    assert_eq!(code("a;\n// b\n#[cfg(test)]\nmod tests {\nc;\n}\n"), "a;");
 }
 
 #[test]

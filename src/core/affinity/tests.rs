@@ -119,6 +119,23 @@ fn headers_and_cookies_name_one_room_or_none() {
     assert_eq!(found("/app/", &[("cookie", "room=\"a\"")]), Err(AffinityError::InvalidRoom));
 }
 
+/// Browsers send what a page has set, and a cookie that is not seen is a room that is split.
+#[test]
+fn a_cookie_is_found_among_others_of_any_bytes() {
+    let rules = affinity(&["cookie:room"]);
+    let found = |line: &[u8]| {
+        let mut head = head("/", &[]);
+        head.headers.insert(COOKIE, http::HeaderValue::from_bytes(line).expect("bytes that a field may hold"));
+        rules.room(&head).map(|found| found.map(|(room, _)| room.to_string()))
+    };
+    let a = Ok(Some("a".to_owned()));
+    assert_eq!(found("name=Zoë; room=a; rooms=b".as_bytes()), a);
+    assert_eq!(found(b"x=\xff\xfe;room=a"), a);
+    assert_eq!(found(b"room=a\xff"), Err(AffinityError::InvalidRoom));
+    assert_eq!(found("room=ä".as_bytes()), Err(AffinityError::InvalidRoom));
+    assert_eq!(found(b"\xff=x; roo=m"), Ok(None));
+}
+
 #[test]
 fn the_first_rule_wins_and_an_unusable_source_ends_the_search() {
     let rules = affinity(&["query:r", "path:room_[a-z]+"]);

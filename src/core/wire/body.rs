@@ -201,10 +201,15 @@ impl Chunks {
         if self.overhead > MAX_OVERHEAD { Err(BodyError::TooLarge) } else { Ok(()) }
     }
 
-    /// Collects the trailer section up to its empty line.
+    /// Collects the trailer section up to its empty line. Lines end with CR and LF: a bare LF, which other readers take for
+    /// an end as well, must not be waited beyond.
     fn trailers(&mut self, received: &mut Bytes) -> Result<Option<Part>, BodyError> {
         while self.state == State::Trailers && !received.is_empty() {
-            self.trailers.push(received.get_u8());
+            let byte = received.get_u8();
+            if byte == b'\n' && self.trailers.last() != Some(&b'\r') {
+                return Err(BodyError::Chunk);
+            }
+            self.trailers.push(byte);
             if self.trailers.len() > MAX_OVERHEAD {
                 return Err(BodyError::TooLarge);
             }
@@ -285,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_is_not_exactly_chunked_is_an_error() {
-        let broken: [&[u8]; 14] = [
+        let broken: [&[u8]; 17] = [
             b"\r\n",
             b"g\r\n",
             b"5\nhello\r\n0\r\n\r\n",
@@ -300,6 +305,9 @@ mod tests {
             b"5\rhello",
             b"0\r\nbad trailer\r\n\r\n",
             b"0\r\n: x\r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\nx: y\n\r\n",
+            b"0\r\nx: y\r\n\n",
         ];
         for wire in broken {
             for step in [1, wire.len()] {

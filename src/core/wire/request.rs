@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::core::assignment::Assignment;
 use crate::core::forwarded::{self, Client};
-use crate::core::head::{Kind, max_forwards};
+use crate::core::head::{Kind, PSEUDONYM, max_forwards};
 use crate::core::headers::{self, Named};
 use crate::core::room::RoomId;
 
@@ -65,8 +65,8 @@ pub fn head(head: &Parts, added: &Added<'_>) -> Vec<u8> {
     }
     forwarded::write(&mut out, &head.headers, added.client, host);
     // RFC 9110 section 7.6.3: a gateway adds itself, with the version it received.
-    let received = if head.version == Version::HTTP_10 { "1.0 pod-router" } else { "1.1 pod-router" };
-    line(&mut out, "via", received.as_bytes());
+    let received: &[u8] = if head.version == Version::HTTP_10 { b"via: 1.0 " } else { b"via: 1.1 " };
+    [received, PSEUDONYM.as_bytes(), END].into_iter().for_each(|part| out.extend_from_slice(part));
     line(&mut out, "x-request-id", added.request_id.as_bytes());
     if let Some(forwards) = forwards {
         // RFC 9110 section 7.6.2. At 0 it is not forwarded at all.

@@ -239,6 +239,45 @@ async fn a_lower_epoch_is_not_followed_while_the_higher_one_is_remembered() {
 }
 
 #[tokio::test]
+async fn what_is_no_assignment_does_not_make_a_lower_epoch_good() {
+    for between in [Answer::Unassigned, Answer::Unusable(BadAssignment::Malformed)] {
+        let case = Case::new(Duration::ZERO, HOUR, Duration::ZERO, assigned(2, 11));
+        case.resolves().await;
+        for _ in 0..2 {
+            case.says(Ok(between.clone()));
+            assert_eq!(case.resolves().await, Resolution::Fresh(between.clone()), "the directory's word holds");
+        }
+        case.says(Ok(assigned(1, 10)));
+        assert_eq!(case.resolves().await, Resolution::Fresh(assigned(2, 11)));
+        assert_eq!(case.metrics.epoch_regressions.get(), 1);
+        case.says(Ok(between));
+        case.resolves().await;
+        case.says(Ok(assigned(1, 12)));
+        assert_eq!(case.resolves().await, Resolution::Fresh(assigned(1, 12)));
+    }
+    let case = Case::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, assigned(2, 11));
+    for answer in [assigned(2, 11), Answer::Unassigned, assigned(1, 10)] {
+        case.says(Ok(answer.clone()));
+        assert_eq!(case.resolves().await, Resolution::Fresh(answer), "nothing is held for ever");
+    }
+}
+
+/// A lookup that began before a claim may end after it.
+#[tokio::test]
+async fn an_answer_to_an_older_question_overwrites_nothing() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    let (inner, room) = (&case.resolver.0, room("room_a"));
+    let older = Instant::now();
+    let newer = older + Duration::from_millis(1);
+    assert_eq!(inner.learn(&room, assigned(1, 10), newer), assigned(1, 10));
+    for late in [Answer::Unassigned, assigned(2, 10)] {
+        assert_eq!(inner.learn(&room, late, older), assigned(1, 10));
+        assert_eq!(inner.remembered(&room, newer, None), Some(assigned(1, 10)));
+    }
+    assert_eq!(inner.learn(&room, assigned(2, 11), older), assigned(2, 11), "a higher epoch is later all the same");
+}
+
+#[tokio::test]
 async fn placing_spreads_rooms_between_two_heartbeats() {
     let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
     let limits = Limits { rooms: 20, participants: 80 };

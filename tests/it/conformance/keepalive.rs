@@ -54,8 +54,9 @@ fn ten_thousand_posts_and_not_one_bad_gateway() {
             answered.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let connections = router.metric("pod_router_upstream_requests_total", &[("pod", "backend-0"), ("code", "200")]);
-    eprintln!("keepalive: {} POSTs, {connections} answers of Node's, none a 502", answered.into_inner());
+    let of_node = router.metric("pod_router_upstream_requests_total", &[("pod", "backend-0"), ("code", "200")]);
+    eprintln!("keepalive: {} POSTs, {of_node} answers of Node's, none a 502", answered.into_inner());
+    assert_eq!(of_node.round() as usize, CLIENTS * EACH);
     assert!(router.metric("pod_router_upstream_requests_total", &[("pod", "backend-0"), ("code", "none")]) < 0.5);
 }
 

@@ -71,9 +71,10 @@ fn a_head_that_comes_byte_by_byte_has_no_more_time() {
 /// A head that has taken its time, within the limit, says nothing of the next one; nor does a request's body.
 #[test]
 fn each_head_has_its_own_time() {
-    let stage = Stage::with(&["--header-timeout", "1s"]);
+    // Together the pauses are longer than one head may take; each alone is far shorter.
+    let stage = Stage::with(&["--header-timeout", "3s"]);
     let mut client = stage.client();
-    for number in 0..4 {
+    for number in 0..5 {
         let (first, rest) = ("POST /room_a HTTP/1.1\r\nHost: a\r\n", "Content-Length: 4\r\n\r\n");
         client.send(first);
         thread::sleep(Duration::from_millis(400));
@@ -166,6 +167,26 @@ fn a_body_that_goes_on_after_an_early_answer_is_not_cut() {
     assert!(whole.wait(), "the pod gets all of the body");
     assert_eq!(client.get("/").pod(), "any");
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+/// A response that is under way does not make the client's silence any better.
+#[test]
+fn a_body_that_stops_amid_its_response_is_cut() {
+    let stage = Stage::with(&["--request-body-idle", "300ms"]);
+    stage.pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        conn.read_body(&head, |_| {})
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nbody");
+    let head = client.read_head();
+    assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
+    assert!(client.read_body(&head).is_err(), "it looks complete");
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    assert!(rejected(&stage, "slow-body") > 0.5);
+    let line = stage.router.access_line(head.value("x-request-id").unwrap_or_default());
+    assert_eq!(line["error"], "slow-body");
 }
 
 /// The silence of a client that has its answer already is one all the same.
@@ -263,6 +284,8 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut() {
     eventually("the client's is too", || stage.router.metric("pod_router_downstream_connections", &[]) < 0.5);
     let head = client.read_head();
     assert!(client.read_body(&head).is_err(), "it looks complete");
+    let line = stage.router.access_line(head.value("x-request-id").unwrap_or_default());
+    assert_eq!(line["error"], "slow-reader", "it was the router that ended it");
 }
 
 /// What counts is that anything goes. The kernel asks for more when a third of its buffer is free again, so the rate must

@@ -1,7 +1,7 @@
 //! What evil and broken pods send.
 
 use super::evil::{Evil, evil};
-use super::ledger::After::{Close, Reset, Serve};
+use super::ledger::After::{BeforeBody, Close, Reset, Serve};
 
 pub(super) fn cases() -> Vec<Evil> {
     [lengths(), codings(), chunks(), surplus(), status_lines(), fields(), interim(), early_ends(), connections()]
@@ -264,7 +264,8 @@ fn connections() -> Vec<Evil> {
         .whole(200, "ok")
         .kept(),
         with("an answer before the body has come", "HTTP/1.1 413 Too Large\r\nConnection: close")
-            .to("POST", "Content-Length: 0\r\n")
+            .to("POST", "Connection: close\r\nContent-Length: 5\r\n")
+            .then(BeforeBody)
             .whole(413, "ok"),
     ]
 }

@@ -46,6 +46,8 @@ pub(crate) enum After {
     Close,
     /// Closes with a reset.
     Reset,
+    /// Says it before it reads the request's body, and then waits until the router closes the connection.
+    BeforeBody,
 }
 
 /// Longer bodies are shown as their length.
@@ -149,18 +151,23 @@ impl Ledger {
             if early {
                 conn.send(answer(conn.pod_name(), &target, b""))?;
             }
+            let (bytes, after) = self.book().evil.clone();
+            let evil = target.contains("/evil");
+            if evil && after == After::BeforeBody {
+                conn.send(bytes)?;
+                return conn.until_closed();
+            }
             let mut body = Vec::new();
             conn.read_body(&head, |piece| {
                 body.extend_from_slice(piece);
                 self.change(index, |taken| taken.body.extend_from_slice(piece));
             })?;
             self.change(index, |taken| taken.complete = true);
-            if target.contains("/evil") {
-                let (bytes, after) = self.book().evil.clone();
+            if evil {
                 // The router may close before it has read all of it.
                 let sent = conn.send(bytes);
                 match after {
-                    After::Wait => return conn.until_closed(),
+                    After::Wait | After::BeforeBody => return conn.until_closed(),
                     After::Serve => continue,
                     After::Close => return sent,
                     After::Reset => {

@@ -39,6 +39,21 @@ fn a_value_that_is_no_assignment_is_refused_counted_and_not_dialled() {
     }
 }
 
+/// The access lines tell of the others; a warning each would be a second line a request, however busy the room.
+#[test]
+fn a_value_is_warned_of_when_it_is_read_and_not_for_each_request() {
+    let stage = Stage::with(&["--cache-negative", "60s"]);
+    stage.redis.set("room:room_bad:pod", "backend-0");
+    for _ in 0..10 {
+        let refused = stage.get("/room_bad");
+        refused.expect_error(503);
+        stage.router.access_line(refused.head.value("x-request-id").unwrap_or_default());
+    }
+    let warned = stage.router.logs().into_iter().filter(|line| line["message"] == "unusable directory value");
+    let warned: Vec<_> = warned.map(|line| (line["room"].clone(), line["reason"].clone())).collect();
+    assert_eq!(warned, [("room_bad".into(), "malformed".into())]);
+}
+
 #[test]
 fn a_key_of_another_type_is_refused() {
     let stage = Stage::new();

@@ -1,7 +1,5 @@
 //! Redis away, frozen, late or locked: known rooms go on, unknown ones are told to retry, no one waits long.
 
-use std::time::{Duration, Instant};
-
 use crate::support::{Pod, Pods, Redis, Response, Router, Stage, eventually, together};
 
 /// Fails unless this says that the directory cannot be asked and when to come again.
@@ -55,21 +53,20 @@ fn a_stale_assignment_has_an_end() {
     expect_unavailable(&stage.get("/room_a"));
 }
 
-/// Each wait has a deadline, and a Redis that is known to be frozen is not waited for at all: a third of the
-/// time that these requests would take one after the other, each with its timeout, is far more than enough.
+/// Each wait has a deadline, and a Redis that is known to be frozen is not asked, and so not waited for, at all.
 #[test]
 fn a_frozen_redis_holds_requests_up_only_until_it_is_known() {
-    const TIMEOUT: Duration = Duration::from_secs(1);
     let stage = Stage::with(&["--cache-ttl", "1ms", "--cache-negative", "1ms", "--redis-timeout", "1s"]);
     assert_eq!(stage.get("/room_a").pod(), "backend-0");
     stage.redis.pause();
-    let start = Instant::now();
+    let asked = || stage.router.metric("pod_router_directory_duration_seconds_count", &[]);
+    let before = asked();
     for number in 0..60 {
         expect_unavailable(&stage.get(&format!("/room_frozen{number}")));
         assert_eq!(stage.get("/room_a").pod(), "backend-0");
     }
-    let elapsed = start.elapsed();
-    assert!(elapsed < 20 * TIMEOUT, "120 requests took {elapsed:?}");
+    let waited = asked() - before;
+    assert!((0.5..20.5).contains(&waited), "{waited} of 120 requests have waited for their timeout");
     assert_eq!(stage.get("/no-room").pod(), "any");
     assert_eq!(stage.router.get_admin("/readyz").status(), 200);
 
@@ -78,17 +75,15 @@ fn a_frozen_redis_holds_requests_up_only_until_it_is_known() {
     eventually("the directory is asked again", || stage.get("/room_thawed").pod() == "backend-1");
 }
 
-/// The first requests, before the freeze is known, wait together and not one behind the other.
+/// The first requests, before the freeze is known, wait together and not one behind the other: the last of them would
+/// not be answered while its client has patience.
 #[test]
 fn the_deadline_of_a_lookup_holds_for_all_that_ask_at_once() {
-    let stage = Stage::with(&["--redis-timeout", "500ms"]);
+    let stage = Stage::with(&["--redis-timeout", "2s"]);
     stage.redis.pause();
-    let start = Instant::now();
     for response in together(40, |number| stage.get(&format!("/room_{number}"))) {
         expect_unavailable(&response);
     }
-    let elapsed = start.elapsed();
-    assert!(elapsed < Duration::from_secs(10), "40 lookups at once took {elapsed:?}");
 }
 
 /// A poll every 25 s must not keep a session on a pod that Redis has long since replaced.
