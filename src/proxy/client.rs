@@ -1,9 +1,10 @@
 //! The client's side of the proxy: the connection a request came on, and its socket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,7 @@ use tokio::time::Sleep;
 
 use super::reject;
 use super::socket::with_buffer;
+use super::upload::Progress;
 use crate::core::forwarded::Client;
 use crate::limits::Seat;
 use crate::metrics::Held;
@@ -36,6 +38,9 @@ pub struct Downstream {
     idle_since: Cell<Option<Instant>>,
     /// The requests so far.
     requests: Cell<u64>,
+    /// The last request's body, for as long as more of it is passed on after the pod has answered: what comes then is no
+    /// head.
+    late_body: RefCell<Option<Weak<Progress>>>,
     socket: Arc<SocketState>,
     /// Counts the connection for as long as it, or the tunnel it became, lives.
     _permit: Permit,
@@ -94,6 +99,7 @@ impl Downstream {
             upgrading: Cell::new(false),
             idle_since: Cell::new(Some(Instant::now())),
             requests: Cell::new(0),
+            late_body: RefCell::default(),
             socket: Arc::default(),
             _permit: permit,
         }
@@ -103,7 +109,18 @@ impl Downstream {
     /// of an earlier request is not seen until more of it comes.
     pub fn incomplete_head(&self) -> Option<u64> {
         let waiting = self.idle_since.get().is_some() && self.socket.heard.load(Ordering::Relaxed);
-        waiting.then(|| self.requests.get())
+        (waiting && !self.was_body()).then(|| self.requests.get())
+    }
+
+    /// Whether what has been heard was the rest of the last request's body, or its end.
+    fn was_body(&self) -> bool {
+        let mut body = self.late_body.borrow_mut();
+        let is_over = body.as_ref().map(|body| body.strong_count() == 0);
+        if is_over == Some(true) {
+            *body = None;
+            self.socket.heard.store(false, Ordering::Relaxed);
+        }
+        is_over.is_some()
     }
 
     /// Which write the client does not take, counted from 0.
@@ -127,9 +144,12 @@ impl Downstream {
         self.requests.set(self.requests.get() + 1);
     }
 
-    /// It has ended.
-    pub(super) fn end(&self, now: Instant) {
+    /// It has ended; its body, if it had one, perhaps not.
+    pub(super) fn end(&self, now: Instant, body: Option<Rc<Progress>>) {
         self.idle_since.set(Some(now));
+        if let Some(body) = body.filter(|body| Rc::strong_count(body) > 1) {
+            *self.late_body.borrow_mut() = Some(Rc::downgrade(&body));
+        }
         self.socket.heard.store(false, Ordering::Relaxed);
     }
 }

@@ -174,7 +174,8 @@ impl Ledger {
 impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.downstream.end(now);
+        let bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
+        self.downstream.end(now, self.upload.take());
         let status = self.answered.map(|(_, status)| status);
         self.ledger.count(self.exchange, self.source, status);
         let client_gone = (!self.complete).then_some("client-gone");
@@ -191,7 +192,7 @@ impl Drop for Record {
             error = self.error.or(client_gone),
             head_ms = self.answered.map(|(at, _)| millis(at - self.started)),
             duration_ms = millis(now - self.started),
-            bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
+            bytes_in,
             bytes_out = self.bytes_out,
             client = %self.client,
             "request"

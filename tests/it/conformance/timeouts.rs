@@ -129,6 +129,33 @@ fn a_request_body_that_comes_slowly_passes() {
     assert_eq!(client.read_response().json()["bodyLength"], 25);
 }
 
+/// A pod may answer before it has read all: the rest of the body is no request's head, and takes its own time.
+#[test]
+fn a_body_that_goes_on_after_its_answer_is_no_slow_head() {
+    let stage = Stage::with(&["--header-timeout", "300ms"]);
+    let gate = Gate::shared();
+    let whole = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        let head = conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nX-Pod: early\r\nContent-Length: 0\r\n\r\n")?;
+        conn.read_body(&head, |_| {})?;
+        whole.open();
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 25\r\n\r\n");
+    assert_eq!(client.read_response().pod(), "early");
+    for _ in 0..25 {
+        thread::sleep(Duration::from_millis(60));
+        client.send("x");
+    }
+    assert!(gate.wait(), "the pod has the whole body");
+    // Nor is the connection cut afterwards, or said to wait for the rest of a head.
+    sit_out(&stage, 2);
+    assert_eq!(client.get("/").pod(), "any");
+    assert!((1.5..2.5).contains(&rejected(&stage, "slow-head")), "only those of the two that were");
+}
+
 /// Who is waited for is the one who is slow: here the pod, which has a time of its own.
 #[test]
 fn a_pod_that_reads_slowly_is_not_the_clients_fault() {
