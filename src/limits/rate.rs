@@ -27,19 +27,14 @@ pub const CLIENTS: usize = 65_536;
 pub struct Limiter {
     rate: Rate,
     clock: Since,
-    cells: RateLimiter<Ask, Cells, Since, NoOpMiddleware<Duration>>,
-}
-
-/// Asks about a client: to take one, or only whether there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Ask {
-    client: Prefix,
-    take: bool,
+    cells: RateLimiter<Prefix, Cells, Since, NoOpMiddleware<Duration>>,
+    /// The same cells, which governor does not let go.
+    known: Arc<Cache<Prefix, Arc<AtomicU64>>>,
 }
 
 /// What governor remembers of each client: nanoseconds since the limiter was made, 0 for nothing.
 #[derive(Debug)]
-struct Cells(Cache<Prefix, Arc<AtomicU64>>);
+struct Cells(Arc<Cache<Prefix, Arc<AtomicU64>>>);
 
 /// The time since the limiter was made. governor's own clocks come with its `std`, and that with an executor's parts.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +52,8 @@ impl Limiter {
         let at_once = NonZeroU32::MIN.saturating_add(rate.burst);
         let quota = Quota::with_period(rate.interval()).expect("a rate has an interval").allow_burst(at_once);
         let clock = Since(Instant::now());
-        Self { rate, clock, cells: RateLimiter::new(quota, Cells(Cache::new(clients)), clock) }
+        let known = Arc::new(Cache::new(clients));
+        Self { rate, clock, cells: RateLimiter::new(quota, Cells(Arc::clone(&known)), clock), known }
     }
 
     /// Takes one of what this client may have.
@@ -66,44 +62,36 @@ impl Limiter {
     ///
     /// There is none now.
     pub fn take(&self, client: Prefix) -> Result<(), Exceeded> {
-        self.ask(Ask { client, take: true })
+        let taken = self.cells.check_key(&client);
+        taken.map_err(|until| Exceeded::new(self.rate, until.wait_time_from(self.clock.now())))
     }
 
-    /// Whether there is one for this client.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::take`].
-    pub fn look(&self, client: Prefix) -> Result<(), Exceeded> {
-        self.ask(Ask { client, take: false })
-    }
-
-    fn ask(&self, ask: Ask) -> Result<(), Exceeded> {
-        self.cells.check_key(&ask).map_err(|until| Exceeded::new(self.rate, until.wait_time_from(self.clock.now())))
+    /// Gives one back that was taken, because it turned out not to count.
+    pub fn give_back(&self, client: Prefix) {
+        if let Some(cell) = self.known.get(&client) {
+            let one = u64::try_from(self.rate.interval().as_nanos()).unwrap_or(u64::MAX);
+            // Less than what was taken is left only where it has come back with time already: then there is nothing to do.
+            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| until.checked_sub(one));
+        }
     }
 }
 
 // === impl Cells ===
 
 impl StateStore for Cells {
-    type Key = Ask;
+    type Key = Prefix;
 
-    fn measure_and_replace<T, F, E>(&self, ask: &Ask, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, client: &Prefix, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let known = |cell: u64| NonZeroU64::new(cell).map(|cell| Nanos::from(cell.get()));
-        let cell = match self.0.get(&ask.client) {
+        let cell = match self.0.get(client) {
             Some(cell) => cell,
-            None if !ask.take => return decide(None).map(|(outcome, _)| outcome),
-            None => self.0.get_or_insert_with(&ask.client, || Ok(Arc::default()))?,
+            None => self.0.get_or_insert_with(client, || Ok(Arc::default()))?,
         };
         let mut before = cell.load(Ordering::Relaxed);
         loop {
-            let (outcome, after) = decide(known(before))?;
-            if !ask.take {
-                return Ok(outcome);
-            }
+            let (outcome, after) = decide(NonZeroU64::new(before).map(|before| Nanos::from(before.get())))?;
             match cell.compare_exchange_weak(before, after.into(), Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(outcome),
                 Err(now) => before = now,
@@ -144,13 +132,17 @@ mod tests {
     }
 
     #[test]
-    fn looking_takes_nothing() {
+    fn what_is_given_back_can_be_taken_again() {
         let limiter = Limiter::new(HOURLY);
-        for _ in 0..3 {
-            (0..10).for_each(|_| assert_eq!(limiter.look(client(1)), Ok(())));
+        for _ in 0..100 {
             assert_eq!(limiter.take(client(1)), Ok(()));
+            limiter.give_back(client(1));
         }
-        assert!(limiter.look(client(1)).is_err() && limiter.look(client(2)).is_ok());
+        (0..3).for_each(|_| assert_eq!(limiter.take(client(1)), Ok(())));
+        assert!(limiter.take(client(1)).is_err());
+        limiter.give_back(client(1));
+        limiter.give_back(client(2));
+        assert!(limiter.take(client(1)).is_ok() && limiter.take(client(1)).is_err() && limiter.take(client(2)).is_ok());
     }
 
     #[test]
@@ -174,7 +166,7 @@ mod tests {
                 assert!(limiter.take(regular).is_err(), "forgotten after {stranger} strangers");
             }
         }
-        assert!(limiter.cells.into_state_store().0.len() <= 1000);
+        assert!(limiter.known.len() <= 1000);
     }
 
     #[test]

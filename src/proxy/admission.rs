@@ -48,8 +48,8 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// The room's pod by the directory, which is not asked for a client that has asked for too many rooms it did not
-    /// know. Only those count: whoever has many rooms may ask for them all. What is under way when the limit is reached
-    /// is answered, one more for each of the client's connections at most.
+    /// know. Only those count in the end: whoever has many rooms may ask for them all. While it is not known which it is,
+    /// it counts, or as many as there are connections could be asked for at once.
     pub(super) async fn look_up_sparingly(
         &self,
         limiter: &Limiter,
@@ -57,11 +57,10 @@ impl<D: Directory> Proxy<D> {
         record: &Record,
     ) -> Result<Resolution, Refusal> {
         let client = Prefix::of(record.client());
-        limiter.look(client).map_err(Refusal::UnknownRooms)?;
+        limiter.take(client).map_err(Refusal::UnknownRooms)?;
         let resolution = self.resolver.resolve(room, record.started(), None).await;
-        if matches!(resolution, Resolution::Fresh(Answer::Unassigned | Answer::Unusable(_))) {
-            // Where others have taken the last one meanwhile, the next will be told.
-            let _ = limiter.take(client);
+        if !matches!(resolution, Resolution::Fresh(Answer::Unassigned | Answer::Unusable(_))) {
+            limiter.give_back(client);
         }
         Ok(resolution)
     }

@@ -144,12 +144,12 @@ impl<D: Directory> Proxy<D> {
             downstream.upgrading.set(true);
         }
         if let Err(refusal) = self.admit(&head, client, kind, &body) {
-            return Ok(self.refuse(record, Reject::Admission(refusal), &body));
+            return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
             Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
-            Err(reject) => return Ok(self.refuse(record, reject, &body)),
+            Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
         };
         let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
         downstream.upgrading.set(offer.is_some());
@@ -240,6 +240,13 @@ impl<D: Directory> Proxy<D> {
         }
         let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), close);
         self.answer(record, answer)
+    }
+
+    /// The same, after everybody else's turn. What is refused waits for nobody, so that a connection full of such
+    /// requests would keep its thread until the last: others would wait for it, and sockets be looked at less often.
+    async fn refuse_in_turn(&self, record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
+        tokio::task::yield_now().await;
+        self.refuse(record, reject, body)
     }
 
     /// The answer to a request whose attempts came to nothing.
