@@ -54,6 +54,8 @@ fn a_room_that_shows_only_when_decoded_is_refused() {
         "/experiment%2Froom_xyz",
         "/experiment/x%2froom_xyz%2Fy",
         "/experiment/x%5Croom_xyz",
+        "/experiment/x\\room_xyz",
+        "/experiment\\room_xyz\\",
     ] {
         assert_eq!(room(&rules, target), Err(AffinityError::EncodedRoom), "{target}");
     }

@@ -22,6 +22,7 @@ const SEGMENTS: &[&str] = &[
     "room_a%00",
     "x%2froom_a",
     "x%5Croom_a%2f",
+    "x\\room_a",
     "%252f",
     "room_a;v=1",
     "ROOM_a",
@@ -196,7 +197,7 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
                     return Ok(Some(segment.to_owned()));
                 }
                 let decoded = percent_decoded(segment);
-                if decoded != segment && decoded.split(['/', '\\']).any(names) {
+                if decoded.split(['/', '\\']).any(names) {
                     return Err("encoded-room");
                 }
             }
