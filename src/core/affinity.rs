@@ -150,17 +150,16 @@ fn only_room<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<Option<Roo
     RoomId::parse(value).map(Some).ok_or(AffinityError::InvalidRoom)
 }
 
-/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`).
+/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). As bytes: a
+/// neighbour that is no ASCII, which browsers send, must not hide the room.
 fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
-    head.headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(move |pair| {
-            let (key, value) = pair.trim().split_once('=')?;
-            (key == name).then_some(value)
-        })
+    head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(
+        move |pair| {
+            let pair = pair.trim_ascii();
+            let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(std::str::from_utf8(value).unwrap_or_default())
+        },
+    )
 }
 
 impl FromStr for AffinityRule {
