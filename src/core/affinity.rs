@@ -150,16 +150,16 @@ fn only_room<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<Option<Roo
     RoomId::parse(value).map(Some).ok_or(AffinityError::InvalidRoom)
 }
 
-/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). As bytes: a
-/// neighbour that is no ASCII, which browsers send, must not hide the room.
-fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
-    head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(
-        move |pair| {
-            let pair = pair.trim_ascii();
-            let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-            Some(std::str::from_utf8(value).unwrap_or_default())
-        },
-    )
+/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). Other cookies may
+/// hold any byte, as browsers send them; a value that is no text is none that anything accepts.
+pub fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';'));
+    pairs.filter_map(move |pair| {
+        let pair = pair.trim_ascii();
+        let end = pair.iter().position(|b| *b == b'=')?;
+        let (key, value) = (&pair[..end], &pair[end + 1..]);
+        (key == name.as_bytes()).then(|| std::str::from_utf8(value).unwrap_or("\u{fffd}"))
+    })
 }
 
 impl FromStr for AffinityRule {

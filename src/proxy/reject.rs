@@ -208,9 +208,7 @@ impl Reject {
             Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",
             Self::Head(HeadError::MethodNotAllowed) => "CONNECT and TRACE are not served here.",
             Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
-            Self::Affinity(AffinityError::EncodedRoom) => {
-                "Write the room id in the path without percent-encoding or backslashes."
-            }
+            Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
             Self::Affinity(AffinityError::InvalidRoom) => {
                 "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
             }
