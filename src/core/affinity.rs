@@ -47,7 +47,7 @@ pub struct SegmentPattern {
 /// Why a request that seems to name a room is refused with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AffinityError {
-    /// A path segment names a room only after percent-decoding.
+    /// A path segment names a room only after percent-decoding, or where a backslash counts as a slash.
     EncodedRoom,
     /// A query, header or cookie value is no room id.
     InvalidRoom,
@@ -247,7 +247,7 @@ impl SegmentPattern {
             if let Some(room) = self.matches(segment) {
                 return Ok(Some(room));
             }
-            if segment.contains('%') && self.matches_once_decoded(segment) {
+            if segment.contains(['%', '\\']) && self.matches_once_decoded(segment) {
                 return Err(AffinityError::EncodedRoom);
             }
         }
@@ -258,8 +258,8 @@ impl SegmentPattern {
         RoomId::parse(segment).filter(|_| self.whole.is_match(segment))
     }
 
-    /// A backend that decodes would see a room where the undecoded segment has none. `%2F` may hide one
-    /// between slashes, so each decoded piece counts.
+    /// A backend that decodes would see a room where the undecoded segment has none. `%2F` may hide one between
+    /// slashes, as may a backslash, which URL parsers take for a slash: each decoded piece counts.
     fn matches_once_decoded(&self, segment: &str) -> bool {
         let decoded = percent_decode_str(segment).decode_utf8_lossy();
         decoded.split(['/', '\\']).any(|piece| self.matches(piece).is_some())

@@ -139,7 +139,9 @@ pub fn ends_here(head: &Parts) -> bool {
 
 /// How often an `OPTIONS` may still be forwarded, where it says so intelligibly.
 pub fn max_forwards(headers: &HeaderMap) -> Option<u64> {
-    headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok())
+    let text = headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok())?;
+    // `parse` alone would take a sign.
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// RFC 6455 section 4.2.1, and RFC 9110 section 7.8 for `Upgrade` under HTTP/1.0, which is ignored.
@@ -284,5 +286,6 @@ mod tests {
         };
         assert!(with(Method::OPTIONS, "0"));
         assert!(!with(Method::OPTIONS, "1") && !with(Method::OPTIONS, "x") && !with(Method::GET, "0"));
+        assert!(!with(Method::OPTIONS, "+0") && !with(Method::OPTIONS, ""));
     }
 }

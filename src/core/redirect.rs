@@ -124,7 +124,7 @@ fn prefers_html(head: &Parts) -> bool {
 
 /// A quality value (RFC 9110 section 12.4.2) in thousandths; what is not one counts as 0.
 fn thousandths(text: &str) -> u16 {
-    text.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).map_or(0, |q| (q * 1000.0) as u16)
+    text.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).map_or(0, |q| (q * 1000.0).round() as u16)
 }
 
 #[cfg(test)]
@@ -164,6 +164,7 @@ mod tests {
             ("GET", "/experiment/room_a", "TEXT/HTML", true),
             ("GET", "/experiment/room_a", "text/html;q=0.9, application/json", false),
             ("GET", "/experiment/room_a", "application/json;q=0.5, text/html;q=0.5", true),
+            ("GET", "/experiment/room_a", "text/html;q=0.505, application/json;q=0.506", false),
             ("GET", "/experiment/room_a", "*/*", false),
             ("GET", "/experiment/room_a", "text/*", false),
             ("GET", "/experiment/room_a", "text/html;q=0", false),

@@ -54,6 +54,8 @@ fn a_room_that_shows_only_when_decoded_is_refused() {
         "/experiment%2Froom_xyz",
         "/experiment/x%2froom_xyz%2Fy",
         "/experiment/x%5Croom_xyz",
+        "/experiment/x\\room_xyz",
+        "/experiment\\room_xyz\\",
     ] {
         assert_eq!(room(&rules, target), Err(AffinityError::EncodedRoom), "{target}");
     }
@@ -115,6 +117,8 @@ fn headers_and_cookies_name_one_room_or_none() {
     assert_eq!(found("/", &[("x-room", "a,b")]), Err(AffinityError::InvalidRoom));
     assert_eq!(found("/", &[("cookie", "room=a")]), Ok(None));
     assert_eq!(found("/app/x", &[("cookie", "y=1; room=a;z=2")]), Ok(Some(("a".to_owned(), 1))));
+    assert_eq!(found("/app/", &[("cookie", "y=\u{e9}; room=a")]), Ok(Some(("a".to_owned(), 1))));
+    assert_eq!(found("/app/", &[("cookie", "room=\u{e9}")]), Err(AffinityError::InvalidRoom));
     assert_eq!(found("/app/", &[("cookie", "room=a"), ("cookie", "room=b")]), Err(AffinityError::DuplicateRoom));
     assert_eq!(found("/app/", &[("cookie", "room=\"a\"")]), Err(AffinityError::InvalidRoom));
 }

@@ -38,6 +38,7 @@ fn paths() -> Vec<Case> {
         ambiguous("an encoded letter", "/%72oom_b"),
         ambiguous("an encoded slash in front", "/x%2froom_b"),
         ambiguous("an encoded backslash in front", "/x%5Croom_b"),
+        ambiguous("a backslash in front", "/x\\room_b"),
         get("encoded twice is no room", "/room%255Fb").passes("any GET /room%255Fb"),
         get("an encoded line end", "/room_b%0d%0aX:%20y").passes("any GET /room_b%0d%0aX:%20y"),
         get("an encoded NUL", "/room_b%00").passes("any GET /room_b%00"),

@@ -1,7 +1,7 @@
 //! The body decoder: the same bytes however they arrive, and those that the grammar of RFC 9112 section 7.1 gives.
 
 use bytes::Bytes;
-use pod_router::core::wire::{BodyError, Decoder, Part};
+use pod_router::core::wire::{BodyError, Decoder, Part, request};
 
 use super::input::Input;
 
@@ -220,6 +220,13 @@ fn chunked_bodies_are_what_the_grammar_says_in_whatever_pieces() {
             seen.trailers.dedup();
             assert_eq!(seen, expected, "{shown:?} in pieces of {pieces:?}");
         }
+        // What the router itself sends in chunks.
+        let mut sent = Vec::new();
+        request::chunk_start(&mut sent, wire.len());
+        for part in [&wire, request::END, request::LAST_CHUNK] {
+            sent.extend_from_slice(part);
+        }
+        assert_eq!(decode(Decoder::chunked(), &sent, &input.pieces(sent.len())).data, wire);
         // By length, and by the close.
         let length = input.below(wire.len() + 1);
         let pieces = input.pieces(wire.len());

@@ -84,7 +84,13 @@ fn value(input: &mut Input) -> Vec<u8> {
         let last = members.len() - 1;
         members.swap(0, input.below(last + 1));
     }
-    let mut bytes = format!("{}{{{}}}", input.pick(&["", "", " ", "\n"]), members.join(",")).into_bytes();
+    if input.one_in(20) {
+        // What serde would take for the struct as well.
+        members = vec![format!("\"{pod}\""), epoch];
+    }
+    let (open, close) = if members[0].contains(':') { ("{", "}") } else { ("[", "]") };
+    let space = input.pick(&["", "", " ", "\n"]);
+    let mut bytes = format!("{space}{open}{}{close}", members.join(",")).into_bytes();
     input.damage(&mut bytes, TOKENS);
     bytes
 }

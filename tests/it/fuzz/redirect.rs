@@ -121,3 +121,40 @@ fn a_location_stays_on_the_origin_and_names_its_room() {
         true
     });
 }
+
+/// An `Accept` line, and whether it prefers HTML: the weights as decimals, which they are (RFC 9110 section 12.4.2).
+fn accept(input: &mut Input) -> (String, bool) {
+    let (mut html, mut other, mut ranges) = (0, 0, Vec::new());
+    for _ in 0..input.below(5) {
+        let media = input.pick(&["text/html", "TEXT/html", "*/*", "text/*", "application/json", "image/avif", ""]);
+        let thousandths = input.below(1001);
+        let (text, weight) = match input.below(5) {
+            0 => (String::new(), 1000),
+            1 => (format!(";q={}.{:03}", thousandths / 1000, thousandths % 1000), thousandths),
+            2 => (format!(" ; level=1; Q=0.{}", thousandths % 10), 100 * (thousandths % 10)),
+            3 => (input.pick(&[";q=0", ";q=-1", ";q=1.5", ";q=x", ";q=", ";q=NaN"]).to_owned(), 0),
+            _ => (";q=1".to_owned(), 1000),
+        };
+        ranges.push(format!("{media}{text}"));
+        let best = if media.eq_ignore_ascii_case("text/html") { &mut html } else { &mut other };
+        *best = weight.max(*best);
+    }
+    (ranges.join(input.pick(&[",", ", ", " ,"])), html > 0 && html >= other)
+}
+
+#[test]
+fn a_page_load_is_what_prefers_html() {
+    let redirect: Redirect = "/experiment/=/experiment?roomId={room}&pod={pod}".parse().expect("the default");
+    let room = RoomId::parse("room_a").expect("a room");
+    super::run("page load", 40_000, |input| {
+        let (accept, html) = accept(input);
+        let method = input.pick(&["GET", "GET", "HEAD", "POST", "OPTIONS"]);
+        let path = input.pick(&["/experiment/room_a", "/experiment/", "/experiment", "/experimental/room_a", "/"]);
+        let request = Request::builder().method(method).uri(path).header("accept", &accept).body(()).expect("a head");
+        let under = path.starts_with("/experiment/");
+        let expected = html && under && ["GET", "HEAD"].contains(&method);
+        let applies = redirect.applies_to(&request.into_parts().0, &room);
+        assert_eq!(applies, expected, "{method} {path} with {accept:?}");
+        applies
+    });
+}

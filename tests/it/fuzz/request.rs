@@ -49,6 +49,7 @@ const LINES: &[(&str, &str)] = &[
     ("Via", "1.1 pod-router"),
     ("Via", "1.0 first, 1.1 pod-router (x)"),
     ("Max-Forwards", "3"),
+    ("Max-Forwards", "0"),
     ("Max-Forwards", "x"),
     ("Host", "b"),
     ("Cookie", "a=1; b=2"),
@@ -146,12 +147,15 @@ fn fields(input: &mut Input) -> Fields {
     fields
 }
 
-/// The elements of all lines of this name, in lower case.
+/// The elements of all lines of this name.
+fn elements(fields: &Fields, name: &str) -> Vec<String> {
+    let text = lines(fields, name).iter().map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>().join(",");
+    text.split(',').map(|one| one.trim_ascii().to_owned()).filter(|one| !one.is_empty()).collect()
+}
+
+/// The same in lower case.
 fn list(fields: &Fields, name: &str) -> Vec<String> {
-    let lines = fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
-    let text =
-        lines.map(|(_, value)| String::from_utf8_lossy(value).to_ascii_lowercase()).collect::<Vec<_>>().join(",");
-    text.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect()
+    elements(fields, name).into_iter().map(|one| one.to_ascii_lowercase()).collect()
 }
 
 fn lines<'a>(fields: &'a Fields, name: &str) -> Vec<&'a [u8]> {
@@ -180,7 +184,8 @@ fn expect_acceptable(head: &Parts, fields: &Fields, kind: Kind) {
     assert!(codings.is_empty() || codings.len() == 1 && codings[0].eq_ignore_ascii_case(b"chunked"));
     let length = lines(fields, "content-length").first().is_some_and(|length| *length != b"0");
     assert!(kind == Kind::Http || codings.is_empty() && !length, "a handshake with a body");
-    let hops = list(fields, "via").iter().filter(|hop| hop.split_whitespace().nth(1) == Some("pod-router")).count();
+    let hops =
+        elements(fields, "via").iter().filter(|hop| hop.split_ascii_whitespace().nth(1) == Some("pod-router")).count();
     assert!(hops < 3, "{hops} times round");
 }
 
@@ -296,6 +301,9 @@ fn the_pod_gets_the_clients_head_without_this_hop() {
             return false;
         };
         expect_acceptable(&head, &sent, kind);
+        let zeros = |text: &&[u8]| !text.is_empty() && text.iter().all(|byte| *byte == b'0');
+        let zero = lines(&sent, "max-forwards").first().is_some_and(zeros);
+        assert_eq!(head::ends_here(&head), method == "OPTIONS" && zero);
         let framing = match input.below(3) {
             _ if kind == Kind::WebSocket => Framing::None,
             0 => Framing::None,

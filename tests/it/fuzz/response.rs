@@ -135,7 +135,9 @@ fn expect_fields(parsed: &Head, fields: &[(String, Vec<u8>)]) {
         let own: Vec<_> = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| &value[..]).collect();
         let seen: Vec<_> = parsed.headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii()).collect();
         let framed = ["content-length", "transfer-encoding"].contains(&name.as_str());
-        let is_named = options.contains(name) && name != "host" && !name.starts_with("x-forwarded-");
+        // What `Connection` says of itself is no field's name.
+        let of_its_own = ["close", "keep-alive", "upgrade", "host"].contains(&name.as_str());
+        let is_named = options.contains(name) && !of_its_own && !name.starts_with("x-forwarded-");
         let announces = name == "trailer" && !options.is_empty();
         if OF_THIS_HOP.contains(&name.as_str()) || name == "x-request-id" || name == "transfer-encoding" {
             assert!(seen.is_empty(), "{name} goes on");

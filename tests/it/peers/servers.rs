@@ -24,7 +24,22 @@ fn http(program: &str) {
         streams::expect_events_one_by_one(way);
         streams::expect_abort_to_arrive(way);
     }
+    connection_is_kept(&behind);
     eprintln!("peers: {program}: {exchanges} exchanges alike");
+}
+
+/// One client, one request after another: the router keeps its connection to the pod.
+#[track_caller]
+fn connection_is_kept(behind: &Behind) {
+    let connections = || behind.router.metric("pod_router_upstream_connections", &[("pod", "backend-0")]);
+    let (mut client, before) = (behind.router.client(), connections());
+    for number in 0..20 {
+        let body = format!("{number:05}");
+        let response =
+            client.request(format!("POST /live/room_a/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{body}"));
+        assert_eq!((response.status(), response.text()), (200, body));
+    }
+    assert!(connections() < before + 1.5, "{} connections after {before}", connections());
 }
 
 /// `ws` as the client: text, binary, fragments, pings, close codes of either side, a subprotocol, permessage-deflate.
