@@ -6,6 +6,7 @@
 mod admin;
 mod bodies;
 mod cli;
+mod compose;
 mod conformance;
 mod corpus;
 mod directory;

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated};
 pub(crate) use nameserver::NameServer;
-pub(crate) use pod::{Conn, Pod, Pods};
+pub(crate) use pod::{Conn, Pod, Pods, own_ip};
 pub(crate) use process::Process;
 pub(crate) use redis::{Redis, now_ms};
 pub(crate) use router::{Router, RouterBuilder};

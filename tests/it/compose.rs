@@ -1,0 +1,114 @@
+//! The demo of `deploy/compose`, its topology run as plain processes: two people in a real browser, through HAProxy, two
+//! routers and three Socket.IO backends. `tests/run docker` does the same with containers.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+use crate::support::{Client, Process, own_ip};
+
+/// The first port of `deploy/compose/run-local`, and how many it takes.
+const PORT: u16 = 8080;
+const PORTS: u16 = 10;
+
+/// Where among them the admin listeners of the routers are.
+const ADMIN: [u16; 2] = [4, 6];
+
+/// The running demo, on an address of its own.
+struct Demo {
+    process: Process,
+    output: Arc<Mutex<String>>,
+    collecting: JoinHandle<()>,
+    ip: IpAddr,
+}
+
+// === impl Demo ===
+
+impl Demo {
+    fn start() -> Self {
+        let ip = own_ip();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose/run-local");
+        let mut process = Process::start("deploy/compose/run-local", script, |command| {
+            command.env("HOST", ip.to_string()).env("PORT", PORT.to_string());
+            command.env("POD_ROUTER", env!("CARGO_BIN_EXE_pod-router"));
+        });
+        let mut lines = BufReader::new(process.take_stdout()).lines().map_while(Result::ok);
+        let output = Arc::<Mutex<String>>::default();
+        let keep = |line: &str| *output.lock().unwrap_or_else(PoisonError::into_inner) += &format!("{line}\n");
+        let ready = lines.by_ref().inspect(|line| keep(line)).any(|line| line.starts_with("Open http://"));
+        if !ready {
+            let mut errors = String::new();
+            let _ = process.take_stderr().read_to_string(&mut errors);
+            panic!("the demo does not come up: {}{errors}", output.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let sink = Arc::clone(&output);
+        let collecting = std::thread::spawn(move || {
+            lines.for_each(|line| *sink.lock().unwrap_or_else(PoisonError::into_inner) += &format!("{line}\n"));
+        });
+        Self { process, output, collecting, ip }
+    }
+
+    fn output(&self) -> String {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn addr(&self, offset: u16) -> SocketAddr {
+        (self.ip, PORT + offset).into()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.addr(0))
+    }
+
+    /// The pods that this router has sent requests to, by its metrics.
+    fn pods_served(&self, router: usize) -> BTreeSet<String> {
+        let mut client = Client::connect(self.addr(ADMIN[router]));
+        client.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let metrics = client.read_response().text();
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix("pod_router_upstream_requests_total{"));
+        lines.filter_map(|line| line.split("pod=\"").nth(1)?.split('"').next()).map(str::to_owned).collect()
+    }
+
+    /// Ends it as Ctrl-C does.
+    fn end(mut self) {
+        self.process.signal("TERM");
+        assert!(self.process.wait_exit().success(), "{}", self.output());
+        // Every program holds the output open through its `sed`: they have all ended when it does.
+        self.collecting.join().expect("collecting does not panic");
+        for offset in 0..PORTS {
+            let addr = (self.ip, PORT + offset);
+            assert!(std::net::TcpListener::bind(addr).is_ok(), "something is left at port {}", addr.1);
+        }
+    }
+}
+
+/// With `SCREENSHOTS=FOLDER` (an absolute one) what they see is kept.
+#[test]
+fn two_people_meet_in_a_room_and_one_comes_back() {
+    let demo = Demo::start();
+    let screenshots = std::env::var("SCREENSHOTS").unwrap_or_default();
+    let mut browser = Process::start("the browser", "node", |command| {
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"));
+        command.args(["compose.mjs", "--url", &demo.url(), "--deadline", "100"]);
+        if !screenshots.is_empty() {
+            command.args(["--screenshots", &screenshots]);
+        }
+    });
+    let (mut text, mut errors) = (String::new(), String::new());
+    browser.take_stdout().read_to_string(&mut text).expect("the output can be read");
+    browser.take_stderr().read_to_string(&mut errors).expect("the errors can be read");
+    assert!(browser.wait_exit().success(), "{text}{errors}{}", demo.output());
+
+    let seen: Value = serde_json::from_str(&text).expect("what they saw as JSON");
+    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(5), "{seen}");
+    let pod = seen["pod"].as_str().expect("a pod").to_owned();
+    for router in [0, 1] {
+        let served = demo.pods_served(router);
+        assert!(served.contains(&pod), "router {router} was asked for {pod} too, by an ingress without stickiness");
+    }
+    demo.end();
+}
