@@ -9,9 +9,11 @@
 # Any image with cargo, rustc, a C compiler and the certificate authorities of ca-certificates.
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=scratch
+# `dev` leaves the optimisation out: for trying the image itself.
+ARG PROFILE=release
 
 # hadolint ignore=DL3006
-FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
+FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS dependencies
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
 # An image for another architecture is cross-compiled: under emulation the optimised build would take hours.
@@ -41,15 +43,16 @@ ENV RUSTFLAGS="-C target-feature=+crt-static" \
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     CARGO_PROFILE_RELEASE_STRIP=debuginfo
 
-# `dev` builds in a minute, for trying the image itself.
-ARG PROFILE=release
+ARG PROFILE
 WORKDIR /build
 
-# The dependencies are a layer of their own: it is built again only when Cargo.lock changes.
+# The dependencies are a layer of their own: it is built again only when Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src; echo 'fn main() {}' >src/main.rs; touch src/lib.rs; \
     cargo build --locked --profile "$PROFILE" --target "$(cat /target)" --bin pod-router
 
+FROM dependencies AS build
+ARG PROFILE
 ARG REVISION=unknown
 COPY src src
 # The sources are older than what was built from their stand-ins above: without the touch cargo would keep that.

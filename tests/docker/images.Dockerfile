@@ -1,4 +1,4 @@
-# Stand-ins for the public images that the Dockerfiles and the compose file name, where those cannot be pulled: Debian's
+# Stand-ins for the public images that our Dockerfiles and compose.yaml name, because the tests pull none: Debian's
 # packages on a root made by debootstrap, and this machine's Rust toolchain. `run` builds them.
 ARG DEBIAN=pod-router-test/debian
 ARG TOOLCHAIN=pod-router-test/toolchain

@@ -1,8 +1,10 @@
 // Two people use the demo of deploy/compose in Debian's Chromium: they wait, meet in a room, talk, one leaves and comes
-// back.
+// back; and where there is a command to stop a pod, theirs ends.
 //
-//   node compose.mjs --url http://127.0.0.1:8080/ [--screenshots FOLDER] [--chromium /usr/bin/chromium] [--deadline 60]
+//   node compose.mjs --url http://127.0.0.1:8080/ [--stop "docker-compose stop"] [--screenshots FOLDER]
+//                    [--chromium /usr/bin/chromium] [--deadline 60]
 
+import { execSync } from "node:child_process";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 import { fail, printLine, readArguments, setDeadline } from "./support.mjs";
@@ -11,7 +13,13 @@ import { fail, printLine, readArguments, setDeadline } from "./support.mjs";
 const POD = /^backend-\d+$/;
 const STEP_MS = 20_000;
 
-const args = readArguments({ url: undefined, screenshots: null, chromium: "/usr/bin/chromium", deadline: 60 });
+const args = readArguments({
+  url: undefined,
+  stop: null,
+  screenshots: null,
+  chromium: "/usr/bin/chromium",
+  deadline: 60,
+});
 const steps = [];
 const pageErrors = [];
 let current = "start";
@@ -28,12 +36,14 @@ try {
   await step("they talk", theyTalk);
   await step("one leaves", oneLeaves);
   await step("and comes back", comesBack);
+  if (args.stop) await step("their pod ends", podEnds);
 } catch (error) {
   fail(`at "${current}": ${error.message}\n${pageErrors.join("\n")}`);
 } finally {
   await browser.close();
 }
-if (pageErrors.length > 0) fail(pageErrors.join("\n"));
+// Once their pod has ended, errors are what the browser is right to report.
+if (pageErrors.length > 0 && !args.stop) fail(pageErrors.join("\n"));
 printLine({ steps, room, pod });
 process.exit(0);
 
@@ -98,6 +108,21 @@ async function comesBack() {
   await messages(grace, ["Ada", "Hello Grace, which pod are you on?"], ["Grace"], ["Ada", "Grace?"]);
   await say(grace, "Here again.");
   for (const each of [ada, grace]) await messages(each, ["Ada"], ["Grace"], ["Ada"], ["Grace", "Here again.", pod]);
+}
+
+/** The room goes on at another pod, with nobody doing anything. What was said is lost with the first. */
+async function podEnds() {
+  execSync(`${args.stop} ${pod}`, { stdio: "ignore" });
+  const ended = pod;
+  const shown = () => ada.page.locator("#pod").innerText();
+  await until(ada, shown, (seen) => POD.test(seen) && seen !== ended, `another pod than ${ended}`);
+  pod = await shown();
+  for (const each of [ada, grace]) {
+    await text(each, "#pod", pod);
+    await people(each, "Ada", "Grace");
+  }
+  await say(ada, "Still here?");
+  for (const each of [ada, grace]) await messages(each, ["Ada", "Still here?", pod]);
 }
 
 async function enterWaitingRoom({ name, page }) {
