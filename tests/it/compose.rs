@@ -2,8 +2,10 @@
 //! routers and three Socket.IO backends. `tests/run docker` does the same with containers.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -24,6 +26,8 @@ struct Demo {
     output: Arc<Mutex<String>>,
     collecting: JoinHandle<()>,
     ip: IpAddr,
+    /// A folder with a file for each program, its process id in it.
+    pids: PathBuf,
 }
 
 // === impl Demo ===
@@ -31,10 +35,12 @@ struct Demo {
 impl Demo {
     fn start() -> Self {
         let ip = own_ip();
+        let pids = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-{ip}"));
+        fs::create_dir_all(&pids).expect("a folder for temporary files is writable");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose/run-local");
         let mut process = Process::start("deploy/compose/run-local", script, |command| {
             command.env("HOST", ip.to_string()).env("PORT", PORT.to_string());
-            command.env("POD_ROUTER", env!("CARGO_BIN_EXE_pod-router"));
+            command.env("POD_ROUTER", env!("CARGO_BIN_EXE_pod-router")).env("PIDS", &pids);
         });
         let mut lines = BufReader::new(process.take_stdout()).lines().map_while(Result::ok);
         let output = Arc::<Mutex<String>>::default();
@@ -49,7 +55,7 @@ impl Demo {
         let collecting = std::thread::spawn(move || {
             lines.for_each(|line| *sink.lock().unwrap_or_else(PoisonError::into_inner) += &format!("{line}\n"));
         });
-        Self { process, output, collecting, ip }
+        Self { process, output, collecting, ip, pids }
     }
 
     fn output(&self) -> String {
@@ -62,6 +68,11 @@ impl Demo {
 
     fn url(&self) -> String {
         format!("http://{}/", self.addr(0))
+    }
+
+    /// A command for the shell that ends the pod whose name follows it, as Kubernetes would.
+    fn stop_command(&self) -> String {
+        format!("sh -c 'kill \"$(cat \"{}/$0\")\"'", self.pids.display())
     }
 
     /// The pods that this router has sent requests to, by its metrics.
@@ -83,17 +94,18 @@ impl Demo {
             let addr = (self.ip, PORT + offset);
             assert!(std::net::TcpListener::bind(addr).is_ok(), "something is left at port {}", addr.1);
         }
+        fs::remove_dir_all(&self.pids).expect("the folder is ours");
     }
 }
 
 /// With `SCREENSHOTS=FOLDER` (an absolute one) what they see is kept.
 #[test]
-fn two_people_meet_in_a_room_and_one_comes_back() {
+fn two_people_share_a_room_that_survives_its_pod() {
     let demo = Demo::start();
     let screenshots = std::env::var("SCREENSHOTS").unwrap_or_default();
     let mut browser = Process::start("the browser", "node", |command| {
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"));
-        command.args(["compose.mjs", "--url", &demo.url(), "--deadline", "100"]);
+        command.args(["compose.mjs", "--url", &demo.url(), "--stop", &demo.stop_command(), "--deadline", "100"]);
         if !screenshots.is_empty() {
             command.args(["--screenshots", &screenshots]);
         }
@@ -104,11 +116,12 @@ fn two_people_meet_in_a_room_and_one_comes_back() {
     assert!(browser.wait_exit().success(), "{text}{errors}{}", demo.output());
 
     let seen: Value = serde_json::from_str(&text).expect("what they saw as JSON");
-    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(5), "{seen}");
+    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(6), "{seen}");
     let pod = seen["pod"].as_str().expect("a pod").to_owned();
+    // Nothing in front of the routers is sticky.
     for router in [0, 1] {
         let served = demo.pods_served(router);
-        assert!(served.contains(&pod), "router {router} was asked for {pod} too, by an ingress without stickiness");
+        assert!(served.contains(&pod), "router {router} has not served {pod}: {served:?}");
     }
     demo.end();
 }

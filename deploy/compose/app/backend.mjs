@@ -43,6 +43,7 @@ const { pod, participantsPerRoom } = settings;
 openWaitingRoom(io.of("/waiting"), { pod, directory, participantsPerRoom, report });
 openExperiment(io.of("/experiment"), { pod, directory, rooms, changed: beat });
 
+let leaving = false;
 await beat();
 const beating = setInterval(beat, settings.heartbeat);
 server.listen(settings.port, settings.host, () => say("listening", { port: server.address().port }));
@@ -68,14 +69,16 @@ function json(response, status, value) {
 
 /** Tells how full this pod is; on the interval, and at once when that changes. */
 async function beat() {
+  if (leaving) return;
   await directory.beat(settings.pod, rooms.totals()).catch(report);
 }
 
 /**
- * The rooms of this pod are lost with it. Their assignments go first, and the connections after them: a client that
- * comes back before that would be sent here again.
+ * The rooms of this pod are lost with it. Heartbeat and assignments go first, and the connections after them: a client
+ * that comes back before that would be sent here again.
  */
 async function leave() {
+  leaving = true; // each connection that is closed below would be news worth a heartbeat
   clearInterval(beating);
   await directory.leave(settings.pod, rooms.ids()).catch(report);
   server.closeIdleConnections();
