@@ -125,3 +125,38 @@ fn two_people_share_a_room_that_survives_its_pod() {
     }
     demo.end();
 }
+
+/// What `text` has between each `before` and the next `after`.
+fn between<'a>(text: &'a str, before: &'a str, after: &'a str) -> Vec<&'a str> {
+    text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
+}
+
+/// Traefik itself runs in no test. Its rules are those of HAProxy, which does, and the names in them are services.
+#[test]
+fn the_rules_for_traefik_are_those_for_haproxy() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose").join(name);
+        fs::read_to_string(path).expect("it is there")
+    };
+    let (traefik, haproxy, compose) = (read("traefik.yaml"), read("haproxy.cfg"), read("compose.yaml"));
+
+    let rules: Vec<Vec<_>> = between(&traefik, "rule: ", "priority:")
+        .into_iter()
+        .map(|rule| between(rule, "PathPrefix(`", "`)"))
+        .filter(|prefixes| *prefixes != ["/"]) // HAProxy's `default_backend`
+        .collect();
+    let conditions: Vec<Vec<_>> = between(&haproxy, "{ path_beg ", " }")
+        .into_iter()
+        .map(|prefixes| prefixes.split_whitespace().collect())
+        .collect();
+    assert_eq!(rules, conditions, "Traefik's on the left");
+    assert_eq!(rules.len(), 2);
+
+    let addresses = between(&traefik, "url: http://", "\n");
+    assert_eq!(addresses.len(), 6, "{addresses:?}");
+    for address in addresses {
+        let (service, port) = address.split_once(':').expect("a host and a port");
+        assert!(compose.contains(&format!("\n  {service}:")), "compose.yaml has no service {service}");
+        assert_eq!(port, if service.starts_with("router-") { "3001" } else { "3000" }, "{service}");
+    }
+}
