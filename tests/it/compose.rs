@@ -1,5 +1,5 @@
-//! The demo of `deploy/compose`, its topology run as plain processes: two people in a real browser, through HAProxy, two
-//! routers and three Socket.IO backends. `tests/run docker` does the same with containers.
+//! The demo of `deploy/compose`, its topology run as plain processes: two people in a real browser, through HAProxy,
+//! two routers and three Socket.IO backends. `tests/run docker` does the same with containers.
 
 use std::collections::BTreeSet;
 use std::fs;

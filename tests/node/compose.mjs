@@ -159,10 +159,10 @@ async function people(who, ...names) {
 
 /** The lines of the room, each given by its first words. */
 async function messages(who, ...lines) {
-  const shown = () =>
-    who.page.locator("#messages li").evaluateAll((items) => items.map((item) => [...item.children].map((part) => part.innerText)));
-  const match = (seen) =>
-    seen.length === lines.length && lines.every((line, number) => line.every((words, at) => seen[number][at] === words));
+  const parts = (items) => items.map((item) => [...item.children].map((part) => part.innerText));
+  const shown = () => who.page.locator("#messages li").evaluateAll(parts);
+  const begins = (seen, line) => line.every((words, at) => seen[at] === words);
+  const match = (seen) => seen.length === lines.length && lines.every((line, at) => begins(seen[at], line));
   await until(who, shown, match, `the messages ${JSON.stringify(lines)}`);
 }
 

@@ -14,7 +14,7 @@ form.addEventListener("submit", (event) => {
 });
 
 function wait() {
-  // WebSocket only: the polls of a session without a room would go to one pod and then to another, and be refused there.
+  // WebSocket only: the polls of a session without a room would go to one pod and then to another, which refuses them.
   // A session with a room may poll, see room.js.
   const socket = io("/waiting", { transports: ["websocket"] });
   state.textContent = "Connecting…";
