@@ -12,7 +12,7 @@ if (room) join();
 else byId("state").textContent = "The address names no room.";
 
 function join() {
-  // The room is in the query of every request, polls and reconnections included. `auth` is in a message: no router reads it.
+  // The room is in the query of every request, polls and reconnections included; no router reads `auth`.
   const socket = io("/experiment", { query: { roomId: room }, auth: { name: sessionStorage.getItem("name") } });
 
   socket.on("welcome", ({ pod, participants, messages }) => {
