@@ -8,6 +8,7 @@ mod attack;
 mod balance;
 mod bodies;
 mod cli;
+mod compose;
 mod conformance;
 mod corpus;
 mod deploy;

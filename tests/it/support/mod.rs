@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated};
 pub(crate) use nameserver::NameServer;
-pub(crate) use pod::{Conn, Pod, Pods, free_addr};
+pub(crate) use pod::{Conn, Pod, Pods, free_addr, own_ip};
 pub(crate) use process::Process;
 pub(crate) use program::{RealPod, errors, finish, node};
 pub(crate) use redis::{Redis, now_ms};

@@ -56,7 +56,7 @@ struct Shared {
 }
 
 /// An address of 127/8 that nothing else uses: whatever port is bound there stays ours while it is unbound.
-pub(super) fn own_ip() -> IpAddr {
+pub(crate) fn own_ip() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     // The host part must not be that of 127.0.0.1 (low 0 or 1 under 127.0.0) nor a broadcast address.

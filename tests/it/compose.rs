@@ -1,0 +1,162 @@
+//! The demo of `deploy/compose`, its topology run as plain processes: two people in a real browser, through HAProxy,
+//! two routers and three Socket.IO backends. `tests/run docker` does the same with containers.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+use crate::support::{Client, Process, own_ip};
+
+/// The first port of `deploy/compose/run-local`, and how many it takes.
+const PORT: u16 = 8080;
+const PORTS: u16 = 10;
+
+/// Where among them the admin listeners of the routers are.
+const ADMIN: [u16; 2] = [4, 6];
+
+/// The running demo, on an address of its own.
+struct Demo {
+    process: Process,
+    output: Arc<Mutex<String>>,
+    collecting: JoinHandle<()>,
+    ip: IpAddr,
+    /// A folder with a file for each program, its process id in it.
+    pids: PathBuf,
+}
+
+// === impl Demo ===
+
+impl Demo {
+    fn start() -> Self {
+        let ip = own_ip();
+        let pids = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-{ip}"));
+        fs::create_dir_all(&pids).expect("a folder for temporary files is writable");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose/run-local");
+        let mut process = Process::start("deploy/compose/run-local", script, |command| {
+            command.env("HOST", ip.to_string()).env("PORT", PORT.to_string());
+            command.env("POD_ROUTER", env!("CARGO_BIN_EXE_pod-router")).env("PIDS", &pids);
+        });
+        let mut lines = BufReader::new(process.take_stdout()).lines().map_while(Result::ok);
+        let output = Arc::<Mutex<String>>::default();
+        let keep = |line: &str| *output.lock().unwrap_or_else(PoisonError::into_inner) += &format!("{line}\n");
+        let ready = lines.by_ref().inspect(|line| keep(line)).any(|line| line.starts_with("Open http://"));
+        if !ready {
+            let mut errors = String::new();
+            let _ = process.take_stderr().read_to_string(&mut errors);
+            panic!("the demo does not come up: {}{errors}", output.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let sink = Arc::clone(&output);
+        let collecting = std::thread::spawn(move || {
+            lines.for_each(|line| *sink.lock().unwrap_or_else(PoisonError::into_inner) += &format!("{line}\n"));
+        });
+        Self { process, output, collecting, ip, pids }
+    }
+
+    fn output(&self) -> String {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn addr(&self, offset: u16) -> SocketAddr {
+        (self.ip, PORT + offset).into()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.addr(0))
+    }
+
+    /// A command for the shell that ends the pod whose name follows it, as Kubernetes would.
+    fn stop_command(&self) -> String {
+        format!("sh -c 'kill \"$(cat \"{}/$0\")\"'", self.pids.display())
+    }
+
+    /// The pods that this router has sent requests to, by its metrics.
+    fn pods_served(&self, router: usize) -> BTreeSet<String> {
+        let mut client = Client::connect(self.addr(ADMIN[router]));
+        client.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let metrics = client.read_response().text();
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix("pod_router_upstream_requests_total{"));
+        lines.filter_map(|line| line.split("pod=\"").nth(1)?.split('"').next()).map(str::to_owned).collect()
+    }
+
+    /// Ends it as Ctrl-C does.
+    fn end(mut self) {
+        self.process.signal("TERM");
+        assert!(self.process.wait_exit().success(), "{}", self.output());
+        // Every program holds the output open through its `sed`: they have all ended when it does.
+        self.collecting.join().expect("collecting does not panic");
+        for offset in 0..PORTS {
+            let addr = (self.ip, PORT + offset);
+            assert!(std::net::TcpListener::bind(addr).is_ok(), "something is left at port {}", addr.1);
+        }
+        fs::remove_dir_all(&self.pids).expect("the folder is ours");
+    }
+}
+
+/// With `SCREENSHOTS=FOLDER` (an absolute one) what they see is kept.
+#[test]
+fn two_people_share_a_room_that_survives_its_pod() {
+    let demo = Demo::start();
+    let screenshots = std::env::var("SCREENSHOTS").unwrap_or_default();
+    let mut browser = Process::start("the browser", "node", |command| {
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"));
+        command.args(["compose.mjs", "--url", &demo.url(), "--stop", &demo.stop_command(), "--deadline", "100"]);
+        if !screenshots.is_empty() {
+            command.args(["--screenshots", &screenshots]);
+        }
+    });
+    let (mut text, mut errors) = (String::new(), String::new());
+    browser.take_stdout().read_to_string(&mut text).expect("the output can be read");
+    browser.take_stderr().read_to_string(&mut errors).expect("the errors can be read");
+    assert!(browser.wait_exit().success(), "{text}{errors}{}", demo.output());
+
+    let seen: Value = serde_json::from_str(&text).expect("what they saw as JSON");
+    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(6), "{seen}");
+    let pod = seen["pod"].as_str().expect("a pod").to_owned();
+    // Nothing in front of the routers is sticky.
+    for router in [0, 1] {
+        let served = demo.pods_served(router);
+        assert!(served.contains(&pod), "router {router} has not served {pod}: {served:?}");
+    }
+    demo.end();
+}
+
+/// What `text` has between each `before` and the next `after`.
+fn between<'a>(text: &'a str, before: &'a str, after: &'a str) -> Vec<&'a str> {
+    text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
+}
+
+/// Traefik itself runs in no test. Its rules are those of HAProxy, which does, and the names in them are services.
+#[test]
+fn the_rules_for_traefik_are_those_for_haproxy() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose").join(name);
+        fs::read_to_string(path).expect("it is there")
+    };
+    let (traefik, haproxy, compose) = (read("traefik.yaml"), read("haproxy.cfg"), read("compose.yaml"));
+
+    let rules: Vec<Vec<_>> = between(&traefik, "rule: ", "priority:")
+        .into_iter()
+        .map(|rule| between(rule, "PathPrefix(`", "`)"))
+        .filter(|prefixes| *prefixes != ["/"]) // HAProxy's `default_backend`
+        .collect();
+    let conditions: Vec<Vec<_>> = between(&haproxy, "{ path_beg ", " }")
+        .into_iter()
+        .map(|prefixes| prefixes.split_whitespace().collect())
+        .collect();
+    assert_eq!(rules, conditions, "Traefik's on the left");
+    assert_eq!(rules.len(), 2);
+
+    let addresses = between(&traefik, "url: http://", "\n");
+    assert_eq!(addresses.len(), 6, "{addresses:?}");
+    for address in addresses {
+        let (service, port) = address.split_once(':').expect("a host and a port");
+        assert!(compose.contains(&format!("\n  {service}:")), "compose.yaml has no service {service}");
+        assert_eq!(port, if service.starts_with("router-") { "3001" } else { "3000" }, "{service}");
+    }
+}

@@ -1,0 +1,186 @@
+// Two people use the demo of deploy/compose in Debian's Chromium: they wait, meet in a room, talk, one leaves and comes
+// back; and where there is a command to stop a pod, theirs ends.
+//
+//   node compose.mjs --url http://127.0.0.1:8080/ [--stop "docker-compose stop"] [--screenshots FOLDER]
+//                    [--chromium /usr/bin/chromium] [--deadline 60]
+
+import { execSync } from "node:child_process";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import { fail, printLine, readArguments, setDeadline } from "./support.mjs";
+
+// As a StatefulSet names its pods; not what the page shows while it waits.
+const POD = /^backend-\d+$/;
+const STEP_MS = 20_000;
+
+const args = readArguments({
+  url: undefined,
+  stop: null,
+  screenshots: null,
+  chromium: "/usr/bin/chromium",
+  deadline: 60,
+});
+const steps = [];
+const pageErrors = [];
+let current = "start";
+
+setDeadline(args.deadline, () => `at "${current}"`);
+const browser = await chromium.launch({ executablePath: args.chromium });
+const [ada, grace] = await Promise.all([person("Ada"), person("Grace")]);
+let room;
+let pod;
+
+try {
+  await step("one waits", oneWaits);
+  await step("two meet on one pod", twoMeet);
+  await step("they talk", theyTalk);
+  await step("one leaves", oneLeaves);
+  await step("and comes back", comesBack);
+  if (args.stop) await step("their pod ends", podEnds);
+} catch (error) {
+  fail(`at "${current}": ${error.message}\n${pageErrors.join("\n")}`);
+} finally {
+  await browser.close();
+}
+// Once their pod has ended, errors are what the browser is right to report.
+if (pageErrors.length > 0 && !args.stop) fail(pageErrors.join("\n"));
+printLine({ steps, room, pod });
+process.exit(0);
+
+async function step(name, run) {
+  current = name;
+  await run();
+  steps.push(name);
+}
+
+/** A person has a browser context of their own: no cookie or connection is shared. */
+async function person(name) {
+  const context = await browser.newContext({ viewport: { width: 900, height: 490 } });
+  context.setDefaultTimeout(STEP_MS);
+  context.on("console", (message) => {
+    if (message.type() === "error") pageErrors.push(`${name}: ${message.text()} (${message.location().url})`);
+  });
+  context.on("weberror", (error) => pageErrors.push(`${name}: ${error.error()}`));
+  return { name, context, page: await context.newPage() };
+}
+
+async function oneWaits() {
+  await enterWaitingRoom(ada);
+  await text(ada, "#state", "Waiting for somebody else…");
+  await screenshot(ada, "waiting");
+}
+
+/** The page load of the room is a redirect by the router, which names the pod that everything else then shows. */
+async function twoMeet() {
+  const redirects = [ada, grace].map(({ page }) =>
+    page.waitForResponse((response) => response.url().includes("/experiment/room_")),
+  );
+  await enterWaitingRoom(grace);
+  for (const response of await Promise.all(redirects)) {
+    if (response.status() !== 302) throw new Error(`${response.url()} was answered ${response.status()}`);
+  }
+  for (const each of [ada, grace]) await inTheRoom(each);
+}
+
+async function theyTalk() {
+  await say(ada, "Hello Grace, which pod are you on?");
+  await say(grace, `${pod}, like you.`);
+  for (const each of [ada, grace]) {
+    await messages(each, ["Ada", "Hello Grace, which pod are you on?", pod], ["Grace", `${pod}, like you.`, pod]);
+  }
+  await screenshot(ada, "room");
+}
+
+async function oneLeaves() {
+  await grace.page.close();
+  await people(ada, "Ada");
+  await text(ada, "#state", "Synchronizing participants…");
+  await say(ada, "Grace?");
+  await messages(ada, ["Ada", "Hello Grace, which pod are you on?"], ["Grace"], ["Ada", "Grace?"]);
+}
+
+/** By the room's address, as from a bookmark: what was said while she was away is in the memory of the room's pod. */
+async function comesBack() {
+  grace.page = await grace.context.newPage();
+  await grace.page.addInitScript(() => sessionStorage.setItem("name", "Grace"));
+  await grace.page.goto(new URL(`/experiment/${room}`, args.url).href);
+  for (const each of [ada, grace]) await inTheRoom(each);
+  await messages(grace, ["Ada", "Hello Grace, which pod are you on?"], ["Grace"], ["Ada", "Grace?"]);
+  await say(grace, "Here again.");
+  for (const each of [ada, grace]) await messages(each, ["Ada"], ["Grace"], ["Ada"], ["Grace", "Here again.", pod]);
+}
+
+/** The room goes on at another pod, with nobody doing anything. What was said is lost with the first. */
+async function podEnds() {
+  execSync(`${args.stop} ${pod}`, { stdio: "ignore" });
+  const ended = pod;
+  const shown = () => ada.page.locator("#pod").innerText();
+  await until(ada, shown, (seen) => POD.test(seen) && seen !== ended, `another pod than ${ended}`);
+  pod = await shown();
+  for (const each of [ada, grace]) {
+    await text(each, "#pod", pod);
+    await people(each, "Ada", "Grace");
+  }
+  await say(ada, "Still here?");
+  for (const each of [ada, grace]) await messages(each, ["Ada", "Still here?", pod]);
+}
+
+async function enterWaitingRoom({ name, page }) {
+  await page.goto(args.url);
+  await page.fill("#name", name);
+  await page.click("#join button");
+}
+
+/** Both are shown, and one pod in every place: the first who gets here says which, the others must agree. */
+async function inTheRoom(who) {
+  await who.page.waitForURL((url) => url.pathname === "/experiment");
+  const query = new URL(who.page.url()).searchParams;
+  room ??= query.get("roomId");
+  pod ??= query.get("pod");
+  if (query.get("roomId") !== room || !POD.test(pod)) throw new Error(`${who.name} is at ${who.page.url()}`);
+  await text(who, "#room", room);
+  await people(who, "Ada", "Grace");
+  await text(who, "#state", "Everybody is here.");
+  for (const place of ["#pod", "#redirected", "#socket", "#api"]) await text(who, place, pod);
+  // It began with polls: the upgrade has reached the pod that holds the session.
+  await text(who, "#transport", "by websocket");
+}
+
+async function say({ page }, words) {
+  await page.fill("#text", words);
+  await page.click("#say button");
+}
+
+/** Whoever comes later is lower in the list; both orders are right for two who came at once. */
+async function people(who, ...names) {
+  const shown = async () => (await who.page.locator("#people li").allInnerTexts()).sort();
+  await until(who, shown, (seen) => seen.join() === names.sort().join(), `${names} in the room`);
+}
+
+/** The lines of the room, each given by its first words. */
+async function messages(who, ...lines) {
+  const parts = (items) => items.map((item) => [...item.children].map((part) => part.innerText));
+  const shown = () => who.page.locator("#messages li").evaluateAll(parts);
+  const begins = (seen, line) => line.every((words, at) => seen[at] === words);
+  const match = (seen) => seen.length === lines.length && lines.every((line, at) => begins(seen[at], line));
+  await until(who, shown, match, `the messages ${JSON.stringify(lines)}`);
+}
+
+async function text(who, selector, expected) {
+  const shown = () => who.page.locator(selector).innerText();
+  await until(who, shown, (seen) => seen === expected, `${JSON.stringify(expected)} in ${selector}`);
+}
+
+async function until({ name, page }, look, condition, what) {
+  const end = performance.now() + STEP_MS;
+  for (;;) {
+    const seen = await look();
+    if (condition(seen)) return;
+    if (performance.now() > end) throw new Error(`${name} does not see ${what}, but ${JSON.stringify(seen)}`);
+    await page.waitForTimeout(50);
+  }
+}
+
+async function screenshot({ page }, name) {
+  if (args.screenshots) await page.screenshot({ path: join(args.screenshots, `${name}.png`) });
+}
