@@ -45,6 +45,8 @@ pub(super) enum RouteSource {
 pub(super) struct Ledger {
     metrics: Arc<Metrics>,
     requests: Met<(RequestKind, RouteSource, u16)>,
+    /// `--log-sample`.
+    log_sample: f64,
 }
 
 /// One request's record. Boxed, because it accompanies the request from its head to the end of the response's body.
@@ -168,8 +170,8 @@ impl Record {
 
 impl Ledger {
     /// A thread's ledger.
-    pub(super) fn new(metrics: Arc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { metrics, requests: Met::default() })
+    pub(super) fn new(metrics: Arc<Metrics>, log_sample: f64) -> Rc<Self> {
+        Rc::new(Self { metrics, requests: Met::default(), log_sample })
     }
 
     fn count(&self, exchange: RequestKind, source: RouteSource, status: Option<StatusCode>) {
@@ -188,6 +190,11 @@ impl Drop for Record {
         let status = self.answered.map(|(_, status)| status);
         self.ledger.count(self.exchange, self.source, status);
         let client_gone = (!self.complete).then_some("client-gone");
+        let error = self.error.or(client_gone);
+        let failed = error.is_some() || status.is_none_or(|status| status.as_u16() >= 400);
+        if !failed && self.ledger.log_sample < 1.0 && fastrand::f64() >= self.ledger.log_sample {
+            return;
+        }
         tracing::info!(
             target: "pod_router::access",
             request_id = self.request_id.to_str().unwrap_or_default(),
@@ -198,7 +205,7 @@ impl Drop for Record {
             room = self.room.as_ref().map(RoomId::as_str),
             pod = self.pod.as_deref(),
             source = self.source.as_str(),
-            error = self.error.or(client_gone),
+            error,
             head_ms = self.answered.map(|(at, _)| millis(at - self.started)),
             duration_ms = millis(now - self.started),
             bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
