@@ -278,6 +278,10 @@ pub(super) struct Args {
     /// `info`
     #[arg(long, value_name = "json|text", default_value = "auto", help_heading = "Process")]
     pub(super) log_format: String,
+    /// Share of the successful requests that get an access line: `1` is each, `0.01` one in a hundred, `0` none. A request
+    /// that fails (status 400 and up, or cut short) always gets one
+    #[arg(long, value_name = "SHARE", default_value = "1", help_heading = "Process")]
+    pub(super) log_sample: String,
 }
 
 /// The settings of `dev`: the same names and variables, for this machine only.

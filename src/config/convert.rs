@@ -14,7 +14,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::redis_url::redis_url;
 use super::value::{
-    count, dns_label, duration, listener, log_format, networks, networks_of_pods, or_off, size, switch, timeout,
+    count, dns_label, duration, listener, log_format, networks, networks_of_pods, or_off, share, size, switch, timeout,
     timeout_or_off, word,
 };
 use super::{
@@ -66,6 +66,7 @@ impl Args {
             drain: self.drain()?,
             threads: setting("threads", &self.threads, threads)?,
             log_format: setting("log-format", &self.log_format, |text| log_format(text, around.on_terminal))?,
+            log_sample: setting("log-sample", &self.log_sample, share)?,
         })
     }
 

@@ -47,6 +47,8 @@ pub struct Config {
     pub threads: usize,
     /// `--log-format`.
     pub log_format: LogFormat,
+    /// `--log-sample`: the share of successful requests that get an access line, 0 to 1.
+    pub log_sample: f64,
     /// Who owns a room, and how that is remembered.
     pub directory: DirectoryConfig,
     /// Which request goes where.

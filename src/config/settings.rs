@@ -89,6 +89,7 @@ impl Config {
                 }
                 .to_owned(),
             ),
+            ("--log-sample", self.log_sample.to_string()),
         ]);
         rows
     }

@@ -67,6 +67,12 @@ pub(super) fn or_off<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>
     if text == "off" { Ok(None) } else { read(text).map(Some).map_err(|why| format!("{why}; or off")) }
 }
 
+/// A share of a whole.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "it has to be a number from 0 to 1, for example 0.01".to_owned())
+}
+
 /// One of several words.
 pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {

@@ -105,7 +105,7 @@ impl<D: Directory> Proxy<D> {
         let pool = Pool::new(config.upstream.clone(), dns, queues, Arc::clone(&metrics));
         tokio::task::spawn_local(pool.sweep_forever());
         let balancer = Balancer::new(Arc::clone(&config), backends);
-        let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster));
+        let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster), config.log_sample);
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,

@@ -52,6 +52,8 @@ pub(super) struct Ledger {
     /// Knows when what is left is cut off.
     roster: Rc<Roster>,
     requests: Met<(RequestKind, RouteSource, u16)>,
+    /// `--log-sample`.
+    log_sample: f64,
 }
 
 /// One request's record. Boxed, because it accompanies the request from its head to the end of the response's body.
@@ -188,8 +190,8 @@ impl Record {
 
 impl Ledger {
     /// A thread's ledger.
-    pub(super) fn new(metrics: Arc<Metrics>, roster: Rc<Roster>) -> Rc<Self> {
-        Rc::new(Self { metrics, roster, requests: Met::default() })
+    pub(super) fn new(metrics: Arc<Metrics>, roster: Rc<Roster>, log_sample: f64) -> Rc<Self> {
+        Rc::new(Self { metrics, roster, requests: Met::default(), log_sample })
     }
 
     fn count(&self, exchange: RequestKind, source: RouteSource, code: u16) {
@@ -209,6 +211,11 @@ impl Drop for Record {
         let status = self.answered.map_or(unanswered, |(_, status)| status.as_u16());
         self.ledger.count(self.exchange, self.source, status);
         let broken = (!self.complete).then(|| cut.unwrap_or("client-gone"));
+        let error = self.error.or(broken);
+        let failed = error.is_some() || status >= 400;
+        if !failed && self.ledger.log_sample < 1.0 && fastrand::f64() >= self.ledger.log_sample {
+            return;
+        }
         tracing::info!(
             target: "pod_router::access",
             request_id = self.request_id.to_str().unwrap_or_default(),
@@ -219,7 +226,7 @@ impl Drop for Record {
             room = self.room.as_ref().map(RoomId::as_str),
             pod = self.pod.as_deref(),
             source = self.source.as_str(),
-            error = self.error.or(broken),
+            error,
             head_ms = self.answered.map(|(at, _)| millis(at - self.started)),
             duration_ms = millis(now - self.started),
             bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),

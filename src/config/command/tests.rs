@@ -104,6 +104,7 @@ fn the_defaults_are_the_contracts() {
         ("--drain-timeout", "30s"),
         ("--threads", &threads),
         ("--log-format", "json"),
+        ("--log-sample", "1"),
     ];
     assert_eq!(config.effective(), expected.map(|(flag, value)| (flag, value.to_owned())));
     assert_eq!(config.downstream.tunnel_idle, None);
@@ -234,6 +235,9 @@ fn a_wrong_value_is_answered_with_a_sentence() {
         ("trusted-proxies", "traefik", "10.0.0.0/8"),
         ("threads", "0", "auto"),
         ("log-format", "logfmt", "json, text, auto"),
+        ("log-sample", "1%", "from 0 to 1"),
+        ("log-sample", "1.1", "from 0 to 1"),
+        ("log-sample", "NaN", "from 0 to 1"),
     ] {
         let sentence = wrong(&[&format!("--{flag}={value}")], &[]);
         assert!(

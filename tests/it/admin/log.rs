@@ -1,6 +1,10 @@
 //! The log: one access line a request, one line at a tunnel's end, and no secret in any of them.
 
-use crate::support::{Stage, eventually, script};
+use std::collections::BTreeSet;
+
+use serde_json::Value as Json;
+
+use crate::support::{Redis, Router, Stage, eventually, script};
 
 #[test]
 fn a_requests_line_has_the_fields_of_the_contract() {
@@ -80,6 +84,66 @@ fn a_tunnel_has_a_line_at_its_start_and_one_at_its_end() {
     assert!(closed["duration_ms"].is_number() && closed["reason"].is_string(), "{closed}");
 }
 
+/// The README's table of fields: programs that read the log rely on it.
+#[test]
+fn the_lines_have_the_documented_fields_and_no_others() {
+    let readme = include_str!("../../../README.md");
+    let rows = readme.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() == 5);
+    let documented = |column: usize| -> BTreeSet<String> {
+        let of_column = rows.clone().filter(|row| row.split('|').nth(column).is_some_and(|cell| cell.contains('✓')));
+        let names = of_column.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split(','));
+        names.map(|name| name.trim().trim_matches('`').to_owned()).collect()
+    };
+    let fields = |line: &Json| -> BTreeSet<String> {
+        let names = line.as_object().expect("an object").keys().cloned();
+        names.filter(|name| !["timestamp", "level", "target", "message"].contains(&name.as_str())).collect()
+    };
+    let stage = Stage::with(&["--pod-wait", "0s"]);
+    stage.pods[0].play(script::websocket_echo);
+    let mut client = stage.client();
+    client.send(
+        "GET /room_a HTTP/1.1\r\nHost: a\r\nX-Request-Id: ws\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    );
+    client.read_head();
+    client.half_close();
+    client.expect_end();
+    let closed = stage.router.wait_log("the tunnel's end", |line| line["message"] == "tunnel closed");
+    assert_eq!(fields(&closed), documented(3), "{closed}");
+    stage.pods[1].play(script::answer_and_close("nonsense"));
+    stage.redis.assign("room_b", 1);
+    stage.request("GET /room_b HTTP/1.1\r\nHost: a\r\nX-Request-Id: failed\r\n\r\n");
+    // One that has everything: a room, a pod and an error.
+    let failed = stage.router.access_line("failed");
+    assert_eq!(fields(&failed), documented(2), "{failed}");
+}
+
+/// `--log-sample`: fewer lines for what went well, all lines for what did not.
+#[test]
+fn successes_can_be_sampled_and_failures_are_all_there() {
+    let count = |sample: &str| {
+        let stage = Stage::with(&["--log-sample", sample]);
+        // One connection, so one thread: its lines are in order.
+        let mut client = stage.client();
+        for number in 0..400 {
+            client.get("/room_a");
+            if number % 100 == 0 {
+                client.get("/room%5Fa").expect_error(400);
+            }
+        }
+        client.request("GET /room%5Fa HTTP/1.1\r\nHost: a\r\nX-Request-Id: last\r\n\r\n");
+        stage.router.access_line("last");
+        let (logs, kept) = (stage.router.logs(), Json::from("request"));
+        let with = |status: u16| logs.iter().filter(|line| line["message"] == kept && line["status"] == status).count();
+        assert_eq!(with(400), 5);
+        with(200)
+    };
+    assert_eq!(count("1"), 400);
+    assert_eq!(count("0"), 0);
+    // Ten standard deviations to either side.
+    assert!((100..=300).contains(&count("0.5")));
+}
+
 #[test]
 fn there_is_one_line_a_request() {
     let stage = Stage::new();
@@ -96,7 +160,7 @@ fn there_is_one_line_a_request() {
 #[test]
 fn no_secret_is_in_any_line() {
     let stage = Stage::with(&["--pod-wait", "0s"]);
-    let mut talkative = crate::support::Router::builder()
+    let mut talkative = Router::builder()
         .redis(&stage.redis)
         .pod(&stage.pods[0])
         .pod(&stage.pods[1])
@@ -139,4 +203,35 @@ fn no_secret_is_in_any_line() {
     let leak = output.lines().find(|line| line.contains("SECRET"));
     assert_eq!(leak, None);
     assert!(output.contains("\"request\""), "there is no access line to look at");
+}
+
+/// The password in the Redis URL: with a Redis that takes it, one that refuses it, and one that goes away.
+#[test]
+fn the_redis_password_is_in_no_line() {
+    for level in ["info", "debug", "trace"] {
+        for password in ["SECRETright", "SECRETwrong"] {
+            let mut redis = Redis::with_password("SECRETright");
+            let url = format!("redis://:{password}@{}/0", redis.addr());
+            let builder = Router::builder().env("REDIS_URL", url).env("RUST_LOG", level);
+            let mut router = builder.args(&["--pod-wait", "0s"]).start();
+            if password == "SECRETright" {
+                router.wait_ready();
+            }
+            let ask = || {
+                let fields = "Referer: http://a/?token=SECRETreferer\r\nProxy-Authorization: Basic SECRETproxy\r\n";
+                let request = format!("GET /room_a?unknown=SECRETvalue HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+                router.request(request).status()
+            };
+            ask();
+            redis.kill();
+            eventually("Redis is known to be away", || router.metric("pod_router_directory_up", &[]) < 0.5);
+            assert_eq!(ask(), 503);
+            router.signal("TERM");
+            router.signal("TERM");
+            router.wait_exit();
+            let output = router.whole_output();
+            assert_eq!(output.lines().find(|line| line.contains("SECRET")), None, "{level}, {password}");
+            assert!(output.contains("\"request\""), "there is no access line to look at");
+        }
+    }
 }
