@@ -50,6 +50,7 @@
 //! | which RFC clause is enforced where | [`conformance`] |
 //! | shutdown | [`drain`], [`app`] |
 //! | health, status, metrics listener | [`admin`] |
+//! | manifests, routes, alert rules, dashboard | `deploy/`, held together by `tests/it/deploy.rs` |
 //!
 //! # Layers
 //!

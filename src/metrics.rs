@@ -233,7 +233,7 @@ impl Metrics {
     }
 
     /// The handles of one pod or default-backend address, made when it is first met; those of all the others together
-    /// where there are [`MAX_PODS`] already.
+    /// where there are `MAX_PODS` already.
     pub fn pod(&self, name: &str) -> PodMetrics {
         self.pods.pod(name)
     }

@@ -144,3 +144,11 @@ fn the_dashboard_is_one_that_grafana_can_import() {
     }
     assert!(queries().len() > 30, "{}", queries().len());
 }
+
+#[test]
+fn the_readme_lists_every_alert() {
+    let readme = read("README.md");
+    for rule in rules() {
+        assert!(readme.contains(&format!("`{}`", text(&rule["alert"]))), "{} is missing", rule["alert"]);
+    }
+}

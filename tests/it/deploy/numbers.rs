@@ -171,7 +171,7 @@ fn the_autoscaler_goes_by_a_metric_that_there_is() {
     assert_eq!(one(&overlay("dev").1, "Deployment", "pod-router")["spec"]["replicas"], 2);
 }
 
-/// 11 KB a tunnel (1.1 KB measured, 10 KB of kernel memory) and 31 MB for the process and its cache.
+/// 40 MB for the process and its cache, 7.1 KB a tunnel, and as much again for clients that read slowly.
 #[test]
 fn the_memory_limit_fits_the_connections_that_are_allowed() {
     for name in OVERLAYS {
@@ -179,6 +179,6 @@ fn the_memory_limit_fits_the_connections_that_are_allowed() {
         let limit = text(&router(documents)["resources"]["limits"]["memory"]);
         let mebibytes: u64 = limit.strip_suffix("Mi").and_then(|number| number.parse().ok()).expect("a limit in Mi");
         let most: u64 = settings(documents)("MAX_CONNECTIONS").parse().expect("a number");
-        assert!(mebibytes * 1_048_576 > 31_000_000 + most * 11_100, "{name}: {limit} for {most} connections");
+        assert!(mebibytes * 1_048_576 > 40_000_000 + 2 * most * 7_100, "{name}: {limit} for {most} connections");
     }
 }
