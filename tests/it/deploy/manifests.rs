@@ -30,16 +30,15 @@ fn foreign_findings(objects: &[&Json]) -> Vec<String> {
 
 #[test]
 fn the_objects_are_those_of_three_versions_of_kubernetes() {
-    for name in OVERLAYS {
-        let (yaml, objects) = overlay(name);
-        for version in KUBERNETES {
-            let said = validate(yaml, version);
-            let passed = said.text.lines().filter(|line| line.contains(" passed for resource ")).count();
-            let own = objects.iter().filter(|object| !is_foreign(object)).count();
-            assert!(said.content && passed == own, "{name}, {version}: {passed} of {own}:\n{}", said.text);
-            let unknown = said.text.lines().filter(|line| line.contains("Couldn't find schema")).count();
-            assert_eq!(unknown, objects.len() - own, "{name}, {version}:\n{}", said.text);
-        }
+    let yaml = OVERLAYS.map(|name| overlay(name).0.as_str()).join("\n---\n");
+    let objects: Vec<_> = OVERLAYS.iter().flat_map(|name| &overlay(name).1).collect();
+    let own = objects.iter().filter(|object| !is_foreign(object)).count();
+    for version in KUBERNETES {
+        let said = validate(&yaml, version);
+        let lines = |what: &str| said.text.lines().filter(|line| line.contains(what)).count();
+        let (passed, unknown) = (lines(" passed for resource "), lines("Couldn't find schema"));
+        assert!(said.content, "{version}:\n{}", said.text);
+        assert_eq!((passed, unknown), (own, objects.len() - own), "{version}:\n{}", said.text);
     }
 }
 
@@ -56,28 +55,42 @@ fn the_other_kinds_are_those_of_their_projects() {
     assert_eq!(foreign_findings(&foreign), Vec::<String>::new());
 }
 
+/// The object with this value in this place, under a name to tell it by.
+fn spoilt(kind: &str, pointer: &str, wrong: Json, name: &str) -> Json {
+    let objects = &overlay("production").1;
+    let mut object = objects.iter().find(|object| object["kind"] == kind).expect("it is there").clone();
+    *object.pointer_mut(pointer).unwrap_or_else(|| panic!("{kind} has no {pointer}")) = wrong;
+    object["metadata"]["name"] = name.into();
+    object
+}
+
 /// A validator that lets everything pass would look just the same.
 #[test]
 fn the_validators_refuse_what_is_wrong() {
-    let (yaml, objects) = overlay("production");
-    for (right, wrong) in [
-        ("  replicas: 3\n", "  replicaz: 3\n"),
-        ("maxUnavailable: 1\n", "maxUnavailable: true\n"),
-        ("terminationGracePeriodSeconds: 80", "terminationGracePeriodSeconds: 80s"),
-    ] {
-        let changed = yaml.replace(right, wrong);
-        assert!(changed != *yaml && !validate(&changed, KUBERNETES[0]).content, "{wrong:?} is accepted");
-    }
     for (kind, pointer, wrong) in [
+        ("Deployment", "/spec/selector", json!({"matchLabel": {}})),
+        ("PodDisruptionBudget", "/spec/maxUnavailable", json!(true)),
+        ("StatefulSet", "/spec/template/spec/terminationGracePeriodSeconds", json!("60s")),
+    ] {
+        // JSON is YAML.
+        let object = spoilt(kind, pointer, wrong.clone(), "wrong").to_string();
+        assert!(!validate(&object, KUBERNETES[0]).content, "{wrong} is accepted at {pointer} of a {kind}");
+    }
+    let wrong = [
         ("IngressRoute", "/spec/routes/0/priority", json!("high")),
         ("IngressRoute", "/spec/routes/0/services/0", json!({"kind": "Service", "name": "a", "prot": "http"})),
         ("ServersTransport", "/spec/forwardingTimeouts", json!({"idleTimeout": "90s"})),
         ("ServiceMonitor", "/spec/endpoints/0/interval", json!("fifteen")),
         ("PrometheusRule", "/spec/groups/0/rules/0/for", json!("a minute")),
-    ] {
-        let mut object = objects.iter().find(|object| object["kind"] == kind).expect("it is there").clone();
-        *object.pointer_mut(pointer).unwrap_or_else(|| panic!("{kind} has no {pointer}")) = wrong.clone();
-        assert!(!foreign_findings(&[&object]).is_empty(), "{wrong} is accepted at {pointer} of {}", label(&object));
+    ];
+    let objects: Vec<_> = (0..)
+        .zip(&wrong)
+        .map(|(n, (kind, pointer, value))| spoilt(kind, pointer, value.clone(), &format!("wrong-{n}")))
+        .collect();
+    let findings = foreign_findings(&objects.iter().collect::<Vec<_>>());
+    for (n, (kind, pointer, value)) in wrong.iter().enumerate() {
+        let found = findings.iter().any(|finding| finding.starts_with(&format!("{kind} wrong-{n}: ")));
+        assert!(found, "{value} is accepted at {pointer} of a {kind}: {findings:?}");
     }
 }
 

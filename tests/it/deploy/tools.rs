@@ -12,7 +12,7 @@ pub(super) const OVERLAYS: [&str; 2] = ["dev", "production"];
 
 /// YAML documents on stdin, a JSON list on stdout.
 const YAML_TO_JSON: &str =
-    "import json, sys, yaml; json.dump([d for d in yaml.safe_load_all(sys.stdin) if d], sys.stdout)";
+    "import json, sys, yaml; json.dump([d for d in yaml.load_all(sys.stdin, yaml.CSafeLoader) if d], sys.stdout)";
 
 /// What a program has said, and whether it was content.
 pub(super) struct Said {
