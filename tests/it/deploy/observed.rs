@@ -15,7 +15,15 @@ use super::tools::{items, path, read, text};
 use crate::support::{Client, PATIENCE, Pod, Pods, Process, Redis, Router, eventually, script};
 
 /// What a panel shows where nothing is wrong: zeros. All others have to show more than that.
-const QUIET_PANELS: [&str; 2] = ["Turned away", "Log lines dropped"];
+const QUIET_PANELS: [&str; 7] = [
+    "Turned away",
+    "Log lines dropped",
+    "Requests in flight per pod",
+    "Waiting for a place, per pod",
+    "Waiting for a place, on average",
+    "Tried again",
+    "Pods left out",
+];
 
 /// Likewise queries beside others of their panel.
 const QUIET_METRICS: [&str; 1] = ["pod_router_epoch_regressions_total"];
