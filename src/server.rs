@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,11 +21,12 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{unconstrained, yield_now};
 
 use self::patience::{Overdue, Patience};
 use crate::config::DownstreamConfig;
 use crate::directory::Directory;
-use crate::drain::{Phase, Roster, Watch};
+use crate::drain::{Member, Phase, Roster, Watch};
 use crate::metrics::{Held, Metrics};
 use crate::proxy::{ClientSocket, Downstream, Ending, Proxy, TOO_MANY_CONNECTIONS, tune};
 
@@ -117,6 +118,11 @@ impl<D: Directory> Server<D> {
                 accepted = listener.accept() => self.accepted(accepted).await,
             }
         }
+        // Closing the listener resets what the kernel has accepted for it. The turn lets the runtime hear of that.
+        yield_now().await;
+        while let Poll::Ready(accepted) = unconstrained(poll_fn(|cx| Poll::Ready(listener.poll_accept(cx)))).await {
+            self.accepted(accepted).await;
+        }
         drop(listener);
         if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
             tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
@@ -132,7 +138,8 @@ impl<D: Directory> Server<D> {
                     return self.refuse(stream);
                 }
                 let server = Rc::clone(self);
-                tokio::task::spawn_local(server.serve(stream, peer, permit));
+                // It counts from here: an empty roster ends the drain.
+                tokio::task::spawn_local(server.serve(stream, peer, permit, self.roster.join()));
             }
             // The client's own end of it (accept(2) passes these on): the next one may be fine.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
@@ -147,23 +154,30 @@ impl<D: Directory> Server<D> {
     }
 
     /// Serves one connection to its end, or until it has become a tunnel.
-    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, permit: Held) {
+    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, permit: Held, member: Member) {
         let client = self.proxy.client(peer.ip());
         let downstream = Rc::new(Downstream::new(client, permit));
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
         let mut patience = Patience::new(self.limits);
-        let member = self.roster.join();
         let mut told = false;
+        let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         let ended = poll_fn(|cx| {
+            let mut ended = connection.as_mut().poll(cx);
             // What is known only in part may become a handshake.
             let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
-            if !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
-                told = true;
-                connection.as_mut().graceful_shutdown();
+            if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
+                // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
+                // the runtime's, what has come by now has been seen.
+                let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
+                if turn.as_mut().poll(cx).is_ready() {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                    ended = connection.as_mut().poll(cx);
+                }
             }
-            match connection.as_mut().poll(cx) {
+            match ended {
                 Poll::Pending => patience.poll(&downstream, cx).map(|overdue| {
                     self.cut(&downstream, overdue);
                     Ok(())
