@@ -120,8 +120,10 @@ impl<D: Directory> Server<D> {
         }
         // Closing the listener resets what the kernel has accepted for it. The turn lets the runtime hear of that.
         yield_now().await;
-        while let Poll::Ready(accepted) = unconstrained(poll_fn(|cx| Poll::Ready(listener.poll_accept(cx)))).await {
-            self.accepted(accepted).await;
+        for _ in 0..BACKLOG {
+            let next = unconstrained(poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))));
+            let Poll::Ready(Ok(accepted)) = next.await else { break };
+            self.accepted(Ok(accepted)).await;
         }
         drop(listener);
         if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
