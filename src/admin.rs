@@ -4,6 +4,7 @@
 //! Liveness and readiness ask nobody and wait for nothing: Redis is shared by all replicas, and a probe that failed with
 //! it would turn its outage into ours (LiveKit issue 4663).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::backends::{Backend, Backends};
 use crate::core::placement::is_healthy;
@@ -28,7 +29,8 @@ use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Watch};
 use crate::metrics::{Metrics, REVISION, VERSION};
 
-/// Connections served at one time: probes, a scraper or two, a person.
+/// Connections served at one time: probes, a scraper or two, a person. One more ends the oldest, which idles or does not
+/// take what it asked for: a probe waits for nobody.
 const MAX_CONNECTIONS: usize = 64;
 
 /// How long a connection may idle.
@@ -125,13 +127,16 @@ impl<D: Directory> Admin<D> {
     /// Serves for as long as the process lives.
     pub async fn serve(self, listener: TcpListener) {
         let admin = Arc::new(self);
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut open = VecDeque::new();
         loop {
-            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    open.retain(|connection: &JoinHandle<()>| !connection.is_finished());
+                    if open.len() >= MAX_CONNECTIONS {
+                        open.pop_front().iter().for_each(JoinHandle::abort);
+                    }
                     let admin = Arc::clone(&admin);
-                    tokio::task::spawn_local(async move {
+                    open.push_back(tokio::task::spawn_local(async move {
                         let service = service_fn(|request| {
                             let admin = Arc::clone(&admin);
                             async move { Ok::<_, std::convert::Infallible>(admin.answer(&request).await) }
@@ -142,8 +147,7 @@ impl<D: Directory> Admin<D> {
                         if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
                             tracing::debug!(%error, "admin connection ended");
                         }
-                        drop(place);
-                    });
+                    }));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection could not be accepted");

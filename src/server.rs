@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,12 +22,13 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{unconstrained, yield_now};
 
 use self::patience::{Overdue, Patience};
 use crate::config::DownstreamConfig;
 use crate::core::prefix::Prefix;
 use crate::directory::Directory;
-use crate::drain::{Phase, Roster, Watch};
+use crate::drain::{Member, Phase, Roster, Watch};
 use crate::limits::Seats;
 use crate::metrics::{Held, Metrics};
 use crate::proxy::{
@@ -149,6 +150,13 @@ impl<D: Directory> Server<D> {
                 accepted = listener.accept() => self.accepted(accepted).await,
             }
         }
+        // Closing the listener resets what the kernel has accepted for it. The turn lets the runtime hear of that.
+        yield_now().await;
+        for _ in 0..BACKLOG {
+            let next = unconstrained(poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))));
+            let Poll::Ready(Ok(accepted)) = next.await else { break };
+            self.accepted(Ok(accepted)).await;
+        }
         drop(listener);
         if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
             tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
@@ -164,7 +172,8 @@ impl<D: Directory> Server<D> {
                     return self.refuse(stream, TOO_MANY_CONNECTIONS);
                 }
                 let server = Rc::clone(self);
-                tokio::task::spawn_local(server.serve(stream, peer, permit));
+                // It counts from here: an empty roster ends the drain.
+                tokio::task::spawn_local(server.serve(stream, peer, permit, self.roster.join()));
             }
             // The client's own end of it (accept(2) passes these on): the next one may be fine.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
@@ -179,7 +188,7 @@ impl<D: Directory> Server<D> {
     }
 
     /// Serves one connection to its end, or until it has become a tunnel.
-    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Held) {
+    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Held, member: Member) {
         let mut client = self.proxy.client(peer.ip());
         if self.announced && client.trusted {
             // Boxed, as what most connections do without: a connection's future is as large as its largest branch.
@@ -198,16 +207,23 @@ impl<D: Directory> Server<D> {
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
         let mut patience = Patience::new(self.limits);
-        let member = self.roster.join();
         let mut told = false;
+        let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         let ended = poll_fn(|cx| {
+            let mut ended = connection.as_mut().poll(cx);
             // What is known only in part may become a handshake.
             let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
-            if !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
-                told = true;
-                connection.as_mut().graceful_shutdown();
+            if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
+                // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
+                // the runtime's, what has come by now has been seen.
+                let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
+                if turn.as_mut().poll(cx).is_ready() {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                    ended = connection.as_mut().poll(cx);
+                }
             }
-            match connection.as_mut().poll(cx) {
+            match ended {
                 Poll::Pending => patience.poll(&downstream, cx).map(|overdue| {
                     self.cut(&downstream, overdue);
                     Ok(())

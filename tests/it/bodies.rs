@@ -153,14 +153,15 @@ fn an_upload_goes_on_though_nobody_takes_the_response_yet() {
     const LEN: u64 = 64 * MIB;
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| {
-        let head = conn.request()?;
-        let sink = conn.wire().stream().try_clone()?;
-        conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n"))?;
-        let answering = thread::spawn(move || Pattern::pieces(LEN).try_for_each(|piece| (&sink).write_all(piece)));
-        let mut pattern = Pattern::default();
-        conn.read_body(&head, |piece| pattern.expect(piece))?;
-        answering.join().expect("the answering thread does not panic")?;
-        conn.until_closed()
+        loop {
+            let head = conn.request()?;
+            let sink = conn.wire().stream().try_clone()?;
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n"))?;
+            let answering = thread::spawn(move || Pattern::pieces(LEN).try_for_each(|piece| (&sink).write_all(piece)));
+            let mut pattern = Pattern::default();
+            conn.read_body(&head, |piece| pattern.expect(piece))?;
+            answering.join().expect("the answering thread does not panic")?;
+        }
     });
     for framing in [format!("Content-Length: {LEN}"), "Transfer-Encoding: chunked".to_owned()] {
         let mut client = stage.client();

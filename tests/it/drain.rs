@@ -95,6 +95,26 @@ fn a_request_in_flight_is_finished() {
     assert_eq!(stage.router.wait_exit().code(), Some(0));
 }
 
+/// They have connected, for all they know, before the router closed its door.
+#[test]
+fn connections_in_the_queue_are_served() {
+    let mut stage = Stage::with(&["--threads", "1", "--lame-duck", "0s", "--drain-timeout", "60s"]);
+    stage.router.signal("STOP");
+    let mut clients: Vec<_> = (0..1000).map(|_| stage.client().with_patience(4 * PATIENCE)).collect();
+    for client in &clients[1..] {
+        client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    stage.router.signal("TERM");
+    stage.router.signal("CONT");
+    for client in &mut clients[1..] {
+        assert_eq!(client.read_response().pod(), "backend-0");
+        client.expect_end();
+    }
+    // One that says nothing holds nobody up.
+    clients[0].expect_end();
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+}
+
 #[test]
 fn a_download_in_flight_is_finished() {
     let mut stage = Stage::with(&["--lame-duck", "0s", "--drain-timeout", "60s"]);

@@ -12,6 +12,7 @@
 mod body;
 mod directory;
 mod input;
+mod proxy_protocol;
 mod redirect;
 mod request;
 mod response;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use self::input::Input;
 
 /// How many calls of [`run`] there are: a long run's time is divided among them.
-const TARGETS: u32 = 8;
+const TARGETS: u32 = 9;
 
 /// The seed of the gate's runs.
 const FIXED_SEED: u64 = 2026;

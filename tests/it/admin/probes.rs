@@ -93,6 +93,25 @@ fn the_probes_do_not_wait_for_redis() {
     stage.redis.resume();
 }
 
+/// However many hold a connection without using it, or do not take what they asked for.
+#[test]
+fn the_probes_do_not_wait_for_a_place() {
+    let stage = Stage::new();
+    let mut held: Vec<_> = (0..100)
+        .map(|number| {
+            let client = Client::connect(stage.router.admin());
+            if number % 2 == 0 {
+                client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+            }
+            assert_eq!(stage.router.get_admin("/livez").status(), 200, "{number}");
+            client
+        })
+        .collect();
+    assert_eq!(held[0].read_response().status(), 200);
+    held[0].expect_end();
+    assert_eq!(held[99].get("/livez").status(), 200, "the youngest has its place");
+}
+
 #[test]
 fn a_router_with_a_memory_directory_needs_no_redis() {
     let router = Router::builder().args(&["--directory", "memory"]).start_ready();
