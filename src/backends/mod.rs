@@ -131,7 +131,7 @@ impl Backends {
         let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
         let members = found.into_iter().map(|found| match kept(&found) {
             Some(member) => Arc::clone(member),
-            None => Arc::new(Member::new(found.clone(), self.tag(&found.name), self.metrics.pod(&found.name), joined)),
+            None => Arc::new(Member::new(found.clone(), self.tag(&backend.config.prefix, &found.name), self.metrics.pod(&found.name), joined)),
         });
         let set = Set::new(members.collect(), old.version + 1);
         if later {
@@ -166,9 +166,10 @@ impl Backends {
         self.departed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cookie's value for a pod: a signature of its name, by which only a holder of the key can find it.
-    fn tag(&self, name: &str) -> Option<Box<str>> {
-        let tag = hmac::sign(self.key.as_ref()?, name.as_bytes());
+    /// The cookie's value for a pod of the backend with this prefix: a signature of both, by which only a holder of the key
+    /// can find it, and which means nothing to another backend.
+    fn tag(&self, prefix: &str, name: &str) -> Option<Box<str>> {
+        let tag = hmac::sign(self.key.as_ref()?, format!("{prefix} {name}").as_bytes());
         Some(tag.as_ref()[..TAG].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
     }
 }
