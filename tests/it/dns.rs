@@ -6,10 +6,15 @@ use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, scrip
 const BACKEND_0: &str = "backend-0.backend.default.svc.cluster.local";
 const ROOM: &str = "/room_a";
 
+/// A default backend that needs no name: its own is asked for from the start on.
+const NO_NAME: [&str; 2] = ["--default-backend", "127.0.0.1:1"];
+
 /// A router that finds its pods by name, each on `port`.
 fn router(names: &NameServer, redis: &Redis, port: u16, args: &[&str]) -> Router {
     let template = format!("{{pod}}.backend.{{namespace}}.svc.cluster.local:{port}");
-    Router::builder().nameserver(names).redis(redis).arg("--pod-address", template).args(args).start_ready()
+    let no_name: &[&str] = if args.contains(&NO_NAME[0]) { &[] } else { &NO_NAME };
+    let builder = Router::builder().nameserver(names).redis(redis).arg("--pod-address", template);
+    builder.args(no_name).args(args).start_ready()
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn a_name_server_that_says_nothing_does_not_hold_up_the_end() {
 fn a_second_signal_does_not_wait_for_the_name_of_redis() {
     let Some(names) = NameServer::start() else { return };
     names.fall_silent();
-    let builder = Router::builder().nameserver(&names).args(&["--lame-duck", "10m"]);
+    let builder = Router::builder().nameserver(&names).args(&NO_NAME).args(&["--lame-duck", "10m"]);
     let mut router = builder.arg("--redis-url", "redis://redis.default.svc.cluster.local:6379").start();
     eventually("the name of Redis is asked for", || !names.asked().is_empty());
     router.signal("TERM");

@@ -177,7 +177,14 @@ type Section = (Result<Vec<String>, ()>, Vec<u8>);
 
 /// Reads a trailer section; `None` where it is not over.
 fn oracle_trailers(section: &[u8]) -> Option<Section> {
-    let end = if section.starts_with(b"\r\n") { 0 } else { section.windows(4).position(|w| w == b"\r\n\r\n")? + 2 };
+    let empty_line = || section.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 2);
+    let end = if section.starts_with(b"\r\n") { Some(0) } else { empty_line() };
+    // A bare LF breaks the section where it stands, whether or not the rest has come.
+    let there = end.map_or(section, |end| &section[..end + 2]);
+    if there.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || there[at - 1] != b'\r')) {
+        return Some((Err(()), Vec::new()));
+    }
+    let end = end?;
     let mut fields = [httparse::EMPTY_HEADER; 100];
     let names = match httparse::parse_headers(&section[..end + 2], &mut fields) {
         Ok(httparse::Status::Complete((_, fields))) => {
