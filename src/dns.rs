@@ -1,7 +1,7 @@
 //! Pod name to address: our own small cache over the system's resolver.
 //!
 //! `getaddrinfo` caches nothing, and Kubernetes gives a restarted pod a new address under its old name, so
-//! addresses are kept for [`POSITIVE`] at most, failures for [`NEGATIVE`], and a pod's entry is dropped as soon as a
+//! addresses are kept for five seconds at most, failures for one second, and a pod's entry is dropped as soon as a
 //! connection to it fails. One question per name at a time, however many ask.
 //!
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from

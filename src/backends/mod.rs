@@ -1,6 +1,6 @@
 //! The backends of requests without a room: which pods each has now, and how they are doing.
 //!
-//! Shared by all threads and replaced as a whole when DNS or the heartbeats say something new ([`discovery`]): a request
+//! Shared by all threads and replaced as a whole when DNS or the heartbeats say something new (`discovery.rs`): a request
 //! reads the set without a lock, and one that is under way keeps its pod, listed or not. Choosing is the proxy's, by the
 //! policies of `core::balance`; nothing here touches a request.
 
@@ -131,7 +131,12 @@ impl Backends {
         let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
         let members = found.into_iter().map(|found| match kept(&found) {
             Some(member) => Arc::clone(member),
-            None => Arc::new(Member::new(found.clone(), self.tag(&backend.config.prefix, &found.name), self.metrics.pod(&found.name), joined)),
+            None => Arc::new(Member::new(
+                found.clone(),
+                self.tag(&backend.config.prefix, &found.name),
+                self.metrics.pod(&found.name),
+                joined,
+            )),
         });
         let set = Set::new(members.collect(), old.version + 1);
         if later {
