@@ -2,6 +2,7 @@
 
 mod backends;
 mod health;
+mod load;
 mod policies;
 mod sessions;
 
