@@ -161,9 +161,14 @@ impl RetryBudget {
         self.left = (self.left + self.share).min(RESERVE.max(self.share));
     }
 
+    /// Whether there is one retry left.
+    pub fn has_one(&self) -> bool {
+        self.left >= 1.0
+    }
+
     /// Takes one retry out, if there is one.
     pub fn withdraw(&mut self) -> bool {
-        let enough = self.left >= 1.0;
+        let enough = self.has_one();
         if enough {
             self.left -= 1.0;
         }

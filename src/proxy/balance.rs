@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
@@ -67,6 +67,16 @@ enum Bound {
     Free,
 }
 
+/// What is asked of a set.
+struct Wanted<'a> {
+    backend: usize,
+    policy: Policy,
+    client: IpAddr,
+    in_session: bool,
+    /// Who has been tried in vain.
+    tried: &'a [Arc<Member>],
+}
+
 impl Balancer {
     /// A thread's balancer.
     pub(super) fn new(config: Arc<Config>, backends: Arc<Backends>) -> Rc<Self> {
@@ -114,7 +124,8 @@ impl Balancer {
                 let policy = if by_client { Policy::ClientIp } else { backend.config.policy };
                 let by_policy =
                     if policy == Policy::ClientIp { AffinitySource::ClientIp } else { AffinitySource::None };
-                let member = self.pick(index, &set, policy, client, &[]).ok_or(Reject::NoBackend)?;
+                let wanted = Wanted { backend: index, policy, client, in_session, tried: &[] };
+                let member = self.pick(&wanted, &set).ok_or(Reject::NoBackend)?;
                 Ok(with((&member.name, &member.address), Some(Arc::clone(&member)), by_policy))
             }
         }
@@ -173,53 +184,74 @@ impl Balancer {
     }
 
     /// A pod that may be chosen, by the policy. `None` where there is none at all.
-    fn pick(
-        &self,
-        index: usize,
-        set: &Set,
-        policy: Policy,
-        client: IpAddr,
-        tried: &[Arc<Member>],
-    ) -> Option<Arc<Member>> {
+    ///
+    /// Whoever finds a pod on trial takes the trial: there is one at a time, and it decides for all. Not a session's
+    /// request, which would be lost there; and by the client's address only those that belong there, or what follows them
+    /// would not find them again.
+    fn pick(&self, wanted: &Wanted<'_>, set: &Set) -> Option<Arc<Member>> {
         let now = Instant::now();
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.clear();
-        let untried = set.members.iter().enumerate().filter(|(_, m)| !tried.iter().any(|t| Arc::ptr_eq(t, m)));
-        for (slot, member) in untried {
-            let availability = match member.availability(now) {
-                // Whoever finds a pod on trial takes the trial: there is one a time, and it decides for all.
-                Availability::OnTrial => match self.backends.ejection() {
-                    Some(limits) if member.begin_trial(limits, now) => return Some(Arc::clone(member)),
-                    _ => Availability::LastResort,
-                },
-                as_it_is @ (Availability::Open
-                | Availability::SessionsOnly
-                | Availability::LastResort
-                | Availability::Closed) => as_it_is,
-            };
-            let mut candidate = member.candidate(slot, self.backends.slow_start(), now);
-            if policy == Policy::ClientIp {
-                // Replicas that know a pod for different times have to agree.
-                candidate.weight = candidate.weight.max(member.candidate(slot, std::time::Duration::ZERO, now).weight);
+        let mut refused: Option<usize> = None;
+        loop {
+            let mut scratch = self.scratch.borrow_mut();
+            scratch.clear();
+            let untried =
+                set.members.iter().enumerate().filter(|(_, m)| !wanted.tried.iter().any(|t| Arc::ptr_eq(t, m)));
+            for (slot, member) in untried {
+                let availability = match member.availability(now) {
+                    Availability::OnTrial if wanted.in_session || refused == Some(slot) => Availability::LastResort,
+                    Availability::OnTrial if wanted.policy != Policy::ClientIp => {
+                        if self.take_trial(member, now) {
+                            return Some(Arc::clone(member));
+                        }
+                        Availability::LastResort
+                    }
+                    Availability::Open | Availability::OnTrial => Availability::Open,
+                    closed @ (Availability::SessionsOnly | Availability::LastResort | Availability::Closed) => closed,
+                };
+                scratch.push((availability, self.candidate(member, slot, wanted.policy, now)));
             }
-            scratch.push((availability, candidate));
+            let chosen = [Availability::Open, Availability::LastResort]
+                .into_iter()
+                .find_map(|availability| self.among(&scratch, availability, wanted, set.version))?;
+            let member = &set.members[chosen];
+            if refused.is_none() && member.availability(now) == Availability::OnTrial && !self.take_trial(member, now) {
+                refused = Some(chosen);
+                continue;
+            }
+            return Some(Arc::clone(member));
         }
-        let chosen = [Availability::Open, Availability::LastResort].into_iter().find_map(|wanted| {
-            let able =
-                || scratch.iter().filter(|(availability, _)| *availability == wanted).map(|(_, candidate)| *candidate);
-            let max = self.config.upstream.max_connections.map_or(u64::MAX, |max| max as u64);
-            let roomy: Vec<_> = able().filter(|candidate| candidate.load < max).collect();
-            // Where all are full, the queues decide.
-            let candidates = if roomy.is_empty() { able().collect() } else { roomy };
-            self.by_policy(index, set.version, policy, client, &candidates).map(|chosen| candidates[chosen].slot)
-        })?;
-        Some(Arc::clone(&set.members[chosen]))
     }
 
-    fn by_policy(&self, index: usize, version: u64, policy: Policy, client: IpAddr, of: &[Candidate]) -> Option<usize> {
-        match policy {
+    fn take_trial(&self, member: &Member, now: Instant) -> bool {
+        self.backends.ejection().is_some_and(|limits| member.begin_trial(limits, now))
+    }
+
+    fn candidate(&self, member: &Member, slot: usize, policy: Policy, now: Instant) -> Candidate {
+        // Replicas that know a pod for different times have to agree on the clients of each.
+        let ramp = if policy == Policy::ClientIp { Duration::ZERO } else { self.backends.slow_start() };
+        member.candidate(slot, ramp, now)
+    }
+
+    /// The slot that the policy chooses among those that are so available, full ones only where all are.
+    fn among(
+        &self,
+        all: &[(Availability, Candidate)],
+        availability: Availability,
+        wanted: &Wanted<'_>,
+        version: u64,
+    ) -> Option<usize> {
+        let able = || all.iter().filter(|(is, _)| *is == availability).map(|(_, candidate)| *candidate);
+        let max = self.config.upstream.max_connections.map_or(u64::MAX, |max| max as u64);
+        let roomy: Vec<_> = able().filter(|candidate| candidate.load < max).collect();
+        // Where all are full, the queues decide.
+        let candidates = if roomy.is_empty() { able().collect() } else { roomy };
+        self.by_policy(wanted, version, &candidates).map(|chosen| candidates[chosen].slot)
+    }
+
+    fn by_policy(&self, wanted: &Wanted<'_>, version: u64, of: &[Candidate]) -> Option<usize> {
+        match wanted.policy {
             Policy::RoundRobin => {
-                let (known, turns) = &mut self.turns.borrow_mut()[index];
+                let (known, turns) = &mut self.turns.borrow_mut()[wanted.backend];
                 if *known != version {
                     (*known, *turns) = (version, Turns::default());
                     let skipped = self.turn.get().checked_rem(of.len())?;
@@ -234,35 +266,44 @@ impl Balancer {
                 balance::least_conn(of, turn)
             }
             Policy::PowerOfTwo => balance::power_of_two(of, fastrand::u64(..)),
-            Policy::ClientIp => balance::rendezvous(of, balance::client_key(client)),
+            Policy::ClientIp => balance::rendezvous(of, balance::client_key(wanted.client)),
         }
     }
 
     /// Another pod for a request that could not be sent to the chosen one, within the budget; whether there is one. A
     /// session's request has none.
     pub(super) fn elsewhere(&self, choice: &mut Choice) -> bool {
-        if choice.in_session {
+        if choice.in_session || !self.budget.borrow().has_one() {
             return false;
         }
-        let backend = self.backends.backend(choice.backend);
         choice.tried.extend(choice.member.take());
-        let policy = if choice.source == AffinitySource::ClientIp { Policy::ClientIp } else { backend.config.policy };
-        let next = self.pick(choice.backend, &backend.set(), policy, choice.client, &choice.tried);
-        let next = next.filter(|_| self.budget.borrow_mut().withdraw());
+        let next = self.next(choice);
         let found = next.is_some();
         if let Some(member) = next {
+            self.budget.borrow_mut().withdraw();
             choice.take(member);
         }
         found
     }
 
-    /// After a pause, whoever is there now may be tried, those that have failed as well.
+    /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
     pub(super) fn anew(&self, choice: &mut Choice) {
+        if choice.in_session {
+            return;
+        }
         choice.tried.clear();
-        let backend = self.backends.backend(choice.backend);
-        if let Some(member) = self.pick(choice.backend, &backend.set(), backend.config.policy, choice.client, &[]) {
+        if let Some(member) = self.next(choice) {
             choice.take(member);
         }
+    }
+
+    fn next(&self, choice: &Choice) -> Option<Arc<Member>> {
+        let backend = self.backends.backend(choice.backend);
+        let by_client = choice.source == AffinitySource::ClientIp;
+        let policy = if by_client { Policy::ClientIp } else { backend.config.policy };
+        let Choice { client, in_session, tried, .. } = choice;
+        let wanted = Wanted { backend: choice.backend, policy, client: *client, in_session: *in_session, tried };
+        self.pick(&wanted, &backend.set())
     }
 
     /// The chosen pod has failed the request.
@@ -303,3 +344,6 @@ impl Choice {
         self.member = Some(member);
     }
 }
+
+#[cfg(test)]
+mod tests;
