@@ -9,6 +9,7 @@
 //! Version 5 or later. All commands touch one key each, so they work in a Cluster as they do on one server.
 //! A Redis user of the router's own needs `+getrange +get +exists +eval +set +time +ping` (and `+select` for a
 //! database other than 0; `+cluster +client|id` in a Cluster; `+role` behind Sentinel) on `~room:*` and `~pod:*`.
+//! What it may not do is asked for all the same, and refused in Redis' own words (`consent`).
 //!
 //! `rediss` trusts the authorities the system trusts, or those in the file `SSL_CERT_FILE` names.
 //!
@@ -21,6 +22,7 @@
 //! [`RedisDirectory::start`] puts the connection on the runtime it is called on. Lookups may come from any
 //! other runtime: they meet the connection through channels, and wait with their own runtime's timer.
 
+mod consent;
 mod link;
 mod settings;
 #[cfg(test)]
@@ -34,9 +36,10 @@ use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{KeysInterface, LuaInterface};
 
+use self::consent::Consent;
 use self::link::Link;
 use self::settings::Settings;
-use super::{Directory, DirectoryError};
+use super::{Directory, DirectoryError, nobodys_room};
 use crate::config::{KeyTemplate, RedisConfig};
 use crate::core::assignment::{Answer, Assignment, BadAssignment, Epoch, Heartbeat, MAX_VALUE_LEN, PodId, StatefulSet};
 use crate::core::room::RoomId;
@@ -46,6 +49,9 @@ const HEARTBEAT_BATCH: u16 = 32;
 
 /// Pods whose heartbeats are looked for, from ordinal 0 up. A gap of a whole batch ends the search earlier.
 const MAX_PODS: u16 = 1024;
+
+/// Between two lookups that only try whether they are still refused.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Gives a room to a pod unless its key exists, and returns what holds afterwards.
 ///
@@ -73,6 +79,9 @@ struct Inner {
     link: Arc<Link>,
     room_key: KeyTemplate,
     statefulset: StatefulSet,
+    lookups: Consent,
+    claims: Consent,
+    beats: Consent,
 }
 
 impl RedisDirectory {
@@ -83,7 +92,14 @@ impl RedisDirectory {
     /// Says what is wrong with the URL, without any part of it: it may hold a password.
     pub fn new(config: &RedisConfig, timeout: Duration, statefulset: StatefulSet) -> Result<Self, String> {
         let link = Arc::new(Link::new(Settings::new(config.url.reveal(), timeout)?));
-        Ok(Self(Arc::new(Inner { link, room_key: config.room_key.clone(), statefulset })))
+        Ok(Self(Arc::new(Inner {
+            link,
+            room_key: config.room_key.clone(),
+            statefulset,
+            lookups: Consent::new("lookup"),
+            claims: Consent::new("claim"),
+            beats: Consent::new("heartbeats"),
+        })))
     }
 
     /// Connects, and stays connected until the runtime this is called on ends. A second call does nothing.
@@ -92,7 +108,24 @@ impl RedisDirectory {
     ///
     /// Outside a tokio runtime, or on one without a clock or sockets.
     pub fn start(&self) {
-        Link::start(&self.0.link);
+        if Link::start(&self.0.link) {
+            tokio::spawn(self.clone().try_lookups());
+        }
+    }
+
+    /// Looks for a room that nobody has: at first, so that a refusal is known before a user meets it, and while lookups
+    /// are refused, so that the end of that is known without one. What they say is noted where they are made.
+    async fn try_lookups(self) {
+        self.first_contact().await;
+        let room = &nobodys_room();
+        drop(self.lookup(room).await);
+        loop {
+            self.0.lookups.refusal().await;
+            while self.0.lookups.is_refused() {
+                tokio::time::sleep(TRY_AGAIN).await;
+                drop(self.lookup(room).await);
+            }
+        }
     }
 }
 
@@ -100,7 +133,7 @@ impl Directory for RedisDirectory {
     async fn lookup(&self, room: &RoomId<'_>) -> Result<Answer, DirectoryError> {
         let key = &self.0.room_key.key(room);
         let question = |client| async move { self.0.read(value_of(&client, key).await) };
-        self.0.link.ask(question).await
+        self.0.lookups.note(self.0.link.ask(question).await)
     }
 
     async fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
@@ -110,16 +143,20 @@ impl Directory for RedisDirectory {
             let longest = MAX_VALUE_LEN.to_string();
             self.0.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
         };
-        self.0.link.ask(question).await
+        self.0.claims.note(self.0.link.ask(question).await)
     }
 
     async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
         let question = |client| async move { heartbeats(&client, &self.0.statefulset).await };
-        self.0.link.ask(question).await
+        self.0.beats.note(self.0.link.ask(question).await)
     }
 
     fn is_up(&self) -> bool {
         self.0.link.is_up()
+    }
+
+    fn answers(&self) -> bool {
+        self.is_up() && !self.0.lookups.is_refused()
     }
 
     async fn first_contact(&self) {

@@ -273,6 +273,27 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     assert!(said.contains("ok      default backend") && outside.accepted() == 0, "{said}");
 }
 
+/// Each of the two questions needs a right of its own.
+#[test]
+fn check_says_what_redis_refuses() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    let (url, address) = (format!("redis://router:s3cret@{}/0", redis.addr()), any.addr().to_string());
+    for (rights, refused, granted) in [
+        ("~room:* ~pod:* +ping +get", "a room: room:", None),
+        ("~pod:* +ping +getrange +get", "a room: room:", Some("heartbeats: pod:backend-0:metrics")),
+        ("~room:* +ping +getrange +get", "heartbeats: pod:backend-0:metrics", Some("a room: room:")),
+    ] {
+        let user = format!("ACL SETUSER router reset on >s3cret {rights}");
+        redis.command(&user.split(' ').collect::<Vec<_>>());
+        let output = run(&["check", "--redis-url", &url, "--default-backend", &address], &[]);
+        let said = stdout(&output);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        let line = said.lines().find(|line| line.starts_with(&format!("FAILED  directory, {refused}")));
+        assert!(line.is_some_and(|line| line.contains("NOPERM") && line.contains("+getrange")), "{rights}: {said}");
+        assert!(granted.is_none_or(|what| said.contains(&format!("ok      directory, {what}"))), "{rights}: {said}");
+    }
+}
+
 #[test]
 fn health_says_by_its_status_whether_the_router_lives() {
     // Redis is down: that is no reason to restart a router.

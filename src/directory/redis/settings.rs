@@ -56,6 +56,8 @@ impl Settings {
             // Default: the same. RESP3 begins with HELLO, which proxies and Redis before 6 do not have, and
             // strings are all we read. (Invalidation needs its pushes, on a connection of its own.)
             version: RespVersion::RESP2,
+            // A connection begins in database 0: fred would SELECT it all the same, which a user needs a right for.
+            database: parsed.database.filter(|number| *number != 0),
             ..parsed
         };
         Ok(Self { config, timeout })
@@ -177,6 +179,7 @@ mod tests {
         assert_eq!(with_all.username.as_deref(), Some("u"));
         assert_eq!(with_all.password.as_deref(), Some("p@ss"));
         assert_eq!(with_all.database, Some(3));
+        assert_eq!(settings("redis://r/0").config.database, None);
         assert!(settings("rediss://r").config.uses_tls() && !settings("redis://r").config.uses_tls());
     }
 

@@ -44,6 +44,38 @@ fn known_rooms_outlive_redis_and_unknown_ones_are_told_to_retry() {
     eventually("the room is unassigned", || stage.get("/room_a").pod() == "any");
 }
 
+/// It answers pings, so that it is up and the router ready; that no room can be looked up has to be said all the same.
+#[test]
+fn a_redis_that_refuses_lookups_is_reported_down_in_its_own_words() {
+    let (redis, pods, any) = (Redis::start(), Pods::start(1), Pod::start("any"));
+    redis.assign("room_a", 0);
+    let allow = |rights: &str| {
+        let user = format!("ACL SETUSER router reset on >s3cret ~room:* {rights}");
+        redis.command(&user.split(' ').collect::<Vec<_>>());
+    };
+    allow("+ping +get");
+    let url = format!("redis://router:s3cret@{}/0", redis.addr());
+    let router = Router::builder()
+        .arg("--redis-url", url)
+        .pod(&pods[0])
+        .default_backend([&any])
+        .args(&["--cache-negative", "1ms"]);
+    let router = router.start_ready();
+    eventually("it is reported down", || router.metric("pod_router_directory_up", &[]) < 0.5);
+    for _ in 0..3 {
+        expect_unavailable(&router.get("/room_a"));
+    }
+    let said = |message: &str| router.logs().into_iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    let warned = said("Redis refuses what it is asked");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    let words = warned[0]["why"].as_str().unwrap_or_default();
+    assert!(warned[0]["level"] == "WARN" && words.starts_with("NOPERM") && words.contains("getrange"), "{warned:?}");
+
+    allow("+ping +get +getrange");
+    eventually("the room is found", || router.get("/room_a").status() == 200);
+    eventually("it is reported up", || router.metric("pod_router_directory_up", &[]) > 0.5);
+}
+
 #[test]
 fn a_stale_assignment_has_an_end() {
     let mut stage = Stage::with(&["--cache-ttl", "1ms", "--cache-stale", "500ms"]);
