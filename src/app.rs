@@ -26,7 +26,7 @@ use crate::dns::Dns;
 use crate::drain::{Phase, Roster, Signal, Watch};
 use crate::limits::{Limiter, Limits, Seats};
 use crate::metrics::Metrics;
-use crate::proxy::{CODES, Commons, Proxy, Queues};
+use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
 use crate::server::{Server, listen, listen_again};
 use crate::telemetry;
 
@@ -109,6 +109,7 @@ impl App {
             dns: Dns::default(),
             backends,
             queues: Queues::default(),
+            reach: Reach::default(),
             limits: limits(&self.config.downstream),
             metrics: Arc::clone(&metrics),
         };

@@ -42,6 +42,7 @@
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
+//! | the log's word that a pod is unreachable | `proxy/reach.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |

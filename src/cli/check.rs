@@ -34,6 +34,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
     }
     if pods.is_empty() {
         writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
+        inform_of_first_pod(config, out).await?;
     }
     for backend in &config.backends.backends {
         let what =
@@ -76,6 +77,18 @@ fn advice(error: &DirectoryError) -> String {
         DirectoryError::Refused(_) | DirectoryError::Unavailable(_) | DirectoryError::Timeout => "",
     };
     format!("{error}{hint}")
+}
+
+/// Where the template leads for the first pod. It may not be running: that it cannot be reached is no failure, but why it
+/// cannot (no such name, a refusal, a firewall) tells whether the template is right.
+async fn inform_of_first_pod(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let first = config.routing.statefulset.nth(0);
+    let address = config.routing.address_of(&first);
+    let outcome = match dial(config, &address, config.upstream.pod_networks.as_deref()).await {
+        Ok(_) => "it can be reached".to_owned(),
+        Err(why) => format!("it cannot be reached now: {why}"),
+    };
+    writeln!(out, "info    {first} would be at {address}; {outcome}")
 }
 
 /// One line: what was tried, and how it went. Whether it went well.

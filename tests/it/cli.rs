@@ -273,6 +273,19 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     assert!(said.contains("ok      default backend") && outside.accepted() == 0, "{said}");
 }
 
+/// Without a pod that is known, the template is tried all the same; a pod that is not there is no failure.
+#[test]
+fn check_tries_the_template_where_no_pod_is_known() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    let (url, address) = (redis.url(), any.addr().to_string());
+    let template = "{pod}.no-such-name.invalid:3000";
+    let output = run(&["check", "--redis-url", &url, "--default-backend", &address, "--pod-address", template], &[]);
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let line = "info    backend-0 would be at backend-0.no-such-name.invalid:3000; it cannot be reached now: ";
+    assert!(said.contains(line), "{said}");
+}
+
 /// Each of the two questions needs a right of its own.
 #[test]
 fn check_says_what_redis_refuses() {
