@@ -74,7 +74,7 @@
 //!
 //! 1. [`core`] never awaits and reads no clock, environment or randomness.
 //! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status for a proxied request; only [`config`]
-//!    reads the environment (`RUST_LOG` apart, which `tracing-subscriber` reads in [`telemetry`]).
+//!    reads the environment (`RUST_LOG` apart, which it checks and `tracing-subscriber` reads in [`telemetry`]).
 //! 3. A connection failure never moves a room. Only the directory does.
 //! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers,
 //!    whatever the directory has said in between.

@@ -14,9 +14,9 @@ use http::{Request, Uri};
 
 use super::args::{Action, Cli, ExplainArgs};
 use super::convert::Surroundings;
-use super::environment::{Environment, map_settings, variables};
+use super::environment::{Environment, LOG_FILTER, map_settings, variables};
 use super::error::ConfigError;
-use super::{Config, LogFormat};
+use super::{Config, LogFormat, log_filter};
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -100,6 +100,11 @@ pub fn parse(
     env.check_names(&command)?;
     let matches = env.as_defaults(command).try_get_matches_from(&args).map_err(|error| Exit::from(&error))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Exit::from(&error))?;
+    if let Some(filter) = env.get(LOG_FILTER)
+        && !matches!(cli.action, Some(Action::Health(_)))
+    {
+        log_filter::check(filter)?;
+    }
     let around = Surroundings { env, on_terminal };
     Ok(match cli.action {
         None => Command::Serve(Box::new(cli.serve.into_config(&around)?)),

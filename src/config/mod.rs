@@ -10,6 +10,7 @@ mod command;
 mod convert;
 mod environment;
 mod error;
+mod log_filter;
 mod redis_url;
 mod settings;
 mod value;

@@ -176,6 +176,23 @@ fn a_wrong_setting_is_one_clear_line_and_64() {
     }
 }
 
+/// Else a misspelt level would silence everything, and be noticed on the day when the log is needed.
+#[test]
+fn a_wrong_log_level_is_one_clear_line_and_64() {
+    for value in ["inof", "!!bad==", "pod_router=verbose"] {
+        for command in ["serve", "dev", "check"] {
+            let output = run(&[command, "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"], &[("RUST_LOG", value)]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!((output.status.code(), said.lines().count()), (Some(64), 1), "{value}: {said}");
+            assert!(said.contains("RUST_LOG") && said.contains(value) && said.contains("debug"), "{said}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+    // Empty is unset, as for the other variables.
+    let router = Router::builder().args(&["--directory", "memory"]).env("RUST_LOG", "").start();
+    assert_eq!(router.get_admin("/livez").status(), 200);
+}
+
 #[test]
 fn what_nobody_knows_is_refused_with_a_suggestion() {
     for (args, variables, meant) in [
