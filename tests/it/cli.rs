@@ -235,6 +235,8 @@ fn explain_says_where_and_why() {
     let known = told("/api/room/room_a/x", &[]);
     assert_eq!(known["decision"], "pod");
     assert_eq!(known["addresses"], serde_json::json!(["127.0.0.1:4001"]));
+    let because = known["because"].as_str().unwrap_or_default();
+    assert!(because.contains("up to 2s (--cache-ttl)") && because.contains("no epoch lower"), "{because}");
     assert_eq!((&known["key"], &known["rule"]), (&"room:room_a:pod".into(), &r"path:room_[\w-]+".into()));
     assert!(known["ageMs"].as_u64().is_some_and(|age| age >= 5000), "{known}");
     let page = told("https://app.example/experiment/room_a", &["--header", "Accept: text/html"]);
@@ -253,6 +255,9 @@ fn explain_says_where_and_why() {
         let refused = told(target, more);
         assert_eq!((&refused["error"], &refused["status"]), (&error.into(), &status.into()), "{target}");
     }
+    redis.set("room:room_text:pod", r#"{"podId":"backend-1","assignedAt":"now"}"#);
+    let directory = told("/room_text", &[])["directory"].as_str().unwrap_or_default().to_owned();
+    assert!(directory.starts_with("unusable: no-assigned-at: assignedAt is missing or"), "{directory}");
     let text = stdout(&run(&["explain", "/room_a", "--redis-url", &url], &[]));
     assert!(text.contains("decision   pod\n"), "{text}");
 }

@@ -130,6 +130,28 @@ fn after_an_outage_the_new_assignment_is_followed() {
     eventually("the new assignment is followed", || stage.get("/room_a").pod() == "backend-1");
 }
 
+/// That it has lost everything cannot be told from everything having ended: the directory's word counts.
+#[test]
+fn a_redis_that_comes_back_empty_has_answered() {
+    for (policy, status, pod) in [("default-backend", 200, Some("any")), ("reject", 404, None)] {
+        let args = ["--cache-ttl", "1ms", "--cache-negative", "1ms", "--on-unassigned", policy];
+        let mut stage = Stage::with(&args);
+        assert_eq!(stage.get("/room_a").pod(), "backend-0");
+        stage.redis.kill();
+        assert_eq!(stage.get("/room_a").pod(), "backend-0");
+        stage.redis.restart();
+        eventually("the answer is followed", || {
+            let response = stage.get("/room_a");
+            response.status() == status && pod.is_none_or(|pod| response.pod() == pod)
+        });
+        stage.redis.assign("room_a", 1);
+        eventually("the room is written again", || {
+            let response = stage.get("/room_a");
+            response.status() == 200 && response.pod() == "backend-1"
+        });
+    }
+}
+
 #[test]
 fn a_router_starts_without_redis_and_is_ready_once_that_has_answered() {
     let (mut redis, pods, any) = (Redis::stopped(), Pods::start(1), Pod::start("any"));
