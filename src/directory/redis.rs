@@ -28,7 +28,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +82,8 @@ struct Inner {
     lookups: Consent,
     claims: Consent,
     beats: Consent,
+    /// The pods whose heartbeat could not be read the last time.
+    unreadable: Mutex<Vec<PodId>>,
 }
 
 impl RedisDirectory {
@@ -99,6 +101,7 @@ impl RedisDirectory {
             lookups: Consent::new("lookup"),
             claims: Consent::new("claim"),
             beats: Consent::new("heartbeats"),
+            unreadable: Mutex::default(),
         })))
     }
 
@@ -148,7 +151,9 @@ impl Directory for RedisDirectory {
 
     async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
         let question = |client| async move { heartbeats(&client, &self.0.statefulset).await };
-        self.0.beats.note(self.0.link.ask(question).await)
+        let (found, unreadable) = self.0.beats.note(self.0.link.ask(question).await)?;
+        self.0.tell_unreadable(unreadable);
+        Ok(found)
     }
 
     fn is_up(&self) -> bool {
@@ -174,6 +179,16 @@ impl Inner {
             Err(error) => Err(error),
         }
     }
+
+    /// Warns of heartbeats that cannot be read, when they become others than the last time: such a pod counts as none.
+    fn tell_unreadable(&self, pods: Vec<PodId>) {
+        let mut last = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pods.is_empty() && *last != pods {
+            let names: Vec<_> = pods.iter().map(PodId::as_str).collect();
+            tracing::warn!(pods = names.join(","), "unreadable heartbeat");
+        }
+        *last = pods;
+    }
 }
 
 /// The value of a key, cut off one byte past the longest usable one.
@@ -186,22 +201,31 @@ async fn value_of(client: &Client, key: &str) -> Result<Option<Bytes>, Error> {
     if value.is_empty() { client.get(key).await } else { Ok(Some(value)) }
 }
 
-/// The heartbeats of the pods 0, 1, 2…, a batch at a time while the last batch had any.
+/// The heartbeats of the pods 0, 1, 2…, a batch at a time while the last batch had any; and the pods whose heartbeat is no
+/// JSON object, or has a number that is none.
 ///
 /// The ordinals are known, so the keys are: no `SCAN`, which would walk through every room's key. Scaling
 /// down leaves gaps only at the end, and a pod that is down keeps its last heartbeat.
-async fn heartbeats(client: &Client, statefulset: &StatefulSet) -> Result<Vec<(PodId, Heartbeat)>, Error> {
-    let mut found = Vec::new();
+async fn heartbeats(
+    client: &Client,
+    statefulset: &StatefulSet,
+) -> Result<(Vec<(PodId, Heartbeat)>, Vec<PodId>), Error> {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     for first in (0..MAX_PODS).step_by(usize::from(HEARTBEAT_BATCH)) {
         let pods: Vec<PodId> = (first..first + HEARTBEAT_BATCH).map(|ordinal| statefulset.nth(ordinal)).collect();
         let values = values_of(client, pods.iter().map(|pod| format!("pod:{pod}:metrics"))).await?;
         if values.iter().all(|value| value.as_ref().is_some_and(Bytes::is_empty)) {
             break;
         }
-        let beats = values.iter().map(|value| value.as_deref().and_then(decode_heartbeat));
-        found.extend(pods.into_iter().zip(beats).filter_map(|(pod, beat)| Some((pod, beat?))));
+        for (pod, value) in pods.into_iter().zip(values) {
+            match value.as_deref().map(|value| (value, decode_heartbeat(value))) {
+                Some((b"", _)) => {}
+                Some((_, Some(beat))) => found.push((pod, beat)),
+                Some((_, None)) | None => unreadable.push(pod),
+            }
+        }
     }
-    Ok(found)
+    Ok((found, unreadable))
 }
 
 /// The values of several keys in one round trip: "" for a missing one, `None` for one of another type.

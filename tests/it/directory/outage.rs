@@ -66,6 +66,7 @@ fn a_redis_that_refuses_lookups_is_reported_down_in_its_own_words() {
         expect_unavailable(&router.get("/room_a"));
     }
     let said = |message: &str| router.logs().into_iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    router.wait_log("the warning", |line| line["message"] == "Redis refuses what it is asked");
     let warned = said("Redis refuses what it is asked");
     assert_eq!(warned.len(), 1, "{warned:?}");
     let words = warned[0]["why"].as_str().unwrap_or_default();
