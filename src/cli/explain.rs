@@ -44,6 +44,11 @@ pub(super) struct Explanation {
     because: String,
 }
 
+/// Whether the directory would be asked.
+pub(super) fn names_a_room(question: &Question) -> bool {
+    matches!(question.config.routing.affinity.room(&question.head), Ok(Some(_)))
+}
+
 /// Explains one request against the directory as it is now.
 pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) -> Explanation {
     let (config, head) = (&question.config, &question.head);

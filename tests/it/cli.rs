@@ -102,7 +102,9 @@ fn the_readme_lists_every_error_code() {
 
 #[test]
 fn help_and_version_are_answers() {
-    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["explain", "--help"]] {
+    for args in
+        [&["--help"][..], &["help"], &["help", "check"], &["--version"], &["serve", "--help"], &["explain", "--help"]]
+    {
         let output = run(args, &[]);
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
         assert!(!output.stdout.is_empty());
@@ -217,7 +219,17 @@ fn an_address_in_use_ends_the_start_with_1() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(flag) && said.contains(&address), "{said}");
+        assert!(said.contains(&format!("give another {flag}")) && said.lines().count() == 1, "{said}");
     }
+}
+
+/// RFC 5737: nobody's address.
+#[test]
+fn an_address_of_another_machine_is_told_from_one_in_use() {
+    let output = run(&["--directory=memory", "--listen=192.0.2.1:3001", "--admin-listen=127.0.0.1:0"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--listen 192.0.2.1:3001") && said.contains("no interface"), "{said}");
 }
 
 #[test]
@@ -260,6 +272,19 @@ fn explain_says_where_and_why() {
     assert!(directory.starts_with("unusable: no-assigned-at: assignedAt is missing or"), "{directory}");
     let text = stdout(&run(&["explain", "/room_a", "--redis-url", &url], &[]));
     assert!(text.contains("decision   pod\n"), "{text}");
+}
+
+/// A Redis that takes connections and says nothing is waited for where it is asked: only for a room.
+#[test]
+fn explain_asks_redis_only_about_rooms() {
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    mute.set_nonblocking(true).expect("a live socket takes its options");
+    let url = format!("redis://{}", mute.local_addr().expect("bound"));
+    assert_eq!(explain("/api/polls", &["--redis-url", &url])["decision"], "default-backend");
+    assert_eq!(explain("/room%5Fa", &["--redis-url", &url])["error"], "encoded-room");
+    assert!(mute.accept().is_err(), "Redis was connected to");
+    assert_eq!(explain("/room_a", &["--redis-url", &url])["error"], "directory-unavailable");
+    assert!(mute.accept().is_ok());
 }
 
 #[test]

@@ -275,7 +275,7 @@ impl Session {
             why = session.ended() => Err(why),
             pong = ping.ping::<()>(None) => pong.map_err(|error| error.to_string()),
         };
-        opened.map(|()| session)
+        opened.map(|()| session).map_err(|why| settings.comment(why))
     }
 
     /// Waits for the end of the connection, and says why it ended. Not to be called again then.

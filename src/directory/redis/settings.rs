@@ -83,6 +83,16 @@ impl Settings {
         hosts.join(",")
     }
 
+    /// Why a connection could not be opened, and what that may mean: a server without TLS waits for more of what it takes
+    /// for a command, and says nothing.
+    pub(super) fn comment(&self, why: String) -> String {
+        if self.config.uses_tls() && why.contains("Timeout") {
+            format!("{why} (rediss:// means TLS; a port without TLS does not answer to it: is redis:// meant?)")
+        } else {
+            why
+        }
+    }
+
     fn performance(&self) -> PerformanceConfig {
         PerformanceConfig {
             default_command_timeout: self.timeout, // default: none

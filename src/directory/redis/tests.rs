@@ -287,6 +287,16 @@ async fn a_server_that_accepts_and_says_nothing_is_down() {
 }
 
 #[tokio::test]
+async fn tls_towards_a_port_without_it_is_named_as_a_cause() {
+    let redis = Server::start(&[]);
+    let directory = started(&format!("rediss://127.0.0.1:{}", redis.port));
+    until("a reason", async || unavailable(directory.lookup(&room("room_a")).await).contains("redis://")).await;
+    let plain = started(&format!("redis://127.0.0.1:{}", free_port()));
+    until("a reason", async || unavailable(plain.lookup(&room("room_a")).await).contains("refused")).await;
+    assert!(!unavailable(plain.lookup(&room("room_a")).await).contains("TLS"));
+}
+
+#[tokio::test]
 async fn questions_beyond_the_bound_are_refused_and_the_others_answered() {
     let redis = Server::start(&[]);
     let directory = started_with(&redis.url(), Duration::from_secs(20));
