@@ -30,7 +30,7 @@ use pod_router::dns::Dns;
 use pod_router::drain::{Roster, Signal};
 use pod_router::limits;
 use pod_router::metrics::Metrics;
-use pod_router::proxy::{Commons, Proxy, Queues};
+use pod_router::proxy::{Commons, Proxy, Queues, Reach};
 use pod_router::server::{self, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -209,6 +209,7 @@ async fn router(pod: SocketAddr) -> SocketAddr {
         dns: Dns::default(),
         backends,
         queues: Queues::default(),
+        reach: Reach::default(),
         limits: limits::Limits::default(),
         metrics: Arc::clone(&metrics),
     };

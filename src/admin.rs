@@ -227,7 +227,7 @@ impl<D: Directory> Admin<D> {
                 Phase::Draining => "draining",
             },
             ready: self.is_ready(),
-            directory: DirectoryStatus { up: self.resolver.directory().is_up() },
+            directory: DirectoryStatus { up: self.resolver.directory().answers() },
             cached_rooms: self.resolver.cached_rooms(),
             downstream_connections: self.metrics.downstream_connections.get(),
             websocket_connections: self.metrics.websockets.get(),
@@ -239,7 +239,7 @@ impl<D: Directory> Admin<D> {
     /// Values that are looked up when asked for, not kept.
     fn refresh_gauges(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.directory_up.set(self.resolver.directory().is_up().into());
+        self.metrics.directory_up.set(self.resolver.directory().answers().into());
         self.metrics.cached_rooms.set(count(self.resolver.cached_rooms()));
         self.metrics.log_lines_dropped.set(count((self.dropped_lines)()));
     }

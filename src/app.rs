@@ -26,7 +26,7 @@ use crate::dns::Dns;
 use crate::drain::{Phase, Roster, Signal, Watch};
 use crate::limits::{Limiter, Limits, Seats};
 use crate::metrics::Metrics;
-use crate::proxy::{CODES, Commons, Proxy, Queues};
+use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
 use crate::server::{Server, listen, listen_again};
 use crate::telemetry;
 
@@ -79,7 +79,10 @@ impl App {
     ///
     /// Which address cannot be had, and why.
     pub fn bind(config: Config) -> Result<Self, String> {
-        let at = |flag: &str, address: SocketAddr, error: io::Error| format!("{flag} {address}: {error}");
+        let at = |flag: &str, address: SocketAddr, error: io::Error| {
+            let remedy = remedy(&error, flag, address);
+            format!("{flag} {address}: {error}{remedy}")
+        };
         let first = listen(config.listen, true).map_err(|error| at("--listen", config.listen, error))?;
         let address = first.local_addr().map_err(|error| at("--listen", config.listen, error))?;
         let mut data = vec![first];
@@ -109,6 +112,7 @@ impl App {
             dns: Dns::default(),
             backends,
             queues: Queues::default(),
+            reach: Reach::default(),
             limits: limits(&self.config.downstream),
             metrics: Arc::clone(&metrics),
         };
@@ -167,6 +171,19 @@ impl App {
             _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
         }
         Ok(())
+    }
+}
+
+/// What to do about an address that cannot be had, as the end of the sentence; nothing where that is not known.
+fn remedy(error: &io::Error, flag: &str, address: SocketAddr) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        let port = address.port();
+        format!("; another process listens there ('ss -ltnp sport = :{port}' names it): end it, or give another {flag}")
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        format!("; no interface of this machine has that address: give another {flag}, such as 0.0.0.0")
+    } else {
+        String::new()
     }
 }
 

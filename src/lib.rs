@@ -42,6 +42,7 @@
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
+//! | the log's word that a pod is unreachable | `proxy/reach.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |
@@ -73,7 +74,7 @@
 //!
 //! 1. [`core`] never awaits and reads no clock, environment or randomness.
 //! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status for a proxied request; only [`config`]
-//!    reads the environment (`RUST_LOG` apart, which `tracing-subscriber` reads in [`telemetry`]).
+//!    reads the environment (`RUST_LOG` apart, which it checks and `tracing-subscriber` reads in [`telemetry`]).
 //! 3. A connection failure never moves a room. Only the directory does.
 //! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers,
 //!    whatever the directory has said in between.

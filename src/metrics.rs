@@ -147,7 +147,11 @@ impl Metrics {
                 negative: lookups.with_label_values(&["negative"]),
                 error: lookups.with_label_values(&["error"]),
             },
-            directory_up: gauge(&registry, "pod_router_directory_up", "1 while the directory can be asked."),
+            directory_up: gauge(
+                &registry,
+                "pod_router_directory_up",
+                "1 while the directory can be asked and answers lookups.",
+            ),
             directory_duration: histogram(
                 &registry,
                 "pod_router_directory_duration_seconds",

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::LogFormat;
@@ -26,7 +27,9 @@ pub fn start(format: LogFormat) -> WorkerGuard {
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stdout());
     // A second start in one process would keep the first one's counter and subscriber.
     let _ = DROPPED.set(writer.error_counter());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    // The configuration has refused what cannot be read; an empty variable counts as unset.
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).try_from_env();
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(writer));
     let _ = match format {
         LogFormat::Json => tracing::subscriber::set_global_default(

@@ -8,9 +8,10 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tokio::net::{TcpStream, lookup_host};
 
-use crate::config::{Config, Source};
+use crate::config::{Config, DirectoryKind, Source};
 use crate::core::address::HostPort;
-use crate::directory::Directory;
+use crate::core::assignment::PodId;
+use crate::directory::{Directory, DirectoryError, nobodys_room};
 
 /// Prints the configuration and a line for everything that is tried; whether all of it could be reached.
 pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mut impl Write) -> io::Result<bool> {
@@ -19,11 +20,9 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
     }
     writeln!(out)?;
 
-    let asked = Instant::now();
-    let heartbeats = directory.heartbeats().await;
-    let mut reached = report(out, "directory", heartbeats.as_ref().map(|_| asked).map_err(ToString::to_string))?;
+    let (mut reached, heartbeats) = ask(config, directory, out).await?;
     let mut pods = BTreeMap::new();
-    for (pod, _) in heartbeats.unwrap_or_default() {
+    for pod in heartbeats {
         pods.insert(pod.to_string(), config.routing.address_of(&pod));
     }
     for (pod, address) in &config.routing.fixed_pods {
@@ -35,6 +34,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
     }
     if pods.is_empty() {
         writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
+        inform_of_first_pod(config, out).await?;
     }
     for backend in &config.backends.backends {
         let what =
@@ -47,6 +47,48 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         }
     }
     Ok(reached)
+}
+
+/// Puts the two questions to the directory: a room, by a key of the form of all others, and the heartbeats, which stand
+/// elsewhere and may be refused alone. Whether both were answered, and the pods that have a heartbeat.
+async fn ask<D: Directory>(config: &Config, directory: &D, out: &mut impl Write) -> io::Result<(bool, Vec<PodId>)> {
+    let room = nobodys_room();
+    let key = match &config.directory.kind {
+        DirectoryKind::Redis(redis) => redis.room_key.key(&room),
+        DirectoryKind::Memory => room.to_string(),
+    };
+    let asked = Instant::now();
+    let found = directory.lookup(&room).await.map(|_| asked);
+    let looked_up = report(out, &format!("directory, a room: {key}"), found.map_err(|why| advice(&why)))?;
+    let asked = Instant::now();
+    let beats = directory.heartbeats().await;
+    let sample = config.routing.statefulset.nth(0);
+    let what = format!("directory, heartbeats: pod:{sample}:metrics");
+    let heard = report(out, &what, beats.as_ref().map(|_| asked).map_err(advice))?;
+    Ok((looked_up && heard, beats.unwrap_or_default().into_iter().map(|(pod, _)| pod).collect()))
+}
+
+/// The directory's reason, and for a missing right what is needed.
+fn advice(error: &DirectoryError) -> String {
+    let hint = match error {
+        DirectoryError::Refused(why) if why.contains("NOPERM") => {
+            "; the user needs +getrange and +get on this key and all like it"
+        }
+        DirectoryError::Refused(_) | DirectoryError::Unavailable(_) | DirectoryError::Timeout => "",
+    };
+    format!("{error}{hint}")
+}
+
+/// Where the template leads for the first pod. It may not be running: that it cannot be reached is no failure, but why it
+/// cannot (no such name, a refusal, a firewall) tells whether the template is right.
+async fn inform_of_first_pod(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let first = config.routing.statefulset.nth(0);
+    let address = config.routing.address_of(&first);
+    let outcome = match dial(config, &address, config.upstream.pod_networks.as_deref()).await {
+        Ok(_) => "it can be reached".to_owned(),
+        Err(why) => format!("it cannot be reached now: {why}"),
+    };
+    writeln!(out, "info    {first} would be at {address}; {outcome}")
 }
 
 /// One line: what was tried, and how it went. Whether it went well.

@@ -24,7 +24,7 @@ pub(super) struct Explanation {
     room: Option<String>,
     /// The room's key in Redis.
     key: Option<String>,
-    /// What the directory says: `assigned`, `unassigned`, `unusable: <reason>` or the reason it did not answer.
+    /// What the directory says: `assigned`, `unassigned`, `unusable: <reason>: <sentence>` or the reason it did not answer.
     directory: Option<String>,
     pod: Option<String>,
     epoch: Option<u64>,
@@ -42,6 +42,11 @@ pub(super) struct Explanation {
     error: Option<&'static str>,
     /// The decision as a sentence.
     because: String,
+}
+
+/// Whether the directory would be asked.
+pub(super) fn names_a_room(question: &Question) -> bool {
+    matches!(question.config.routing.affinity.room(&question.head), Ok(Some(_)))
 }
 
 /// Explains one request against the directory as it is now.
@@ -100,7 +105,7 @@ impl Explanation {
                 "assigned".to_owned()
             }
             Ok(Answer::Unassigned) => "unassigned".to_owned(),
-            Ok(Answer::Unusable(why)) => format!("unusable: {}", why.as_str()),
+            Ok(Answer::Unusable(why)) => format!("unusable: {}: {}", why.as_str(), why.sentence()),
             Err(error) => error.to_string(),
         });
     }
@@ -122,7 +127,12 @@ impl Explanation {
             Plan::Forward(assignment) => {
                 self.decision = "pod";
                 self.addresses = vec![config.routing.address_of(&assignment.pod).to_string()];
-                self.because = format!("{} owns the room", assignment.pod);
+                self.because = format!(
+                    "{} owns the room, says the directory now; a running router may go by its cache for up to {} \
+                     (--cache-ttl), and follows no epoch lower than one it remembers",
+                    assignment.pod,
+                    humantime::format_duration(config.directory.ttl)
+                );
             }
             Plan::DefaultBackend => {
                 debug_assert_eq!(config.routing.on_unassigned, OnUnassigned::DefaultBackend);

@@ -13,7 +13,6 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
     name = "pod-router",
     version,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     next_line_help = true,
     after_help = "A flag wins over its variable; an empty variable counts as unset. Durations read 250ms, 2s, 10m.\n\
                   RUST_LOG sets the log level, by default info."

@@ -14,9 +14,9 @@ use http::{Request, Uri};
 
 use super::args::{Action, Cli, ExplainArgs};
 use super::convert::Surroundings;
-use super::environment::{Environment, map_settings, variables};
+use super::environment::{Environment, LOG_FILTER, map_settings, variables};
 use super::error::ConfigError;
-use super::{Config, LogFormat};
+use super::{Config, LogFormat, log_filter};
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ pub fn parse(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     on_terminal: bool,
 ) -> Result<Command, Exit> {
-    let args: Vec<_> = args.into_iter().collect();
+    let args = with_negative_values(args);
     let command = documented();
     // Once without the variables: --help shows the program's defaults, whatever the environment holds.
     command.clone().try_get_matches_from(&args).map_err(|error| Exit::from(&error))?;
@@ -100,6 +100,11 @@ pub fn parse(
     env.check_names(&command)?;
     let matches = env.as_defaults(command).try_get_matches_from(&args).map_err(|error| Exit::from(&error))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Exit::from(&error))?;
+    if let Some(filter) = env.get(LOG_FILTER)
+        && !matches!(cli.action, Some(Action::Health(_)))
+    {
+        log_filter::check(filter)?;
+    }
     let around = Surroundings { env, on_terminal };
     Ok(match cli.action {
         None => Command::Serve(Box::new(cli.serve.into_config(&around)?)),
@@ -108,6 +113,24 @@ pub fn parse(
         Some(Action::Check(args)) => Command::Check(Box::new(args.into_config(&around)?)),
         Some(Action::Explain(args)) => Command::Explain(Box::new(question(*args, &around)?)),
         Some(Action::Health(args)) => Command::Health(args.into_health_check()?),
+    })
+}
+
+/// `--cache-ttl -1s` as `--cache-ttl=-1s`: clap would take the value for another flag, and name neither the setting nor what
+/// would be right. No flag begins with a digit.
+fn with_negative_values(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let is_flag =
+        |arg: &OsString| arg.to_str().is_some_and(|arg| arg.len() > 2 && arg.starts_with("--") && !arg.contains('='));
+    let is_negative = |arg: &OsString| matches!(arg.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..]);
+    args.into_iter().fold(Vec::new(), |mut joined, arg| {
+        match joined.last_mut() {
+            Some(flag) if is_negative(&arg) && is_flag(flag) => {
+                flag.push("=");
+                flag.push(arg);
+            }
+            _ => joined.push(arg),
+        }
+        joined
     })
 }
 

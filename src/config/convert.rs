@@ -110,6 +110,7 @@ impl Args {
                 if text == "off" { Ok(None) } else { text.parse::<Redirect>().map(Some) }
             })?,
             pod_address: setting("pod-address", &self.pod_address, |text| pod_address(text, &namespace, &statefulset))?,
+            namespace,
             fixed_pods: self.fixed_pods(&statefulset)?,
             statefulset,
             on_unassigned: setting("on-unassigned", &self.on_unassigned, |text| word(text, &ON_UNASSIGNED))?,

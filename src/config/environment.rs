@@ -26,6 +26,9 @@ const SEED_NAMES: [(&str, &str); 4] = [
 /// The seeds' parts of a Redis URL, for which there are no flags.
 pub(super) const REDIS_PARTS: [&str; 5] = ["REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_DB"];
 
+/// Read by `tracing-subscriber` itself; here only looked at.
+pub(super) const LOG_FILTER: &str = "RUST_LOG";
+
 /// The variables that are set to something: an empty one counts as unset.
 #[derive(Debug, Default)]
 pub(super) struct Environment(BTreeMap<String, String>);
@@ -62,7 +65,7 @@ impl Environment {
         for (name, value) in variables {
             let Ok(name) = name.into_string() else { continue };
             let is_seed = REDIS_PARTS.contains(&name.as_str()) || SEED_NAMES.iter().any(|(_, seed)| *seed == name);
-            if value.is_empty() || !(is_seed || name.starts_with(PREFIX)) {
+            if value.is_empty() || !(is_seed || name == LOG_FILTER || name.starts_with(PREFIX)) {
                 continue;
             }
             let value = value.into_string().map_err(|_| ConfigError::of(format!("{name} is not valid UTF-8")))?;

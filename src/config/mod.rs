@@ -10,6 +10,7 @@ mod command;
 mod convert;
 mod environment;
 mod error;
+mod log_filter;
 mod redis_url;
 mod settings;
 mod value;
@@ -122,6 +123,8 @@ pub struct RoutingConfig {
     pub statefulset: StatefulSet,
     /// `--pod-address`, the namespace filled in.
     pub pod_address: AddressTemplate,
+    /// `--namespace`, for people: routing goes by `pod_address`.
+    pub namespace: String,
     /// `--pod`: fixed addresses, ahead of the template.
     pub fixed_pods: HashMap<PodId, HostPort>,
     /// `--on-unassigned`.

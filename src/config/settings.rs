@@ -45,8 +45,8 @@ pub fn settings() -> Vec<Setting> {
 }
 
 impl Config {
-    /// Flags and the values in force, secrets masked, in the order of `--help`. The namespace is part of
-    /// `--pod-address` by now.
+    /// Flags and the values in force, secrets masked, in the order of `--help`. The namespace stands in
+    /// `--pod-address` as well by now.
     pub fn effective(&self) -> Vec<(&'static str, String)> {
         let mut rows = vec![("--listen", self.listen.to_string()), ("--admin-listen", self.admin_listen.to_string())];
         rows.extend(self.effective_directory());
@@ -112,7 +112,7 @@ impl Config {
         ]
     }
 
-    fn effective_routing(&self) -> [(&'static str, String); 10] {
+    fn effective_routing(&self) -> [(&'static str, String); 11] {
         let routing = &self.routing;
         let mut pods: Vec<_> = routing.fixed_pods.iter().map(|(pod, address)| format!("{pod}={address}")).collect();
         pods.sort_unstable();
@@ -122,6 +122,7 @@ impl Config {
             ("--redirect", routing.redirect.as_ref().map_or("off".to_owned(), ToString::to_string)),
             ("--statefulset", routing.statefulset.as_str().to_owned()),
             ("--pod-address", routing.pod_address.to_string()),
+            ("--namespace", routing.namespace.clone()),
             ("--pod", list(&pods)),
             ("--default-backend", self.backends.default_backend().to_string()),
             ("--route", list(self.backends.routes())),

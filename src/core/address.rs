@@ -61,6 +61,13 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// The first `{word}` in a template that is none of those that are filled in.
+pub(super) fn foreign_placeholder<'a>(template: &'a str, known: &[&str]) -> Option<&'a str> {
+    let starts = template.match_indices('{').map(|(start, _)| &template[start..]);
+    let words = starts.filter_map(|rest| Some(&rest[..=rest.find('}')?]));
+    words.into_iter().find(|word| !known.contains(word))
+}
+
 /// A name that DNS can carry: labels of letters, digits, hyphens and underscores (RFC 1123, and the
 /// underscore that compose service names use).
 fn is_host_name(host: &str) -> bool {
@@ -83,6 +90,9 @@ impl AddressTemplate {
     pub fn new(text: &str, namespace: &str) -> Result<Self, String> {
         if !text.contains("{pod}") {
             return Err("the address has to contain {pod}".to_owned());
+        }
+        if let Some(word) = foreign_placeholder(text, &["{pod}", "{namespace}"]) {
+            return Err(format!("{word} is no placeholder: there are {{pod}} and {{namespace}}"));
         }
         let text = text.replace("{namespace}", namespace);
         text.replace("{pod}", "pod-0").parse::<HostPort>()?;
@@ -141,6 +151,14 @@ mod tests {
         assert_eq!(template.of(&pod).to_string(), "backend-12.backend.live.svc.cluster.local:3000");
         for bad in ["backend:3000", "{pod}", "{pod}:x", "{pod} :1", "{pods}:1"] {
             assert!(AddressTemplate::new(bad, "default").is_err(), "{bad}");
+        }
+        for (bad, word) in [("{pod}.{foo}:80", "{foo}"), ("{pod}.{Namespace}.x:80", "{Namespace}"), ("{pod}{}:1", "{}")]
+        {
+            let error = AddressTemplate::new(bad, "default").expect_err(bad);
+            assert!(
+                error.starts_with(&format!("{word} is no placeholder")) && error.contains("{namespace}"),
+                "{error}"
+            );
         }
     }
 }

@@ -40,8 +40,12 @@ pub struct Assignment {
 /// Why a directory value is refused. The room is then answered 503 `bad-assignment`, never dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadAssignment {
-    /// The value is not a JSON object with `podId` and `assignedAt`.
+    /// The value is not a JSON object, or has a field twice.
     Malformed,
+    /// It has no `podId`, or one that is no string.
+    NoPodId,
+    /// It has no `assignedAt`, or one that is no whole number of milliseconds.
+    NoEpoch,
     /// The pod id is not one of the StatefulSet's.
     ForeignPod,
     /// The key holds another Redis type than a string.
@@ -172,12 +176,29 @@ impl Answer {
         let is_object = value.trim_ascii_start().first() == Some(&b'{');
         let parsed = is_object.then(|| serde_json::from_slice::<Value<'_>>(value));
         let Some(Ok(value)) = parsed else {
-            return Self::Unusable(BadAssignment::Malformed);
+            return Self::Unusable(if is_object { flaw(value) } else { BadAssignment::Malformed });
         };
         match statefulset.pod(&value.pod_id) {
             Some(pod) => Self::Assigned(Assignment { pod, epoch: Epoch(value.assigned_at) }),
             None => Self::Unusable(BadAssignment::ForeignPod),
         }
+    }
+}
+
+/// The same fields, whatever they hold.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Loose {
+    pod_id: Option<serde_json::Value>,
+    assigned_at: Option<serde_json::Value>,
+}
+
+/// What is wrong with an object that is no assignment. Read a second time for this: it is rare.
+fn flaw(value: &[u8]) -> BadAssignment {
+    match serde_json::from_slice::<Loose>(value) {
+        Ok(found) if !found.pod_id.as_ref().is_some_and(serde_json::Value::is_string) => BadAssignment::NoPodId,
+        Ok(found) if !found.assigned_at.as_ref().is_some_and(serde_json::Value::is_u64) => BadAssignment::NoEpoch,
+        Ok(_) | Err(_) => BadAssignment::Malformed,
     }
 }
 
@@ -194,9 +215,23 @@ impl BadAssignment {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::NoPodId => "no-pod-id",
+            Self::NoEpoch => "no-assigned-at",
             Self::ForeignPod => "foreign-pod",
             Self::WrongType => "wrong-type",
             Self::TooLarge => "too-large",
+        }
+    }
+
+    /// The reason for a person: what is wrong with the value.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Malformed => "it is not a JSON object, or has a field twice",
+            Self::NoPodId => "podId is missing or is not a string",
+            Self::NoEpoch => "assignedAt is missing or is not a whole number of milliseconds",
+            Self::ForeignPod => "podId names no pod of --statefulset",
+            Self::WrongType => "the key holds another Redis type than a string",
+            Self::TooLarge => "it is longer than 4096 bytes",
         }
     }
 }
@@ -229,27 +264,34 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_the_missions_is_refused() {
-        for value in [
-            "",
-            "null",
-            "[]",
-            "\"backend-1\"",
-            "backend-1",
-            "{",
-            "{}",
-            "\u{0}",
-            r#"["backend-1",1]"#,
-            r#"{"podId":"backend-1"}"#,
-            r#"{"assignedAt":1}"#,
-            r#"{"podId":1,"assignedAt":1}"#,
-            r#"{"podId":"backend-1","assignedAt":"1"}"#,
-            r#"{"podId":"backend-1","assignedAt":-1}"#,
-            r#"{"podId":"backend-1","podId":"backend-2","assignedAt":1}"#,
-            r#"{"podId":"backend-1","assignedAt":1} trailing"#,
+    fn a_value_that_is_not_the_missions_is_refused_by_what_is_wrong_with_it() {
+        use BadAssignment::{Malformed, NoEpoch, NoPodId};
+        for (value, why) in [
+            ("", Malformed),
+            ("null", Malformed),
+            ("[]", Malformed),
+            ("\"backend-1\"", Malformed),
+            ("backend-1", Malformed),
+            ("{", Malformed),
+            ("\u{0}", Malformed),
+            (r#"["backend-1",1]"#, Malformed),
+            (r#"{"podId":"backend-1","podId":"backend-2","assignedAt":1}"#, Malformed),
+            (r#"{"podId":"backend-1","assignedAt":1} trailing"#, Malformed),
+            ("{}", NoPodId),
+            (r#"{"assignedAt":1}"#, NoPodId),
+            (r#"{"podid":"backend-1","assignedAt":1}"#, NoPodId),
+            (r#"{"podId":1,"assignedAt":1}"#, NoPodId),
+            (r#"{"podId":null,"assignedAt":1}"#, NoPodId),
+            (r#"{"podId":"backend-1"}"#, NoEpoch),
+            (r#"{"podId":"backend-1","assignedAt":null}"#, NoEpoch),
+            (r#"{"podId":"backend-1","assignedAt":"1"}"#, NoEpoch),
+            (r#"{"podId":"backend-1","assignedAt":-1}"#, NoEpoch),
+            (r#"{"podId":"backend-1","assignedAt":1634567890123.5}"#, NoEpoch),
+            (r#"{"podId":"backend-1","assignedAt":18446744073709551616}"#, NoEpoch),
         ] {
-            assert_eq!(decode(value), Answer::Unusable(BadAssignment::Malformed), "{value}");
+            assert_eq!(decode(value), Answer::Unusable(why), "{value}");
         }
+        assert!(BadAssignment::TooLarge.sentence().contains(&MAX_VALUE_LEN.to_string()));
         let large = format!(r#"{{"podId":"backend-1","assignedAt":1,"x":"{}"}}"#, "x".repeat(MAX_VALUE_LEN));
         assert_eq!(decode(&large), Answer::Unusable(BadAssignment::TooLarge));
     }

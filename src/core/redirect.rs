@@ -10,6 +10,7 @@ use http::Method;
 use http::header::ACCEPT;
 use http::request::Parts;
 
+use super::address::foreign_placeholder;
 use super::assignment::PodId;
 use super::room::RoomId;
 
@@ -60,6 +61,9 @@ impl FromStr for Redirect {
         let path = target.split('?').next().unwrap_or_default();
         if !prefix.starts_with('/') || !is_plain(prefix) {
             return Err("the prefix has to be a path that begins with a slash".to_owned());
+        }
+        if let Some(word) = foreign_placeholder(target, &["{room}", "{pod}"]) {
+            return Err(format!("{word} is no placeholder: there are {{room}} and {{pod}}"));
         }
         let example = target.replace("{room}", "room_x").replace("{pod}", "pod-0");
         if !target.starts_with('/') || target.starts_with("//") || !is_plain(&example) {
@@ -199,7 +203,9 @@ mod tests {
             ("/e/=/\\evil.com?r={room}", "origin"),
             ("/e/=/x y?r={room}", "origin"),
             ("/e/=/x\"?r={room}", "origin"),
-            ("/e/=/x?r={rooms}{room}", "origin"),
+            ("/e/=/x?r={rooms}{room}", "{rooms} is no placeholder"),
+            ("/x/=/y?{foo}{room}", "{foo} is no placeholder"),
+            ("/e/=/x?r={room}{", "origin"),
             ("/e/=/x/../e/{room}", "dots"),
             ("/e/=/%2E./e/{room}", "dots"),
             ("/e/=/x", "{room}"),

@@ -29,8 +29,9 @@ use crate::directory::memory::MemoryDirectory;
 /// How many demo pods there are: with three, a move leaves one that is neither the old pod nor the new one.
 const PODS: u16 = 3;
 
-/// How long the router uses an assignment without asking again: short enough for a person who has just moved a room.
-const CACHE_TTL: &str = "250ms";
+/// How long the router uses an assignment without asking again: not at all, so that a room that has just been moved is found
+/// at its new pod by the very next request. The directory is in the same process.
+const CACHE_TTL: &str = "0s";
 
 /// The room that has a pod from the start.
 const DEMO_ROOM: &str = "room_demo";

@@ -230,6 +230,7 @@ async fn the_configuration_is_the_contracts_around_the_demo_pods() {
         assert_eq!(backend.to_string(), address.to_string());
     }
     assert_eq!(config.routing.affinity.rules().len(), 2);
+    assert!(config.directory.ttl.is_zero(), "a move is seen by the next request");
 }
 
 fn any() -> SocketAddr {

@@ -33,8 +33,19 @@ pub trait Directory: Clone + Send + Sync + 'static {
     /// Whether it can be asked at this moment, as far as is known without asking.
     fn is_up(&self) -> bool;
 
+    /// Whether lookups are answered, as far as is known: one that can be asked may refuse them all.
+    fn answers(&self) -> bool {
+        self.is_up()
+    }
+
     /// Ends once it has answered for the first time.
     fn first_contact(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// A room that is looked up only to see whether lookups are answered. It has the form that rooms have by default, so that
+/// key patterns which cover those cover it.
+pub fn nobodys_room() -> RoomId<'static> {
+    RoomId::parse("room_pod-router-check").expect("letters, digits, - and _")
 }
 
 /// Why the directory gave no answer.
@@ -44,6 +55,8 @@ pub enum DirectoryError {
     Timeout,
     /// It is known to be away, or the connection failed; the text says how.
     Unavailable(String),
+    /// It is there and refuses to answer; the text is its own.
+    Refused(String),
 }
 
 impl fmt::Display for DirectoryError {
@@ -51,6 +64,7 @@ impl fmt::Display for DirectoryError {
         match self {
             Self::Timeout => f.write_str("the directory did not answer within --redis-timeout"),
             Self::Unavailable(why) => write!(f, "the directory cannot be asked: {why}"),
+            Self::Refused(why) => write!(f, "the directory refuses to answer: {why}"),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Version 5 or later. All commands touch one key each, so they work in a Cluster as they do on one server.
 //! A Redis user of the router's own needs `+getrange +get +exists +eval +set +time +ping` (and `+select` for a
 //! database other than 0; `+cluster +client|id` in a Cluster; `+role` behind Sentinel) on `~room:*` and `~pod:*`.
+//! What it may not do is asked for all the same, and refused in Redis' own words (`consent`).
 //!
 //! `rediss` trusts the authorities the system trusts, or those in the file `SSL_CERT_FILE` names.
 //!
@@ -21,12 +22,13 @@
 //! [`RedisDirectory::start`] puts the connection on the runtime it is called on. Lookups may come from any
 //! other runtime: they meet the connection through channels, and wait with their own runtime's timer.
 
+mod consent;
 mod link;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,9 +36,10 @@ use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{KeysInterface, LuaInterface};
 
+use self::consent::Consent;
 use self::link::Link;
 use self::settings::Settings;
-use super::{Directory, DirectoryError};
+use super::{Directory, DirectoryError, nobodys_room};
 use crate::config::{KeyTemplate, RedisConfig};
 use crate::core::assignment::{Answer, Assignment, BadAssignment, Epoch, Heartbeat, MAX_VALUE_LEN, PodId, StatefulSet};
 use crate::core::room::RoomId;
@@ -46,6 +49,9 @@ const HEARTBEAT_BATCH: u16 = 32;
 
 /// Pods whose heartbeats are looked for, from ordinal 0 up. A gap of a whole batch ends the search earlier.
 const MAX_PODS: u16 = 1024;
+
+/// Between two lookups that only try whether they are still refused.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Gives a room to a pod unless its key exists, and returns what holds afterwards.
 ///
@@ -73,6 +79,11 @@ struct Inner {
     link: Arc<Link>,
     room_key: KeyTemplate,
     statefulset: StatefulSet,
+    lookups: Consent,
+    claims: Consent,
+    beats: Consent,
+    /// The pods whose heartbeat could not be read the last time.
+    unreadable: Mutex<Vec<PodId>>,
 }
 
 impl RedisDirectory {
@@ -83,7 +94,15 @@ impl RedisDirectory {
     /// Says what is wrong with the URL, without any part of it: it may hold a password.
     pub fn new(config: &RedisConfig, timeout: Duration, statefulset: StatefulSet) -> Result<Self, String> {
         let link = Arc::new(Link::new(Settings::new(config.url.reveal(), timeout)?));
-        Ok(Self(Arc::new(Inner { link, room_key: config.room_key.clone(), statefulset })))
+        Ok(Self(Arc::new(Inner {
+            link,
+            room_key: config.room_key.clone(),
+            statefulset,
+            lookups: Consent::new("lookup"),
+            claims: Consent::new("claim"),
+            beats: Consent::new("heartbeats"),
+            unreadable: Mutex::default(),
+        })))
     }
 
     /// Connects, and stays connected until the runtime this is called on ends. A second call does nothing.
@@ -92,7 +111,24 @@ impl RedisDirectory {
     ///
     /// Outside a tokio runtime, or on one without a clock or sockets.
     pub fn start(&self) {
-        Link::start(&self.0.link);
+        if Link::start(&self.0.link) {
+            tokio::spawn(self.clone().try_lookups());
+        }
+    }
+
+    /// Looks for a room that nobody has: at first, so that a refusal is known before a user meets it, and while lookups
+    /// are refused, so that the end of that is known without one. What they say is noted where they are made.
+    async fn try_lookups(self) {
+        self.first_contact().await;
+        let room = &nobodys_room();
+        drop(self.lookup(room).await);
+        loop {
+            self.0.lookups.refusal().await;
+            while self.0.lookups.is_refused() {
+                tokio::time::sleep(TRY_AGAIN).await;
+                drop(self.lookup(room).await);
+            }
+        }
     }
 }
 
@@ -100,7 +136,7 @@ impl Directory for RedisDirectory {
     async fn lookup(&self, room: &RoomId<'_>) -> Result<Answer, DirectoryError> {
         let key = &self.0.room_key.key(room);
         let question = |client| async move { self.0.read(value_of(&client, key).await) };
-        self.0.link.ask(question).await
+        self.0.lookups.note(self.0.link.ask(question).await)
     }
 
     async fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
@@ -110,16 +146,22 @@ impl Directory for RedisDirectory {
             let longest = MAX_VALUE_LEN.to_string();
             self.0.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
         };
-        self.0.link.ask(question).await
+        self.0.claims.note(self.0.link.ask(question).await)
     }
 
     async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
         let question = |client| async move { heartbeats(&client, &self.0.statefulset).await };
-        self.0.link.ask(question).await
+        let (found, unreadable) = self.0.beats.note(self.0.link.ask(question).await)?;
+        self.0.tell_unreadable(unreadable);
+        Ok(found)
     }
 
     fn is_up(&self) -> bool {
         self.0.link.is_up()
+    }
+
+    fn answers(&self) -> bool {
+        self.is_up() && !self.0.lookups.is_refused()
     }
 
     async fn first_contact(&self) {
@@ -137,6 +179,16 @@ impl Inner {
             Err(error) => Err(error),
         }
     }
+
+    /// Warns of heartbeats that cannot be read, when they become others than the last time: such a pod counts as none.
+    fn tell_unreadable(&self, pods: Vec<PodId>) {
+        let mut last = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pods.is_empty() && *last != pods {
+            let names: Vec<_> = pods.iter().map(PodId::as_str).collect();
+            tracing::warn!(pods = names.join(","), "unreadable heartbeat");
+        }
+        *last = pods;
+    }
 }
 
 /// The value of a key, cut off one byte past the longest usable one.
@@ -149,22 +201,31 @@ async fn value_of(client: &Client, key: &str) -> Result<Option<Bytes>, Error> {
     if value.is_empty() { client.get(key).await } else { Ok(Some(value)) }
 }
 
-/// The heartbeats of the pods 0, 1, 2…, a batch at a time while the last batch had any.
+/// The heartbeats of the pods 0, 1, 2…, a batch at a time while the last batch had any; and the pods whose heartbeat is no
+/// JSON object, or has a number that is none.
 ///
 /// The ordinals are known, so the keys are: no `SCAN`, which would walk through every room's key. Scaling
 /// down leaves gaps only at the end, and a pod that is down keeps its last heartbeat.
-async fn heartbeats(client: &Client, statefulset: &StatefulSet) -> Result<Vec<(PodId, Heartbeat)>, Error> {
-    let mut found = Vec::new();
+async fn heartbeats(
+    client: &Client,
+    statefulset: &StatefulSet,
+) -> Result<(Vec<(PodId, Heartbeat)>, Vec<PodId>), Error> {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     for first in (0..MAX_PODS).step_by(usize::from(HEARTBEAT_BATCH)) {
         let pods: Vec<PodId> = (first..first + HEARTBEAT_BATCH).map(|ordinal| statefulset.nth(ordinal)).collect();
         let values = values_of(client, pods.iter().map(|pod| format!("pod:{pod}:metrics"))).await?;
         if values.iter().all(|value| value.as_ref().is_some_and(Bytes::is_empty)) {
             break;
         }
-        let beats = values.iter().map(|value| value.as_deref().and_then(decode_heartbeat));
-        found.extend(pods.into_iter().zip(beats).filter_map(|(pod, beat)| Some((pod, beat?))));
+        for (pod, value) in pods.into_iter().zip(values) {
+            match value.as_deref().map(|value| (value, decode_heartbeat(value))) {
+                Some((b"", _)) => {}
+                Some((_, Some(beat))) => found.push((pod, beat)),
+                Some((_, None)) | None => unreadable.push(pod),
+            }
+        }
     }
-    Ok(found)
+    Ok((found, unreadable))
 }
 
 /// The values of several keys in one round trip: "" for a missing one, `None` for one of another type.

@@ -47,6 +47,9 @@ struct Inner<D> {
     runtime: Handle,
 }
 
+/// How far `assignedAt` may lie ahead of this machine's clock before the log says so: clocks differ by less than a day.
+const SKEW_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// What is remembered of a room.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -233,6 +236,7 @@ impl<D: Directory> Inner<D> {
     fn learn(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> Answer {
         let held = self.cache.get(room.as_str());
         let last = held.as_ref().and_then(Entry::last_assignment);
+        let seen = last.as_ref().map(|(last, _)| last.epoch);
         let last = last.filter(|(_, confirmed)| self.may_be_stale(*confirmed, asked));
         let mut entry = Entry { answer, asked, confirmed: asked, before: None };
         match (&entry.answer, last, &held) {
@@ -249,7 +253,18 @@ impl<D: Directory> Inner<D> {
         }
         if let Answer::Unusable(why) = entry.answer {
             // Here, and not for each request that it refuses.
-            tracing::warn!(room = room.as_str(), reason = why.as_str(), "unusable directory value");
+            tracing::warn!(
+                room = room.as_str(),
+                reason = why.as_str(),
+                why = why.sentence(),
+                "unusable directory value"
+            );
+        }
+        if let Answer::Assigned(Assignment { pod, epoch }) = &entry.answer
+            && seen != Some(*epoch)
+            && epoch.0.saturating_sub(now_ms()) > SKEW_MS
+        {
+            tracing::warn!(room = room.as_str(), %pod, assigned_at = epoch.0, "assignedAt is more than a day ahead: nothing lower is followed while it is remembered");
         }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);

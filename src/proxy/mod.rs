@@ -12,6 +12,7 @@ mod duplex;
 mod exchange;
 mod forward;
 mod queue;
+mod reach;
 mod record;
 mod reject;
 mod socket;
@@ -34,6 +35,7 @@ use hyper::body::{Body, Incoming};
 pub use body::ResponseBody;
 pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
+pub use reach::Reach;
 pub use reject::{CODES, Refused, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT};
 pub use socket::tune;
 
@@ -83,6 +85,8 @@ pub struct Commons {
     pub backends: Arc<Backends>,
     /// The places at pods, where they are limited.
     pub queues: Queues,
+    /// The pods that are away.
+    pub reach: Reach,
     /// What one client may have.
     pub limits: Limits,
     /// Where everything is counted.
@@ -101,8 +105,8 @@ enum Route {
 impl<D: Directory> Proxy<D> {
     /// The proxy of one worker thread. Has to be called on that thread's runtime.
     pub fn new(config: Arc<Config>, resolver: Resolver<D>, commons: Commons, roster: Rc<Roster>) -> Rc<Self> {
-        let Commons { dns, backends, queues, limits, metrics } = commons;
-        let pool = Pool::new(config.upstream.clone(), dns, queues, Arc::clone(&metrics));
+        let pool = Pool::new(config.upstream.clone(), commons.clone());
+        let Commons { backends, limits, metrics, .. } = commons;
         tokio::task::spawn_local(pool.sweep_forever());
         let balancer = Balancer::new(Arc::clone(&config), backends);
         let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster), config.log_sample);

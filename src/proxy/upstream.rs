@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -19,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::queue::{Place, Queue, Queues};
-use super::socket;
+use super::reach::Reach;
+use super::{Commons, socket};
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
@@ -42,6 +44,7 @@ pub(super) struct Pool {
     config: UpstreamConfig,
     dns: Dns,
     queues: Queues,
+    reach: Reach,
     metrics: Arc<Metrics>,
     /// By pod name, or `host:port` of a default backend: bounded by the pods and backends there are.
     endpoints: RefCell<HashMap<Arc<str>, Rc<Endpoint>>>,
@@ -101,8 +104,9 @@ pub(super) struct Kept(#[expect(dead_code, reason = "held for its drop")] (Held,
 
 impl Pool {
     /// An empty pool.
-    pub(super) fn new(config: UpstreamConfig, dns: Dns, queues: Queues, metrics: Arc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { config, dns, queues, metrics, endpoints: RefCell::default() })
+    pub(super) fn new(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
+        let Commons { dns, queues, reach, metrics, .. } = commons;
+        Rc::new(Self { config, dns, queues, reach, metrics, endpoints: RefCell::default() })
     }
 
     /// The pod with this name, made at first sight.
@@ -162,37 +166,42 @@ impl Pool {
             return Err(failure);
         }
         let dialled = self.try_dial(endpoint).await;
-        if let Err(failure) = dialled {
-            endpoint.last_failure.set(Some((Instant::now(), failure)));
-            endpoint.metrics.connect_failures.inc();
-            // A name that is not found says nothing about the connections there are.
-            if failure.stage != Stage::Resolve {
-                self.evict(endpoint);
+        match &dialled {
+            Ok(_) => drop(self.reach.found(&endpoint.name, &endpoint.address)),
+            Err(failure) => {
+                endpoint.last_failure.set(Some((Instant::now(), *failure)));
+                endpoint.metrics.connect_failures.inc();
+                // A name that is not found says nothing about the connections there are.
+                if failure.stage != Stage::Resolve {
+                    self.evict(endpoint);
+                }
             }
         }
         dialled
     }
 
     async fn try_dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
-        let failed = |stage, error: &dyn std::error::Error, timed_out| {
-            tracing::debug!(pod = &*endpoint.name, address = %endpoint.address, %error, ?stage, "pod not reached");
+        let failed = |stage, why: &str, timed_out| {
+            self.reach.lost(&endpoint.name, &endpoint.address, why);
             Failure { stage, sent: false, timed_out }
         };
-        let mut addresses =
-            self.dns.resolve(&endpoint.address).await.map_err(|error| failed(Stage::Resolve, &error, false))?;
+        let found = self.dns.resolve(&endpoint.address).await;
+        let mut addresses = found.map_err(|error| failed(Stage::Resolve, &error.to_string(), false))?;
         if endpoint.confined {
-            addresses = self.within(&addresses);
-            if addresses.is_empty() {
-                tracing::warn!(pod = &*endpoint.name, address = %endpoint.address, "resolves to nothing within --pod-networks");
-                return Err(failed(Stage::Confine, &std::io::Error::from(std::io::ErrorKind::PermissionDenied), false));
+            let inside = self.within(&addresses);
+            if inside.is_empty() {
+                let why = format!("none of {addresses:?} is within --pod-networks");
+                return Err(failed(Stage::Confine, &why, false));
             }
+            addresses = inside;
         }
-        let stream = socket::connect(&addresses, self.config.connect_timeout)
-            .await
-            .map_err(|error| failed(Stage::Connect, &error, error.kind() == std::io::ErrorKind::TimedOut))?;
+        let stream = socket::connect(&addresses, self.config.connect_timeout).await.map_err(|error| {
+            let timed_out = error.kind() == ErrorKind::TimedOut;
+            failed(Stage::Connect, &format!("{addresses:?}: {error}"), timed_out)
+        })?;
         if !socket::is_quiet(&stream) {
-            // Accepted and closed at once: a pod that is going down.
-            return Err(failed(Stage::Connect, &std::io::Error::from(std::io::ErrorKind::ConnectionReset), false));
+            let why = format!("{addresses:?}: the connection was closed at once");
+            return Err(failed(Stage::Connect, &why, false));
         }
         Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics.connections) })
     }

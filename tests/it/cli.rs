@@ -102,7 +102,9 @@ fn the_readme_lists_every_error_code() {
 
 #[test]
 fn help_and_version_are_answers() {
-    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["explain", "--help"]] {
+    for args in
+        [&["--help"][..], &["help"], &["help", "check"], &["--version"], &["serve", "--help"], &["explain", "--help"]]
+    {
         let output = run(args, &[]);
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
         assert!(!output.stdout.is_empty());
@@ -176,6 +178,23 @@ fn a_wrong_setting_is_one_clear_line_and_64() {
     }
 }
 
+/// Else a misspelt level would silence everything, and be noticed on the day when the log is needed.
+#[test]
+fn a_wrong_log_level_is_one_clear_line_and_64() {
+    for value in ["inof", "!!bad==", "pod_router=verbose"] {
+        for command in ["serve", "dev", "check"] {
+            let output = run(&[command, "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"], &[("RUST_LOG", value)]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!((output.status.code(), said.lines().count()), (Some(64), 1), "{value}: {said}");
+            assert!(said.contains("RUST_LOG") && said.contains(value) && said.contains("debug"), "{said}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+    // Empty is unset, as for the other variables.
+    let router = Router::builder().args(&["--directory", "memory"]).env("RUST_LOG", "").start();
+    assert_eq!(router.get_admin("/livez").status(), 200);
+}
+
 #[test]
 fn what_nobody_knows_is_refused_with_a_suggestion() {
     for (args, variables, meant) in [
@@ -200,7 +219,17 @@ fn an_address_in_use_ends_the_start_with_1() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(flag) && said.contains(&address), "{said}");
+        assert!(said.contains(&format!("give another {flag}")) && said.lines().count() == 1, "{said}");
     }
+}
+
+/// RFC 5737: nobody's address.
+#[test]
+fn an_address_of_another_machine_is_told_from_one_in_use() {
+    let output = run(&["--directory=memory", "--listen=192.0.2.1:3001", "--admin-listen=127.0.0.1:0"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--listen 192.0.2.1:3001") && said.contains("no interface"), "{said}");
 }
 
 #[test]
@@ -218,6 +247,8 @@ fn explain_says_where_and_why() {
     let known = told("/api/room/room_a/x", &[]);
     assert_eq!(known["decision"], "pod");
     assert_eq!(known["addresses"], serde_json::json!(["127.0.0.1:4001"]));
+    let because = known["because"].as_str().unwrap_or_default();
+    assert!(because.contains("up to 2s (--cache-ttl)") && because.contains("no epoch lower"), "{because}");
     assert_eq!((&known["key"], &known["rule"]), (&"room:room_a:pod".into(), &r"path:room_[\w-]+".into()));
     assert!(known["ageMs"].as_u64().is_some_and(|age| age >= 5000), "{known}");
     let page = told("https://app.example/experiment/room_a", &["--header", "Accept: text/html"]);
@@ -236,8 +267,24 @@ fn explain_says_where_and_why() {
         let refused = told(target, more);
         assert_eq!((&refused["error"], &refused["status"]), (&error.into(), &status.into()), "{target}");
     }
+    redis.set("room:room_text:pod", r#"{"podId":"backend-1","assignedAt":"now"}"#);
+    let directory = told("/room_text", &[])["directory"].as_str().unwrap_or_default().to_owned();
+    assert!(directory.starts_with("unusable: no-assigned-at: assignedAt is missing or"), "{directory}");
     let text = stdout(&run(&["explain", "/room_a", "--redis-url", &url], &[]));
     assert!(text.contains("decision   pod\n"), "{text}");
+}
+
+/// A Redis that takes connections and says nothing is waited for where it is asked: only for a room.
+#[test]
+fn explain_asks_redis_only_about_rooms() {
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    mute.set_nonblocking(true).expect("a live socket takes its options");
+    let url = format!("redis://{}", mute.local_addr().expect("bound"));
+    assert_eq!(explain("/api/polls", &["--redis-url", &url])["decision"], "default-backend");
+    assert_eq!(explain("/room%5Fa", &["--redis-url", &url])["error"], "encoded-room");
+    assert!(mute.accept().is_err(), "Redis was connected to");
+    assert_eq!(explain("/room_a", &["--redis-url", &url])["error"], "directory-unavailable");
+    assert!(mute.accept().is_ok());
 }
 
 #[test]
@@ -271,6 +318,40 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     let said = stdout(&run(&networks, &variables));
     assert!(said.contains("FAILED  backend-1") && said.contains("within --pod-networks"), "{said}");
     assert!(said.contains("ok      default backend") && outside.accepted() == 0, "{said}");
+}
+
+/// Without a pod that is known, the template is tried all the same; a pod that is not there is no failure.
+#[test]
+fn check_tries_the_template_where_no_pod_is_known() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    let (url, address) = (redis.url(), any.addr().to_string());
+    let template = "{pod}.no-such-name.invalid:3000";
+    let output = run(&["check", "--redis-url", &url, "--default-backend", &address, "--pod-address", template], &[]);
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let line = "info    backend-0 would be at backend-0.no-such-name.invalid:3000; it cannot be reached now: ";
+    assert!(said.contains(line), "{said}");
+}
+
+/// Each of the two questions needs a right of its own.
+#[test]
+fn check_says_what_redis_refuses() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    let (url, address) = (format!("redis://router:s3cret@{}/0", redis.addr()), any.addr().to_string());
+    for (rights, refused, granted) in [
+        ("~room:* ~pod:* +ping +get", "a room: room:", None),
+        ("~pod:* +ping +getrange +get", "a room: room:", Some("heartbeats: pod:backend-0:metrics")),
+        ("~room:* +ping +getrange +get", "heartbeats: pod:backend-0:metrics", Some("a room: room:")),
+    ] {
+        let user = format!("ACL SETUSER router reset on >s3cret {rights}");
+        redis.command(&user.split(' ').collect::<Vec<_>>());
+        let output = run(&["check", "--redis-url", &url, "--default-backend", &address], &[]);
+        let said = stdout(&output);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        let line = said.lines().find(|line| line.starts_with(&format!("FAILED  directory, {refused}")));
+        assert!(line.is_some_and(|line| line.contains("NOPERM") && line.contains("+getrange")), "{rights}: {said}");
+        assert!(granted.is_none_or(|what| said.contains(&format!("ok      directory, {what}"))), "{rights}: {said}");
+    }
 }
 
 #[test]

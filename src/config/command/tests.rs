@@ -58,6 +58,7 @@ fn the_defaults_are_the_contracts() {
         ("--redirect", "/experiment/=/experiment?roomId={room}&pod={pod}"),
         ("--statefulset", "backend"),
         ("--pod-address", "{pod}.backend.default.svc.cluster.local:3000"),
+        ("--namespace", "default"),
         ("--pod", "none"),
         ("--default-backend", "backend-service:3000"),
         ("--route", "none"),
@@ -117,7 +118,7 @@ fn every_setting_has_a_flag_a_variable_and_a_place_in_the_list() {
     let effective = config(&[], &[]).effective();
     let listed: Vec<_> = effective.iter().map(|(flag, _)| *flag).collect();
     let documented: Vec<_> = settings.iter().map(|setting| setting.flag.as_str()).collect();
-    assert_eq!(listed, documented.iter().copied().filter(|flag| *flag != "--namespace").collect::<Vec<_>>());
+    assert_eq!(listed, documented);
     for setting in &settings {
         assert!(!setting.meaning.is_empty(), "{}", setting.flag);
         // Whatever a setting takes, no setting takes this.
@@ -214,7 +215,7 @@ fn a_wrong_value_is_answered_with_a_sentence() {
         ("redirect", "on", "or off"),
         ("statefulset", "Backend", "lower-case"),
         ("pod-address", "backend:3000", "{pod}"),
-        ("pod-address", "{pod}.{host}:3000", "host:port"),
+        ("pod-address", "{pod}.{host}:3000", "{host} is no placeholder"),
         ("namespace", "a.b", "hyphens"),
         ("pod", "backend-0", "POD=HOST:PORT"),
         ("pod", "web-0=a:1", "backend-0, backend-1"),
@@ -287,6 +288,10 @@ fn what_clap_refuses_is_one_line_too() {
         (&["explain"], ["<URL>", "not provided"]),
         (&["explain", "/a", "/b"], ["'/b'", "--help"]),
         (&["dev", "--redis-url", "x"], ["'--redis-url'", "--help"]),
+        (&["--cache-ttl", "-1s"], ["--cache-ttl (POD_ROUTER_CACHE_TTL) cannot be '-1s'", "250ms"]),
+        (&["check", "--max-fails", "-3"], ["--max-fails (POD_ROUTER_MAX_FAILS) cannot be '-3'", "number"]),
+        (&["serve", "--cache-ttl=2s", "-1"], ["'-1'", "--help"]),
+        (&["-1"], ["'-1'", "--help"]),
     ] {
         let sentence = wrong(args, &[]);
         assert!(parts.iter().all(|part| sentence.contains(part)), "{args:?}: {sentence}");
@@ -312,7 +317,15 @@ fn a_misspelt_variable_is_refused_for_every_command() {
 #[test]
 fn help_and_version_are_answers() {
     assert_eq!(answer(&["--version"], &[]), format!("pod-router {}\n", env!("CARGO_PKG_VERSION")));
-    for args in [&["--help"][..], &["-h"], &["serve", "--help"], &["check", "--help"], &["explain", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["help"],
+        &["help", "check"],
+        &["serve", "--help"],
+        &["check", "--help"],
+        &["explain", "--help"],
+    ] {
         let help = answer(args, &[("REDIS_URL", "redis://:hunter2@h"), ("POD_ROUTER_CACHE_TTL", "7s")]);
         assert!(!help.contains("hunter2") && !help.contains("7s"), "help shows the program's own defaults");
         for setting in settings() {

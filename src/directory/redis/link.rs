@@ -56,7 +56,7 @@ pub(super) struct Link {
     doubt: Notify,
     /// Whether Redis has answered once.
     contact: watch::Sender<bool>,
-    in_flight: Semaphore,
+    pub(super) in_flight: Semaphore,
 }
 
 enum State {
@@ -96,11 +96,13 @@ impl Link {
         }
     }
 
-    /// Spawns the task that keeps the connection, once.
-    pub(super) fn start(self: &Arc<Self>) {
-        if !self.started.swap(true, Ordering::Relaxed) {
+    /// Spawns the task that keeps the connection, once; whether this was the time.
+    pub(super) fn start(self: &Arc<Self>) -> bool {
+        let first = !self.started.swap(true, Ordering::Relaxed);
+        if first {
             tokio::spawn(self.clone().keep());
         }
+        first
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -138,7 +140,7 @@ impl Link {
                 Ok(answer)
             }
             Ok(Err(error)) if *error.kind() != ErrorKind::Timeout => {
-                Err(DirectoryError::Unavailable(error.to_string()))
+                Err(unanswered(&error, period.client.is_clustered()))
             }
             Ok(Err(_)) | Err(_) => {
                 if period.timeouts.fetch_add(1, Ordering::Relaxed) + 1 == MAX_TIMEOUTS {
@@ -238,6 +240,17 @@ impl Link {
     }
 }
 
+/// What an error other than a timeout means: a connection that failed, or an answer that says no. In a Cluster a slot may
+/// be on its way, which is no refusal.
+fn unanswered(error: &Error, clustered: bool) -> DirectoryError {
+    let on_its_way = clustered && matches!(error.kind(), ErrorKind::Routing | ErrorKind::Cluster);
+    if on_its_way || matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled) {
+        DirectoryError::Unavailable(error.to_string())
+    } else {
+        DirectoryError::Refused(error.details().to_owned())
+    }
+}
+
 /// How long to wait before the next attempt; `roll` is from 0 to 1.
 fn backoff(failures: u32, roll: f64) -> Duration {
     let (least, most) = BACKOFF;
@@ -262,7 +275,7 @@ impl Session {
             why = session.ended() => Err(why),
             pong = ping.ping::<()>(None) => pong.map_err(|error| error.to_string()),
         };
-        opened.map(|()| session)
+        opened.map(|()| session).map_err(|why| settings.comment(why))
     }
 
     /// Waits for the end of the connection, and says why it ended. Not to be called again then.

@@ -56,6 +56,8 @@ impl Settings {
             // Default: the same. RESP3 begins with HELLO, which proxies and Redis before 6 do not have, and
             // strings are all we read. (Invalidation needs its pushes, on a connection of its own.)
             version: RespVersion::RESP2,
+            // A connection begins in database 0: fred would SELECT it all the same, which a user needs a right for.
+            database: parsed.database.filter(|number| *number != 0),
             ..parsed
         };
         Ok(Self { config, timeout })
@@ -79,6 +81,16 @@ impl Settings {
     pub(super) fn servers(&self) -> String {
         let hosts: Vec<String> = self.config.server.hosts().iter().map(|s| format!("{}:{}", s.host, s.port)).collect();
         hosts.join(",")
+    }
+
+    /// Why a connection could not be opened, and what that may mean: a server without TLS waits for more of what it takes
+    /// for a command, and says nothing.
+    pub(super) fn comment(&self, why: String) -> String {
+        if self.config.uses_tls() && why.contains("Timeout") {
+            format!("{why} (rediss:// means TLS; a port without TLS does not answer to it: is redis:// meant?)")
+        } else {
+            why
+        }
     }
 
     fn performance(&self) -> PerformanceConfig {
@@ -177,6 +189,7 @@ mod tests {
         assert_eq!(with_all.username.as_deref(), Some("u"));
         assert_eq!(with_all.password.as_deref(), Some("p@ss"));
         assert_eq!(with_all.database, Some(3));
+        assert_eq!(settings("redis://r/0").config.database, None);
         assert!(settings("rediss://r").config.uses_tls() && !settings("redis://r").config.uses_tls());
     }
 

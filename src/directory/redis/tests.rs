@@ -53,6 +53,14 @@ fn unavailable(answer: Result<Answer, DirectoryError>) -> String {
     }
 }
 
+/// The words of an answer that has to be a refusal.
+fn refused<T: std::fmt::Debug>(answer: Result<T, DirectoryError>) -> String {
+    match answer {
+        Err(DirectoryError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// What it takes the directory to answer a hundred lookups.
 async fn hundred_lookups(directory: &RedisDirectory) -> Duration {
     let start = Instant::now();
@@ -279,10 +287,25 @@ async fn a_server_that_accepts_and_says_nothing_is_down() {
 }
 
 #[tokio::test]
+async fn tls_towards_a_port_without_it_is_named_as_a_cause() {
+    let redis = Server::start(&[]);
+    let directory = started(&format!("rediss://127.0.0.1:{}", redis.port));
+    until("a reason", async || unavailable(directory.lookup(&room("room_a")).await).contains("redis://")).await;
+    let plain = started(&format!("redis://127.0.0.1:{}", free_port()));
+    until("a reason", async || unavailable(plain.lookup(&room("room_a")).await).contains("refused")).await;
+    assert!(!unavailable(plain.lookup(&room("room_a")).await).contains("TLS"));
+}
+
+#[tokio::test]
 async fn questions_beyond_the_bound_are_refused_and_the_others_answered() {
     let redis = Server::start(&[]);
     let directory = started_with(&redis.url(), Duration::from_secs(20));
     directory.first_contact().await;
+    until("the directory's own first lookup", async || {
+        redis.cli(&["info", "commandstats"]).contains("cmdstat_getrange")
+            && directory.0.link.in_flight.available_permits() == super::link::MAX_IN_FLIGHT
+    })
+    .await;
     redis.signal("STOP");
     let mut asked = JoinSet::new();
     for _ in 0..=super::link::MAX_IN_FLIGHT {
@@ -314,21 +337,60 @@ async fn a_password_opens_the_door_and_is_not_repeated() {
     }
 }
 
+/// A user with these rights, on the keys that the router needs unless they say others.
+fn allow(redis: &Server, rights: &str) {
+    let words = ["acl", "setuser", "router", "reset", "on", ">s3cret", "resetchannels", "-@all"];
+    let args: Vec<&str> = words.into_iter().chain(rights.split(' ')).collect();
+    assert_eq!(redis.cli(&args), "OK");
+}
+
+const RIGHTS: &str = "+getrange +get +exists +eval +set +time +ping";
+
+/// With the URL that is the default, which names database 0, and without one.
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
+    assert!(include_str!("../../../README.md").contains(&format!("needs `{RIGHTS}` on `~room:*` and `~pod:*`")));
     let redis = Server::start(&[]);
-    let rights = "on >s3cret ~room:* ~pod:* resetchannels -@all +getrange +get +exists +eval +set +time +ping";
-    let args: Vec<&str> = ["acl", "setuser", "router"].into_iter().chain(rights.split(' ')).collect();
-    assert_eq!(redis.cli(&args), "OK");
-    let directory = connected(&format!("redis://router:s3cret@127.0.0.1:{}", redis.port)).await;
-    assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unassigned));
-    let claimed = directory.claim(&room("room_a"), &backend().nth(1)).await.expect("it is allowed");
-    assert_eq!(directory.lookup(&room("room_a")).await, Ok(claimed));
-    assert_eq!(directory.heartbeats().await, Ok(Vec::new()));
+    allow(&redis, &format!("~room:* ~pod:* {RIGHTS}"));
+    for (id, database) in [("room_a", ""), ("room_b", "/0")] {
+        let url = format!("redis://router:s3cret@127.0.0.1:{}{database}", redis.port);
+        let directory = connected(&url).await;
+        assert_eq!(directory.lookup(&room(id)).await, Ok(Answer::Unassigned), "{url}");
+        let claimed = directory.claim(&room(id), &backend().nth(1)).await.expect("it is allowed");
+        assert_eq!(directory.lookup(&room(id)).await, Ok(claimed));
+        assert_eq!(directory.heartbeats().await, Ok(Vec::new()));
+        assert!(directory.answers());
+    }
 
-    // A refusal is an answer: said, and no reason to think Redis away.
-    redis.cli(&["acl", "setuser", "router", "-getrange"]);
-    assert!(unavailable(directory.lookup(&room("room_a")).await).contains("NOPERM"));
-    assert!(matches!(directory.heartbeats().await, Err(DirectoryError::Unavailable(why)) if why.contains("NOPERM")));
-    assert!(directory.is_up());
+    // Another database takes the right to select it.
+    let third = format!("redis://router:s3cret@127.0.0.1:{}/3", redis.port);
+    let directory = started(&third);
+    until("a reason", async || unavailable(directory.lookup(&room("room_a")).await).contains("'select'")).await;
+    allow(&redis, &format!("~room:* ~pod:* {RIGHTS} +select"));
+    directory.first_contact().await;
+    assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unassigned));
+}
+
+/// A refusal is an answer: no reason to think Redis away and ask no more, but none to say that all is well either.
+#[tokio::test]
+async fn a_redis_that_refuses_lookups_is_not_one_that_answers() {
+    let redis = Server::start(&[]);
+    for missing in ["~room:* ~pod:* +get +ping", "~other:* ~pod:* +getrange +get +ping"] {
+        allow(&redis, missing);
+        let directory = connected(&format!("redis://router:s3cret@127.0.0.1:{}/0", redis.port)).await;
+        until("the first try", async || !directory.answers()).await;
+        assert!(refused(directory.lookup(&room("room_a")).await).contains("NOPERM"), "{missing}");
+        assert!(directory.is_up());
+
+        // Nobody asks: it is noticed all the same.
+        allow(&redis, &format!("~room:* ~pod:* {RIGHTS}"));
+        until("another try", async || directory.answers()).await;
+        assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unassigned));
+
+        // What else is refused does not keep known rooms from being found.
+        allow(&redis, "~room:* +getrange +get +ping");
+        assert!(refused(directory.heartbeats().await).contains("NOPERM"));
+        assert!(refused(directory.claim(&room("room_a"), &backend().nth(1)).await).contains("'eval'"));
+        assert!(directory.answers());
+    }
 }

@@ -57,6 +57,16 @@ fn the_clusters_health_is_the_sum_of_the_heartbeats() {
     assert!(seen["totalParticipants"] == 28 || seen["totalParticipants"] == 48, "{seen}");
     stage.redis.heartbeat(2, 5, 20, 0);
     eventually("the pod is heard of again", || health() == counts(3, 3, 12, 48));
+    let unreadable = |line: &serde_json::Value| line["message"] == "unreadable heartbeat";
+    let first = stage.router.wait_log("the warning", unreadable);
+    assert_eq!((first["level"].as_str(), first["pods"].as_str()), (Some("WARN"), Some("backend-3")));
+    stage.redis.set("pod:backend-4:metrics", r#"{"activeRooms":"3"}"#);
+    eventually("another is unreadable", || {
+        health();
+        stage.router.logs().iter().filter(|line| unreadable(line)).count() == 2
+    });
+    let told: Vec<_> = stage.router.logs().into_iter().filter(unreadable).map(|line| line["pods"].clone()).collect();
+    assert_eq!(told, ["backend-3", "backend-3,backend-4"], "once for each change, however often they are read");
 }
 
 #[test]

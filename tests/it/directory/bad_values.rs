@@ -54,6 +54,51 @@ fn a_value_is_warned_of_when_it_is_read_and_not_for_each_request() {
     assert_eq!(warned, [("room_bad".into(), "malformed".into())]);
 }
 
+/// "malformed" alone would not tell somebody who wrote the time as text what to change.
+#[test]
+fn the_log_names_the_field_that_is_wrong() {
+    let stage = Stage::new();
+    for (room, value, reason, field) in [
+        ("room_none", r#"{"podId":"backend-0"}"#, "no-assigned-at", "assignedAt"),
+        ("room_text", r#"{"podId":"backend-0","assignedAt":"1634567890123"}"#, "no-assigned-at", "assignedAt"),
+        ("room_pod", r#"{"pod":"backend-0","assignedAt":1}"#, "no-pod-id", "podId"),
+        ("room_set", r#"{"podId":"frontend-0","assignedAt":1}"#, "foreign-pod", "--statefulset"),
+    ] {
+        stage.redis.set(&format!("room:{room}:pod"), value);
+        stage.get(&format!("/{room}")).expect_error(503);
+        let line = stage.router.wait_log("the warning", |line| line["room"] == room && line["level"] == "WARN");
+        assert_eq!(line["reason"], reason);
+        assert!(line["why"].as_str().is_some_and(|why| why.contains(field)), "{line}");
+    }
+}
+
+/// Nothing lower is followed while it is remembered, the key's deletion included: an epoch is not forgotten by way of
+/// "unassigned". What helps at once is the same number again, with the right pod.
+#[test]
+fn an_absurd_epoch_is_followed_and_warned_of_and_the_same_one_again_moves_the_room() {
+    let stage = Stage::with(&["--cache-ttl", "1ms", "--cache-negative", "1ms"]);
+    stage.redis.assign_at("room_far", 0, u64::MAX);
+    for _ in 0..5 {
+        assert_eq!(stage.get("/room_far").pod(), "backend-0");
+    }
+    let warned = || {
+        let ahead = |line: &serde_json::Value| line["assigned_at"] == u64::MAX && line["level"] == "WARN";
+        stage.router.logs().into_iter().filter(ahead).count()
+    };
+    eventually("a warning", || warned() > 0);
+    stage.redis.command(&["DEL", "room:room_far:pod"]);
+    eventually("the room is unassigned", || stage.get("/room_far").pod() == "any");
+    stage.redis.assign("room_far", 1);
+    eventually("the lower epoch is met", || {
+        assert_ne!(stage.get("/room_far").pod(), "backend-1", "a lower epoch was followed");
+        stage.router.metric("pod_router_epoch_regressions_total", &[]) > 0.5
+    });
+    assert_eq!(stage.get("/room_far").pod(), "backend-0");
+    stage.redis.assign_at("room_far", 1, u64::MAX);
+    eventually("the same epoch is followed", || stage.get("/room_far").pod() == "backend-1");
+    assert_eq!(warned(), 1, "once for the number, not for each question");
+}
+
 #[test]
 fn a_key_of_another_type_is_refused() {
     let stage = Stage::new();

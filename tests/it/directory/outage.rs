@@ -44,6 +44,39 @@ fn known_rooms_outlive_redis_and_unknown_ones_are_told_to_retry() {
     eventually("the room is unassigned", || stage.get("/room_a").pod() == "any");
 }
 
+/// It answers pings, so that it is up and the router ready; that no room can be looked up has to be said all the same.
+#[test]
+fn a_redis_that_refuses_lookups_is_reported_down_in_its_own_words() {
+    let (redis, pods, any) = (Redis::start(), Pods::start(1), Pod::start("any"));
+    redis.assign("room_a", 0);
+    let allow = |rights: &str| {
+        let user = format!("ACL SETUSER router reset on >s3cret ~room:* {rights}");
+        redis.command(&user.split(' ').collect::<Vec<_>>());
+    };
+    allow("+ping +get");
+    let url = format!("redis://router:s3cret@{}/0", redis.addr());
+    let router = Router::builder()
+        .arg("--redis-url", url)
+        .pod(&pods[0])
+        .default_backend([&any])
+        .args(&["--cache-negative", "1ms"]);
+    let router = router.start_ready();
+    eventually("it is reported down", || router.metric("pod_router_directory_up", &[]) < 0.5);
+    for _ in 0..3 {
+        expect_unavailable(&router.get("/room_a"));
+    }
+    let said = |message: &str| router.logs().into_iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    router.wait_log("the warning", |line| line["message"] == "Redis refuses what it is asked");
+    let warned = said("Redis refuses what it is asked");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    let words = warned[0]["why"].as_str().unwrap_or_default();
+    assert!(warned[0]["level"] == "WARN" && words.starts_with("NOPERM") && words.contains("getrange"), "{warned:?}");
+
+    allow("+ping +get +getrange");
+    eventually("the room is found", || router.get("/room_a").status() == 200);
+    eventually("it is reported up", || router.metric("pod_router_directory_up", &[]) > 0.5);
+}
+
 #[test]
 fn a_stale_assignment_has_an_end() {
     let mut stage = Stage::with(&["--cache-ttl", "1ms", "--cache-stale", "500ms"]);
@@ -96,6 +129,28 @@ fn after_an_outage_the_new_assignment_is_followed() {
     stage.redis.restart();
     stage.redis.assign("room_a", 1);
     eventually("the new assignment is followed", || stage.get("/room_a").pod() == "backend-1");
+}
+
+/// That it has lost everything cannot be told from everything having ended: the directory's word counts.
+#[test]
+fn a_redis_that_comes_back_empty_has_answered() {
+    for (policy, status, pod) in [("default-backend", 200, Some("any")), ("reject", 404, None)] {
+        let args = ["--cache-ttl", "1ms", "--cache-negative", "1ms", "--on-unassigned", policy];
+        let mut stage = Stage::with(&args);
+        assert_eq!(stage.get("/room_a").pod(), "backend-0");
+        stage.redis.kill();
+        assert_eq!(stage.get("/room_a").pod(), "backend-0");
+        stage.redis.restart();
+        eventually("the answer is followed", || {
+            let response = stage.get("/room_a");
+            response.status() == status && pod.is_none_or(|pod| response.pod() == pod)
+        });
+        stage.redis.assign("room_a", 1);
+        eventually("the room is written again", || {
+            let response = stage.get("/room_a");
+            response.status() == 200 && response.pod() == "backend-1"
+        });
+    }
 }
 
 #[test]

@@ -2,9 +2,17 @@
 
 use std::thread;
 
-use crate::support::{Pod, Pods, Redis, Router, Stage, script};
+use crate::support::{Pod, Pods, Redis, Router, Stage, eventually, script};
 
 const FAILURES: &str = "pod_router_upstream_connect_failures_total";
+
+/// What the log says with this message, once it has said all of what has happened so far.
+fn lines(router: &Router, message: &str) -> Vec<serde_json::Value> {
+    let request_id = format!("mark-{}", fastrand::u64(..));
+    router.request(format!("GET /room%5Fa HTTP/1.1\r\nHost: a\r\nX-Request-Id: {request_id}\r\n\r\n"));
+    router.access_line(&request_id);
+    router.logs().into_iter().filter(|line| line["message"] == message).collect()
+}
 
 #[test]
 fn a_request_waits_for_its_pod_to_come_back_and_is_delivered_once() {
@@ -116,6 +124,30 @@ fn a_pod_without_an_address_is_unreachable() {
         .args(&["--pod-address", "{pod}.no-such-name.invalid:3000", "--pod-wait", "200ms"])
         .start_ready();
     assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
+    let said = lines(&router, "pod unreachable");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0]["why"], "the name has no address");
+}
+
+/// Why, where and since when is one line for all requests and threads, and so is the end of it.
+#[test]
+fn that_a_pod_is_away_is_said_once_with_the_cause_and_so_is_its_return() {
+    let mut stage = Stage::with(&["--pod-wait", "0s", "--threads", "3"]);
+    let address = stage.pods[0].addr().to_string();
+    for turn in 1..=2 {
+        stage.pods.get_mut(0).kill();
+        for _ in 0..8 {
+            stage.get("/room_a").expect_error(503);
+        }
+        let away = lines(&stage.router, "pod unreachable");
+        assert_eq!(away.len(), turn, "{away:?}");
+        let (said, why) = (&away[turn - 1], away[turn - 1]["why"].as_str().unwrap_or_default());
+        assert_eq!((said["level"].as_str(), said["pod"].as_str()), (Some("WARN"), Some("backend-0")));
+        assert!(said["address"] == address.as_str() && why.contains("refused") && why.contains(&address), "{said}");
+        stage.pods.get_mut(0).bind();
+        eventually("the pod is dialled again", || stage.get("/room_a").status() == 200);
+        assert_eq!(lines(&stage.router, "pod reachable again").len(), turn);
+    }
 }
 
 #[test]

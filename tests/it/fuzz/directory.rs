@@ -154,7 +154,9 @@ fn the_directorys_value_is_read_as_json_and_names_a_pod_of_the_statefulset_or_no
             Answer::Unusable(BadAssignment::ForeignPod) => {
                 assert!(said.as_ref().is_some_and(|(pod, _)| !is_pod(pod)), "{said:?} from {shown:?}");
             }
-            Answer::Unusable(BadAssignment::Malformed) => assert_eq!(said, None, "{shown:?}"),
+            Answer::Unusable(BadAssignment::Malformed | BadAssignment::NoPodId | BadAssignment::NoEpoch) => {
+                assert_eq!(said, None, "{shown:?}");
+            }
             Answer::Unassigned | Answer::Unusable(BadAssignment::WrongType) => panic!("{answer:?} from {shown:?}"),
         }
         let own = Assignment { pod: set.nth(input.below(10_000) as u16), epoch: Epoch(input.number()) };

@@ -117,3 +117,21 @@ async fn a_cluster_with_a_primary_that_hangs_is_down_and_comes_back() {
         until("up", async || directory.is_up()).await;
     }
 }
+
+/// Asked as one server, a node of a Cluster refuses the rooms of the others in words that say why.
+#[tokio::test]
+async fn a_cluster_that_is_taken_for_one_server_refuses() {
+    let nodes = cluster();
+    let directory = connected(&nodes[0].url()).await;
+    let mut said = Vec::new();
+    for number in 0..20 {
+        match directory.lookup(&room(&format!("room_{number}"))).await {
+            Ok(answer) => assert_eq!(answer, Answer::Unassigned),
+            other => {
+                said.push(refused(other));
+                assert!(!directory.answers());
+            }
+        }
+    }
+    assert!(!said.is_empty() && said.iter().all(|why| why.starts_with("MOVED")), "{said:?}");
+}
