@@ -1,7 +1,8 @@
 //! The answers that are the router's own: the only place that picks a status code.
 //!
 //! Every way a request can fail to be routed or forwarded is a variant of [`Reject`], mapped here by exhaustive
-//! matches to a status, a code for programs, a sentence for people and whether a retry makes sense.
+//! matches to a status, a code for programs, a sentence for people and whether a retry makes sense. What never became
+//! a request is answered by `canned.rs`.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
@@ -130,32 +131,6 @@ pub(super) fn options(close: bool) -> Answer {
     }
     Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
 }
-
-/// A connection that gets no request handled: the reason, and what is written to it before it is closed.
-pub type Refused = (&'static str, &'static [u8]);
-
-/// It is over `--max-connections-per-client`.
-pub const TOO_MANY_OF_CLIENT: Refused = (
-    "too-many-client-connections",
-    b"HTTP/1.1 429 Too Many Requests\r\n\
-    x-pod-router-error: too-many-client-connections\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 125\r\n\r\n\
-    {\"error\":\"too-many-client-connections\",\"message\":\"You have too many connections open here; close some first.\",\"requestId\":\"\"}",
-);
-
-/// It is over `--max-connections`.
-pub const TOO_MANY_CONNECTIONS: Refused = (
-    "too-many-connections",
-    b"HTTP/1.1 503 Service Unavailable\r\n\
-    x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 113\r\n\r\n\
-    {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}",
-);
-
-/// Written to a connection whose request head does not come to an end, before it is closed.
-pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    x-pod-router-error: slow-head\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 93\r\n\r\n\
-    {\"error\":\"slow-head\",\"message\":\"The request's head was not complete in time.\",\"requestId\":\"\"}";
 
 /// When to come back, and what the rate is that has been exceeded (draft-ietf-httpapi-ratelimit-headers, from its ninth
 /// version on: quota `q` in a window of `w` seconds; remaining `r`, in `t` seconds there is more). Only on a refusal: a
@@ -348,18 +323,6 @@ mod tests {
         assert_eq!(headers[RATELIMIT], "\"requests-2\";r=0;t=7");
         let headers = Reject::Admission(Refusal::Origin).answer("id", false).headers;
         assert!(!headers.contains_key(RETRY_AFTER) && !headers.contains_key(RATELIMIT));
-    }
-
-    #[test]
-    fn the_canned_answers_are_well_formed() {
-        for answer in [TOO_MANY_CONNECTIONS.1, TOO_MANY_OF_CLIENT.1, SLOW_HEAD] {
-            let text = std::str::from_utf8(answer).expect("ASCII");
-            let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
-            let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-            let code = body["error"].as_str().expect("a code");
-            assert!(CODES.contains(&code) && head.contains(&format!("x-pod-router-error: {code}\r\n")));
-        }
     }
 
     #[test]
