@@ -94,8 +94,10 @@ pub enum Stage {
     Upload,
     /// The client's request body is longer than `--max-body`.
     Limit,
-    /// The response head did not come, or made no sense.
+    /// The response head did not come.
     Head,
+    /// What came is no response head that can be used.
+    Malformed,
 }
 
 impl Stage {
@@ -142,7 +144,7 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     match failure.stage {
         Stage::Send => Next::Resend,
         Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Queue if elsewhere => Next::Elsewhere,
-        Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head => Next::GiveUp,
+        Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head | Stage::Malformed => Next::GiveUp,
         Stage::Resolve | Stage::Connect => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {
@@ -229,7 +231,7 @@ mod tests {
         for stage in [Stage::Resolve, Stage::Queue, Stage::Connect] {
             assert_eq!((after(stage, true), after(stage, false)), (Next::Elsewhere, Next::GiveUp));
         }
-        for stage in [Stage::Upload, Stage::Head] {
+        for stage in [Stage::Upload, Stage::Head, Stage::Malformed] {
             assert_eq!(after(stage, true), Next::GiveUp);
         }
     }

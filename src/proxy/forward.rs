@@ -147,7 +147,7 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let balancer = &self.proxy.balancer;
         let unreached = matches!(failure.stage, Stage::Resolve | Stage::Confine | Stage::Connect);
-        if unreached || failure.stage == Stage::Head {
+        if unreached || matches!(failure.stage, Stage::Head | Stage::Malformed) {
             balancer.failed(choice);
         }
         if choice.in_session && unreached && !failure.timed_out {

@@ -24,11 +24,12 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 35] = [
+pub const CODES: [&str; 36] = [
     "bad-assignment",
     "bad-host",
     "bad-proxy-header",
     "bad-request",
+    "bad-response",
     "bad-upgrade",
     "body-too-large",
     "directory-unavailable",
@@ -212,7 +213,7 @@ impl Reject {
                 (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
                 (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
-                (Stage::Head, false) => StatusCode::BAD_GATEWAY,
+                (Stage::Head, false) | (Stage::Malformed, _) => StatusCode::BAD_GATEWAY,
             },
             Self::BadUpgrade => StatusCode::BAD_GATEWAY,
         }
@@ -244,6 +245,7 @@ impl Reject {
                 (Stage::Upload, false) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
                 (Stage::Head, false) => "pod-closed",
+                (Stage::Malformed, _) => "bad-response",
             },
             Self::BadUpgrade => "bad-upgrade",
         }
@@ -296,7 +298,10 @@ impl Reject {
                 (Stage::Upload, false) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
                 (Stage::Head, false) => {
-                    "The pod closed the connection without a valid answer; the request was not repeated."
+                    "The pod closed the connection without an answer; the request was not repeated."
+                }
+                (Stage::Malformed, _) => {
+                    "The pod's answer cannot be used, the router's log says why; the request was not repeated."
                 }
             },
             Self::BadUpgrade => "The pod answered the upgrade with something that was not asked for.",
@@ -336,6 +341,7 @@ mod tests {
             Stage::Upload,
             Stage::Limit,
             Stage::Head,
+            Stage::Malformed,
         ];
         let failures = stages
             .into_iter()
