@@ -24,7 +24,7 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 36] = [
+pub const CODES: [&str; 37] = [
     "bad-assignment",
     "bad-host",
     "bad-proxy-header",
@@ -33,6 +33,7 @@ pub const CODES: [&str; 36] = [
     "bad-upgrade",
     "body-too-large",
     "directory-unavailable",
+    "dot-segment",
     "duplicate-room",
     "duplicate-sid",
     "encoded-room",
@@ -195,6 +196,7 @@ impl Reject {
             Self::Admission(Refusal::RateLimited(..) | Refusal::UnknownRooms(_)) => StatusCode::TOO_MANY_REQUESTS,
             Self::Affinity(
                 AffinityError::EncodedRoom
+                | AffinityError::DotSegment
                 | AffinityError::InvalidRoom
                 | AffinityError::DuplicateRoom
                 | AffinityError::DuplicateSid,
@@ -270,6 +272,9 @@ impl Reject {
                 "You ask for too many rooms that nobody knows; try again later."
             }
             Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
+            Self::Affinity(AffinityError::DotSegment) => {
+                "Resolve the path's dot segments (..): with them it names another room than without."
+            }
             Self::Affinity(AffinityError::InvalidRoom) => {
                 "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
             }
@@ -359,6 +364,7 @@ mod tests {
             Reject::Admission(Refusal::RateLimited(1, EXCEEDED)),
             Reject::Admission(Refusal::UnknownRooms(EXCEEDED)),
             Reject::Affinity(AffinityError::EncodedRoom),
+            Reject::Affinity(AffinityError::DotSegment),
             Reject::Affinity(AffinityError::InvalidRoom),
             Reject::Affinity(AffinityError::DuplicateRoom),
             Reject::Affinity(AffinityError::DuplicateSid),
