@@ -157,6 +157,15 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     }
 }
 
+/// What the last attempt to connect has at least, however little is left of `--pod-wait`.
+const SHORTEST_DIAL: Duration = Duration::from_millis(250);
+
+/// How long a further attempt may take to connect, when its request has `waited` so long: a pod that swallows packets
+/// must not hold it for longer than one that refuses.
+pub fn dial_timeout(connect_timeout: Duration, waited: Duration, pod_wait: Duration) -> Duration {
+    pod_wait.saturating_sub(waited).max(SHORTEST_DIAL).min(connect_timeout)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +223,16 @@ mod tests {
         assert_eq!(after(9, wait), Next::GiveUp);
         let none = Failure { stage: Stage::Connect, sent: false, timed_out: true };
         assert_eq!(after_failure(none, 0, Duration::ZERO, Duration::ZERO, false), Next::GiveUp);
+    }
+
+    #[test]
+    fn the_last_dial_is_as_long_as_what_is_left() {
+        let of = |connect, waited| {
+            let millis = Duration::from_millis;
+            dial_timeout(millis(connect), millis(waited), millis(5000)).as_millis()
+        };
+        assert_eq!((of(2000, 100), of(2000, 4000), of(2000, 4900), of(2000, 9000)), (2000, 1000, 250, 250));
+        assert_eq!(of(100, 4950), 100, "never longer than --connect-timeout");
     }
 
     #[test]

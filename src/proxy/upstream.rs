@@ -136,12 +136,17 @@ impl Pool {
         made
     }
 
-    /// A connection to the endpoint: a kept one that is still good, else a new one.
+    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`.
     ///
     /// # Errors
     ///
     /// [`Stage::Queue`], [`Stage::Resolve`], [`Stage::Confine`] or [`Stage::Connect`]; nothing was sent.
-    pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
+    pub(super) async fn lease(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        now: Instant,
+        connect: Duration,
+    ) -> Result<Lease, Failure> {
         endpoint.last_used.set(now);
         let place = match &endpoint.queue {
             Some(queue) => Some(Box::pin(queue.enter(&endpoint.metrics)).await?),
@@ -152,16 +157,16 @@ impl Pool {
             return Ok(Lease { busy, connection, reused: true });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
-        let connection = Box::pin(self.dial(endpoint)).await?;
+        let connection = Box::pin(self.dial(endpoint, connect)).await?;
         Ok(Lease { busy, connection, reused: false })
     }
 
-    async fn dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
+    async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
         if let Some((at, failure)) = endpoint.last_failure.get().filter(|(at, _)| at.elapsed() < DIAL_PAUSE) {
             tracing::trace!(pod = &*endpoint.name, since = ?at.elapsed(), "not dialled again so soon");
             return Err(failure);
         }
-        let dialled = self.try_dial(endpoint).await;
+        let dialled = self.try_dial(endpoint, connect).await;
         if let Err(failure) = dialled {
             endpoint.last_failure.set(Some((Instant::now(), failure)));
             endpoint.metrics.connect_failures.inc();
@@ -173,7 +178,7 @@ impl Pool {
         dialled
     }
 
-    async fn try_dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
+    async fn try_dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
         let failed = |stage, error: &dyn std::error::Error, timed_out| {
             tracing::debug!(pod = &*endpoint.name, address = %endpoint.address, %error, ?stage, "pod not reached");
             Failure { stage, sent: false, timed_out }
@@ -187,7 +192,7 @@ impl Pool {
                 return Err(failed(Stage::Confine, &std::io::Error::from(std::io::ErrorKind::PermissionDenied), false));
             }
         }
-        let stream = socket::connect(&addresses, self.config.connect_timeout)
+        let stream = socket::connect(&addresses, connect)
             .await
             .map_err(|error| failed(Stage::Connect, &error, error.kind() == std::io::ErrorKind::TimedOut))?;
         if !socket::is_quiet(&stream) {
