@@ -33,8 +33,9 @@ use crate::metrics::{Metrics, REVISION, VERSION};
 /// take what it asked for: a probe waits for nobody.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a connection may idle.
-const IDLE: Duration = Duration::from_secs(75);
+/// How long a connection may idle, and a request's head take: hyper has one timer for both. Probes and scrapers that
+/// come less often connect anew, which costs nothing here; who begins a head and does not end it is soon gone.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the admin listener reports on.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl<D: Directory> Admin<D> {
                         });
                         let mut http = Builder::new();
                         // The timer is what the timeout runs on; hyper's default timeout is 30 s.
-                        http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+                        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
                         if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
                             tracing::debug!(%error, "admin connection ended");
                         }

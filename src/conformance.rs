@@ -82,6 +82,14 @@
 //!    alike once parsed. Gateways are rarely sent that form.
 //! 7. **Field names reach both sides in lower case** (section 5.1: case does not matter).
 //! 8. **A HEAD's answer says no `Transfer-Encoding`** where GET's would be chunked (RFC 9110 section 9.3.2 allows both).
+//! 9. **A fragment in a target is dropped** (RFC 9112 section 3.2 has none there, so 400 would do as well): hyper takes it
+//!    off before anybody sees it. What is routed by is what the pod gets, as the corpus holds (`a fragment ...`).
+//! 10. **A client's half-close ends its request** (RFC 9112 section 9.6 lets either side half-close): a client that has
+//!     closed its sending side cannot be told from one that has gone, and that one has to be noticed while its pod is
+//!     silent (`a_client_that_goes_away_is_noticed_by_a_silent_pod`).
+//! 11. **A handshake that lacks a part is neither refused nor forwarded as one** (RFC 6455 section 4.2.1 has a server that
+//!     looks at it refuse it): it goes on without `Upgrade`, which RFC 9110 section 7.8 lets anyone ignore, and the pod says
+//!     what it says to a plain GET.
 //!
 //! `tests/it/peers` makes every exchange twice, straight to a real server and through the router, with and without an
 //! ingress in front, and finds no difference but 7, 8 and the fields that the README lists as added.

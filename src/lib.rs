@@ -38,6 +38,7 @@
 //! | `check`, `explain`, `health` | [`cli`] |
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
+//! | an answer to what never became a request | `proxy/canned.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |

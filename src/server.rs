@@ -32,7 +32,8 @@ use crate::drain::{Member, Phase, Roster, Watch};
 use crate::limits::Seats;
 use crate::metrics::{Held, Metrics};
 use crate::proxy::{
-    ClientSocket, Downstream, Ending, Permit, Proxy, Refused, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, tune,
+    Canned, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT,
+    UNREADABLE, Unheard, tune,
 };
 
 /// Connections the kernel holds for a thread that is busy.
@@ -169,7 +170,7 @@ impl<D: Directory> Server<D> {
             Ok((stream, peer)) => {
                 let permit = Held::new(&self.metrics.downstream_connections);
                 if self.metrics.downstream_connections.get() > self.max_connections {
-                    return self.refuse(stream, TOO_MANY_CONNECTIONS);
+                    return self.refuse(stream, peer.ip(), &TOO_MANY_CONNECTIONS);
                 }
                 let server = Rc::clone(self);
                 // It counts from here: an empty roster ends the drain.
@@ -197,7 +198,7 @@ impl<D: Directory> Server<D> {
         }
         let seat = match &self.seats {
             Some(seats) if !client.trusted => match seats.take(Prefix::of(client.ip)) {
-                None => return self.refuse(stream, TOO_MANY_OF_CLIENT),
+                None => return self.refuse(stream, client.ip, &TOO_MANY_OF_CLIENT),
                 seat => seat,
             },
             _ => None,
@@ -207,7 +208,7 @@ impl<D: Directory> Server<D> {
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
         let mut patience = Patience::new(self.limits);
-        let mut told = false;
+        let (mut told, mut noted) = (false, false);
         let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         let ended = poll_fn(|cx| {
             let mut ended = connection.as_mut().poll(cx);
@@ -223,6 +224,11 @@ impl<D: Directory> Server<D> {
                     ended = connection.as_mut().poll(cx);
                 }
             }
+            // Before the connection ends, which may take it a while: the client has its answer now.
+            if ended.is_pending() && !noted && downstream.unheard().is_some() {
+                noted = true;
+                self.note_unreadable(&downstream, &UNREADABLE);
+            }
             match ended {
                 Poll::Pending => patience.poll(&downstream, cx).map(|overdue| {
                     self.cut(&downstream, overdue);
@@ -232,7 +238,13 @@ impl<D: Directory> Server<D> {
             }
         });
         if let Err(error) = ended.await {
-            self.note_error(&error, peer);
+            tracing::debug!(%peer, %error, "connection ended");
+            if error.is_parse() && !noted {
+                self.note_unreadable(
+                    &downstream,
+                    if error.is_parse_too_large() { &HEAD_TOO_LARGE } else { &UNREADABLE },
+                );
+            }
         }
     }
 
@@ -253,35 +265,51 @@ impl<D: Directory> Server<D> {
 
     /// Says how a connection ends that has used up its time, and counts it.
     fn cut(&self, downstream: &Downstream, overdue: Overdue) {
-        let (ending, reason) = match overdue {
-            Overdue::Idle => return,
-            Overdue::Head => (Ending::SlowHead, "slow-head"),
-            Overdue::Write => (Ending::SlowReader, "slow-reader"),
-        };
-        self.metrics.rejected.with_label_values(&[reason]).inc();
-        downstream.end_with(ending);
+        let count = |reason| self.metrics.rejected.with_label_values(&[reason]).inc();
+        match overdue {
+            Overdue::Idle => {}
+            Overdue::Head => {
+                count("slow-head");
+                downstream.end_with_slow_head();
+            }
+            Overdue::Write => {
+                count("slow-reader");
+                downstream.end_with(Ending::SlowReader);
+            }
+        }
     }
 
-    /// hyper answers what it cannot parse by itself (400, 414, 431); only its error tells us.
-    fn note_error(&self, error: &hyper::Error, peer: SocketAddr) {
-        if error.is_parse() {
-            let reason = if error.is_parse_too_large() { "head-too-large" } else { "bad-request" };
-            self.metrics.rejected.with_label_values(&[reason]).inc();
+    /// hyper refuses what it cannot parse by itself (400, 414, 431), which the client's socket makes an answer of ours. Where
+    /// none was written, it is `canned`'s code all the same: to the preface of HTTP/2 hyper says nothing, and its own answer
+    /// goes to a client that has not taken an earlier one.
+    fn note_unreadable(&self, downstream: &Downstream, canned: &'static Canned) {
+        let count = |code| self.metrics.rejected.with_label_values(&[code]).inc();
+        let client = downstream.client.ip;
+        match downstream.unheard() {
+            Some(unheard) => {
+                count(unheard.code());
+                unheard.log(client);
+            }
+            None => {
+                count(canned.code);
+                Unheard::new(canned).log_unanswered(client);
+            }
         }
-        tracing::debug!(%peer, %error, "connection ended");
     }
 
     /// Tells a connection over a limit that it is, where that costs little.
-    fn refuse(&self, mut stream: TcpStream, (reason, answer): Refused) {
-        self.metrics.rejected.with_label_values(&[reason]).inc();
+    fn refuse(&self, mut stream: TcpStream, client: IpAddr, canned: &'static Canned) {
+        self.metrics.rejected.with_label_values(&[canned.code]).inc();
         if self.refusals.get() >= MAX_REFUSALS {
             return;
         }
+        let unheard = Unheard::new(canned);
+        unheard.log(client);
         self.refusals.set(self.refusals.get() + 1);
         let refusals = Rc::clone(&self.refusals);
         tokio::task::spawn_local(async move {
             // A new socket's send buffer takes this; where it does not, nobody is owed more.
-            let _ = stream.try_write(answer);
+            let _ = stream.try_write(&unheard.bytes(b""));
             let _ = SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
             // Closing with the request unread would reset the connection before the answer is read.
             let mut rest = [0; 1024];

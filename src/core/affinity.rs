@@ -49,6 +49,8 @@ pub struct SegmentPattern {
 pub enum AffinityError {
     /// A path segment names a room only after percent-decoding, or where a backslash counts as a slash.
     EncodedRoom,
+    /// With its dot segments (`..`) resolved, the path names another room.
+    DotSegment,
     /// A query, header or cookie value is no room id.
     InvalidRoom,
     /// The room's parameter, header or cookie occurs more than once.
@@ -115,6 +117,7 @@ impl AffinityError {
     pub fn code(self) -> &'static str {
         match self {
             Self::EncodedRoom => "encoded-room",
+            Self::DotSegment => "dot-segment",
             Self::InvalidRoom => "invalid-room",
             Self::DuplicateRoom => "duplicate-room",
             Self::DuplicateSid => "duplicate-sid",
@@ -243,6 +246,18 @@ impl SegmentPattern {
     }
 
     fn room<'a>(&self, path: &'a str) -> Result<Option<RoomId<'a>>, AffinityError> {
+        let room = self.literal_room(path)?;
+        // Dot segments only take rooms away: where there is none, they matter to nobody.
+        if let Some(room) = &room
+            && climbs(path)
+            && [true, false].into_iter().any(|empty| !self.is_room_of_resolved(room, path, empty))
+        {
+            return Err(AffinityError::DotSegment);
+        }
+        Ok(room)
+    }
+
+    fn literal_room<'a>(&self, path: &'a str) -> Result<Option<RoomId<'a>>, AffinityError> {
         for segment in path.split('/').filter(|segment| !segment.is_empty()) {
             if let Some(room) = self.matches(segment) {
                 return Ok(Some(room));
@@ -258,12 +273,38 @@ impl SegmentPattern {
         RoomId::parse(segment).filter(|_| self.whole.is_match(segment))
     }
 
+    /// Whether a backend that resolves the path before it looks for a room finds this one. They decode before that; and
+    /// `..` goes up from an empty segment (`//`) as from any other, or such segments have been taken out before
+    /// (`merge_slashes`).
+    fn is_room_of_resolved(&self, room: &RoomId<'_>, path: &str, keep_empty: bool) -> bool {
+        let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let mut segments = Vec::new();
+        for segment in decoded.split(['/', '\\']).skip(1) {
+            match segment {
+                ".." => drop(segments.pop()),
+                "." => {}
+                "" if !keep_empty => {}
+                _ => segments.push(segment),
+            }
+        }
+        segments
+            .into_iter()
+            .find_map(|segment| self.matches(segment))
+            .is_some_and(|found| found.as_str() == room.as_str())
+    }
+
     /// A backend that decodes would see a room where the undecoded segment has none. `%2F` may hide one between
     /// slashes, as may a backslash, which URL parsers take for a slash: each decoded piece counts.
     fn matches_once_decoded(&self, segment: &str) -> bool {
         let decoded = percent_decode_str(segment).decode_utf8_lossy();
         decoded.split(['/', '\\']).any(|piece| self.matches(piece).is_some())
     }
+}
+
+/// Whether a path may have `..` in it, perhaps encoded. Most have neither a dot nor a percent sign.
+fn climbs(path: &str) -> bool {
+    path.bytes().any(|byte| matches!(byte, b'.' | b'%'))
+        && percent_decode_str(path).decode_utf8_lossy().split(['/', '\\']).any(|segment| segment == "..")
 }
 
 fn one_line(error: &regex::Error) -> String {

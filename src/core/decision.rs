@@ -94,8 +94,10 @@ pub enum Stage {
     Upload,
     /// The client's request body is longer than `--max-body`.
     Limit,
-    /// The response head did not come, or made no sense.
+    /// The response head did not come.
     Head,
+    /// What came is no response head that can be used.
+    Malformed,
 }
 
 impl Stage {
@@ -142,7 +144,7 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     match failure.stage {
         Stage::Send => Next::Resend,
         Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Queue if elsewhere => Next::Elsewhere,
-        Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head => Next::GiveUp,
+        Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head | Stage::Malformed => Next::GiveUp,
         Stage::Resolve | Stage::Connect => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {
@@ -153,6 +155,15 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
             }
         }
     }
+}
+
+/// What the last attempt to connect has at least, however little is left of `--pod-wait`.
+const SHORTEST_DIAL: Duration = Duration::from_millis(250);
+
+/// How long a further attempt may take to connect, when its request has `waited` so long: a pod that swallows packets
+/// must not hold it for longer than one that refuses.
+pub fn dial_timeout(connect_timeout: Duration, waited: Duration, pod_wait: Duration) -> Duration {
+    pod_wait.saturating_sub(waited).max(SHORTEST_DIAL).min(connect_timeout)
 }
 
 #[cfg(test)]
@@ -215,6 +226,16 @@ mod tests {
     }
 
     #[test]
+    fn the_last_dial_is_as_long_as_what_is_left() {
+        let of = |connect, waited| {
+            let millis = Duration::from_millis;
+            dial_timeout(millis(connect), millis(waited), millis(5000)).as_millis()
+        };
+        assert_eq!((of(2000, 100), of(2000, 4000), of(2000, 4900), of(2000, 9000)), (2000, 1000, 250, 250));
+        assert_eq!(of(100, 4950), 100, "never longer than --connect-timeout");
+    }
+
+    #[test]
     fn a_stale_connection_is_replaced_at_once() {
         let failure = Failure { stage: Stage::Send, sent: false, timed_out: false };
         assert_eq!(after_failure(failure, 0, Duration::from_secs(9), Duration::ZERO, true), Next::Resend);
@@ -229,7 +250,7 @@ mod tests {
         for stage in [Stage::Resolve, Stage::Queue, Stage::Connect] {
             assert_eq!((after(stage, true), after(stage, false)), (Next::Elsewhere, Next::GiveUp));
         }
-        for stage in [Stage::Upload, Stage::Head] {
+        for stage in [Stage::Upload, Stage::Head, Stage::Malformed] {
             assert_eq!(after(stage, true), Next::GiveUp);
         }
     }

@@ -3,7 +3,7 @@
 //! A peer within `--trusted-proxies` is an ingress: what it says of the client is kept and its own address
 //! appended. Anyone else may have typed these headers by hand: they are replaced by what the socket says.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -44,8 +44,7 @@ pub fn address(headers: &HeaderMap, peer: &Client, trusted: &[IpNet]) -> IpAddr 
     }
     let lines = headers.get_all(X_FORWARDED_FOR).iter().rev().map(HeaderValue::as_bytes);
     for element in lines.flat_map(|line| list_elements(line).rev()) {
-        let parsed = std::str::from_utf8(element).ok().and_then(|text| text.parse::<IpAddr>().ok());
-        let Some(ip) = parsed else {
+        let Some(ip) = std::str::from_utf8(element).ok().and_then(node) else {
             return known;
         };
         known = ip.to_canonical();
@@ -54,6 +53,13 @@ pub fn address(headers: &HeaderMap, peer: &Client, trusted: &[IpNet]) -> IpAddr 
         }
     }
     known
+}
+
+/// The address of one entry. Some proxies (Azure's, IIS) say the port as well, and IPv6 in brackets, as RFC 7239 does.
+fn node(text: &str) -> Option<IpAddr> {
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    text.parse().ok().or_else(with_port).or_else(bracketed)
 }
 
 /// Writes the `X-Forwarded-*` lines that the pod gets, besides what passes by itself
@@ -72,7 +78,8 @@ pub fn write(out: &mut Vec<u8>, headers: &HeaderMap, client: &Client, host: &[u8
     if !(client.trusted && headers.contains_key(X_FORWARDED_PROTO)) {
         out.extend_from_slice(b"x-forwarded-proto: http\r\n");
     }
-    if !(client.trusted && headers.contains_key(X_FORWARDED_HOST)) {
+    // HTTP/1.0 need not name a host, and a path's may be empty: then there is none to be told.
+    if !(host.is_empty() || client.trusted && headers.contains_key(X_FORWARDED_HOST)) {
         out.extend_from_slice(b"x-forwarded-host: ");
         out.extend_from_slice(host);
         out.extend_from_slice(b"\r\n");
@@ -136,7 +143,13 @@ mod tests {
         assert_eq!(address(ingress, &["10.1.1.1, 10.2.2.2"]), "10.1.1.1");
         assert_eq!(address(ingress, &["1.1.1.1, _hidden, 10.2.2.2"]), "10.2.2.2");
         assert_eq!(address(ingress, &["::ffff:1.1.1.1"]), "1.1.1.1");
-        for nobody in ["1.1.1.1:80", "[::1]", "fe80::1%lo", "01.1.1.1", "", "\""] {
+        for somebody in ["1.1.1.1:80", "6.6.6.6, 1.1.1.1:65535, 10.2.2.2:1", "[::ffff:1.1.1.1]:80", "[::ffff:1.1.1.1]"]
+        {
+            assert_eq!(address(ingress, &[somebody]), "1.1.1.1", "{somebody}");
+        }
+        for nobody in
+            ["1.1.1.1:", "1.1.1.1:x", "1.1.1.1:65536", "[1.1.1.1]:80", "[::1", "fe80::1%lo", "01.1.1.1", "", "\""]
+        {
             assert_eq!(address(ingress, &[nobody]), "10.0.0.9", "{nobody}");
         }
         assert_eq!(address(stranger, &["1.1.1.1"]), "192.0.2.1");

@@ -2,6 +2,8 @@
 //!
 //! hyper has already parsed the bytes; what it lets through and a gateway must not is refused here.
 
+use std::net::Ipv6Addr;
+
 use http::header::{
     CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
     VIA,
@@ -103,11 +105,24 @@ fn is_authority(host: &HeaderValue) -> bool {
     host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|authority| names_only_a_host(&authority))
 }
 
-/// A host and perhaps a port of digits: no user, which RFC 9110 section 4.2.4 has taken for an attempt to deceive.
+/// A host and perhaps a port: no user, which RFC 9110 section 4.2.4 has taken for an attempt to deceive.
 fn names_only_a_host(authority: &Authority) -> bool {
-    let text = authority.as_str();
-    let port = text.strip_prefix(authority.host());
-    port.is_some_and(|port| port.is_empty() || port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit()))
+    let host = authority.host();
+    let port = authority.as_str().strip_prefix(host);
+    port.is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) && is_host(host)
+}
+
+/// Digits, or none (RFC 3986 section 3.2.3), and no more than a port can be.
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok()
+}
+
+/// What is in brackets is an address.
+fn is_host(host: &str) -> bool {
+    let Some(literal) = host.strip_prefix('[') else {
+        return true;
+    };
+    literal.strip_suffix(']').is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok())
 }
 
 fn check_target(head: &Parts) -> Result<(), HeadError> {
@@ -223,10 +238,25 @@ mod tests {
 
     #[test]
     fn exactly_one_valid_host() {
-        for good in ["a", "a:80", "[::1]:80", ""] {
+        for good in ["a", "a:80", "a:65535", "a:", "[::1]:80", "[2001:db8::1]", ""] {
             assert_eq!(inspect(&head(&[("host", good)])), Ok(Kind::Http), "{good}");
         }
-        for bad in ["a b", "u@a", "a/b", "a:b:c", "a:b", "[::1", "a, b"] {
+        for bad in [
+            "a b",
+            "u@a",
+            "a/b",
+            "a:b:c",
+            "a:b",
+            "a:65536",
+            "a:99999",
+            "a:+80",
+            "[::1",
+            "[::g]:80",
+            "[1.2.3.4]",
+            "[]",
+            "[::1]x",
+            "a, b",
+        ] {
             assert_eq!(inspect(&head(&[("host", bad)])), Err(HeadError::BadHost), "{bad}");
         }
         assert_eq!(inspect(&head(&[])), Err(HeadError::BadHost));
@@ -251,7 +281,18 @@ mod tests {
         for target in ["/", "//x", "http://a", "https://a:80/x?y", "http://[::1]:/"] {
             assert_eq!(with("GET", target), Ok(Kind::Http), "{target}");
         }
-        for target in ["x", "a:80", "*", "/\u{e9}", "/?\u{e9}", "gopher://a/", "http://u@a/", "http://u:p@a/"] {
+        for target in [
+            "x",
+            "a:80",
+            "*",
+            "/\u{e9}",
+            "/?\u{e9}",
+            "gopher://a/",
+            "http://a:99999/",
+            "http://[::g]/",
+            "http://u@a/",
+            "http://u:p@a/",
+        ] {
             assert_eq!(with("GET", target), Err(HeadError::BadTarget), "{target}");
         }
         assert_eq!(with("OPTIONS", "*"), Ok(Kind::Http));

@@ -105,6 +105,8 @@ pub fn goes_downstream(name: &str, named: &Named<'_>) -> bool {
             | "transfer-encoding"
             | "content-length"
             | "x-request-id"
+            // What tells an answer of the router's own from a pod's.
+            | "x-pod-router-error"
     );
     // Without the announcement no trailer is sent on: one that `Connection` names would be for this hop.
     let announces = name == "trailer" && !named.0.is_empty();

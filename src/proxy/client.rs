@@ -5,8 +5,8 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::reject;
+use super::canned::{self, SLOW_HEAD, Unheard};
 use super::socket::with_buffer;
 use crate::core::forwarded::Client;
 use crate::limits::Seat;
@@ -56,7 +56,18 @@ struct SocketState {
     stuck: AtomicBool,
     /// An [`Ending`].
     ending: AtomicU8,
+    /// What is owed to the client: one of the three below.
+    owed: AtomicU8,
+    /// What is said to a client of which no request was understood. Boxed, because most never are.
+    unheard: OnceLock<Box<Unheard>>,
 }
+
+/// Nothing: what hyper writes now, it says by itself, of a head that it cannot read.
+const NOTHING: u8 = 0;
+/// The answer to a request.
+const ANSWER: u8 = 1;
+/// What is left of it in hyper's buffer: the request is over.
+const REST: u8 = 2;
 
 /// How a client's connection is ended that has not ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +133,17 @@ impl Downstream {
         self.socket.ending.store(ending as u8, Ordering::Relaxed);
     }
 
+    /// The head that has begun to come does not end in time: writes the access line, and has the connection end by saying so.
+    pub fn end_with_slow_head(&self) {
+        self.socket.unheard.get_or_init(|| Unheard::new(&SLOW_HEAD).into()).log(self.client.ip);
+        self.end_with(Ending::SlowHead);
+    }
+
+    /// What the client has been told, where no request was understood.
+    pub fn unheard(&self) -> Option<&Unheard> {
+        self.socket.unheard.get().map(|unheard| &**unheard)
+    }
+
     /// Takes back what was said of the connection's end.
     pub(super) fn end_as_usual(&self) {
         self.socket.ending.store(0, Ordering::Relaxed);
@@ -140,6 +162,7 @@ impl Downstream {
     /// A request begins.
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
+        self.socket.owed.store(ANSWER, Ordering::Relaxed);
         self.resume();
     }
 
@@ -150,6 +173,11 @@ impl Downstream {
 
     /// It has ended.
     pub(super) fn end(&self, now: Instant) {
+        self.socket.owed.store(REST, Ordering::Relaxed);
+        self.release(now);
+    }
+
+    fn release(&self, now: Instant) {
         self.under_way.set(self.under_way.get() - 1);
         if self.under_way.get() == 0 {
             self.idle_since.set(Some(now));
@@ -171,7 +199,7 @@ pub(super) struct Hold(Rc<Downstream>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.end(Instant::now());
+        self.0.release(Instant::now());
     }
 }
 
@@ -224,6 +252,26 @@ impl ClientSocket {
         })
     }
 
+    /// Answers what hyper could not read, in place of hyper's empty answer `parts`; `None` where it is none. What of it the
+    /// client does not take at once it is not owed.
+    fn poll_answer_unreadable(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Option<Poll<io::Result<usize>>> {
+        let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
+        let canned = canned::instead_of(hypers)?;
+        let answer = self.state.unheard.get_or_init(|| Unheard::new(canned).into()).bytes(hypers);
+        let written = self.stream().poll_write(cx, &answer);
+        if written.is_ready() {
+            // No head is under way any more, and more of what was none may come.
+            self.state.heard.store(false, Ordering::Relaxed);
+            self.state.ending.store(Ending::Unread as u8, Ordering::Relaxed);
+        }
+        let all = parts.iter().map(|part| part.len()).sum();
+        Some(self.note_write(written.map_ok(|_| all)))
+    }
+
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.state.stuck.store(written.is_pending(), Ordering::Relaxed);
         if written.is_ready() {
@@ -240,7 +288,7 @@ impl Drop for ClientSocket {
         };
         // Whoever does not take these either is owed no more.
         if ending == Ending::SlowHead as u8 {
-            let _ = stream.try_write(reject::SLOW_HEAD);
+            let _ = self.state.unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b"")));
         } else if ending == Ending::SlowReader as u8 || ending == Ending::CutShort as u8 {
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
@@ -260,6 +308,11 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.state.owed.load(Ordering::Relaxed) == NOTHING
+            && let Some(answered) = self.poll_answer_unreadable(cx, &[IoSlice::new(bytes)])
+        {
+            return answered;
+        }
         let written = self.stream().poll_write(cx, bytes);
         self.note_write(written)
     }
@@ -269,6 +322,11 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.state.owed.load(Ordering::Relaxed) == NOTHING
+            && let Some(answered) = self.poll_answer_unreadable(cx, parts)
+        {
+            return answered;
+        }
         let stream = self.stream();
         let written = match parts {
             [only] => stream.poll_write(cx, only),
@@ -289,7 +347,11 @@ impl AsyncWrite for ClientSocket {
         true
     }
 
+    /// hyper comes here when it has written everything.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.owed.load(Ordering::Relaxed) == REST {
+            self.state.owed.store(NOTHING, Ordering::Relaxed);
+        }
         Poll::Ready(Ok(()))
     }
 

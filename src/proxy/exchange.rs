@@ -155,8 +155,13 @@ impl Exchange {
             NoHead::Limit => (false, Stage::Limit),
             NoHead::Timeout => (true, Stage::Head),
             NoHead::Connection(_) if !sent => (false, Stage::Send),
-            NoHead::Connection(_) | NoHead::Head(_) | NoHead::TooLong => (false, Stage::Head),
+            NoHead::Connection(_) => (false, Stage::Head),
+            NoHead::Head(_) | NoHead::TooLong => (false, Stage::Malformed),
         };
+        if stage == Stage::Malformed {
+            // Nobody sees it on the wire but us, and only the pod's owner can mend it.
+            tracing::warn!(pod = &**self.lease.endpoint().name(), %error, "the pod's answer cannot be used");
+        }
         let unsent = (stage == Stage::Send).then_some(self.upload);
         Unanswered { failure: Failure { stage, sent, timed_out }, unsent }
     }
@@ -319,9 +324,9 @@ impl fmt::Display for NoHead {
         match self {
             Self::Connection(error) => write!(f, "the connection failed: {error}"),
             Self::Head(HeadError::Malformed) => f.write_str("the response head is malformed"),
-            Self::Head(HeadError::TooManyFields) => f.write_str("the response has too many header fields"),
+            Self::Head(HeadError::TooManyFields) => f.write_str("the response has more than 100 header fields"),
             Self::Head(HeadError::Framing) => f.write_str("the response is framed ambiguously"),
-            Self::TooLong => f.write_str("the response head is too long"),
+            Self::TooLong => f.write_str("the response head is longer than 64 KiB"),
             Self::Timeout => f.write_str("--response-timeout is over"),
             Self::Upload(error) => write!(f, "the client's body failed: {error}"),
             Self::SlowUpload => f.write_str("--request-body-idle is over"),

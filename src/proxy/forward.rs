@@ -4,7 +4,7 @@
 //! request the directory is asked again past the cache: the room may have moved while its pod was away.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, UPGRADE};
 use http::request::Parts;
@@ -20,6 +20,7 @@ use super::upgrade::{self, Offer};
 use super::upload::Upload;
 use super::upstream::Endpoint;
 use super::{Downstream, Proxy, Route};
+use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
 use crate::core::head::{Kind, X_REQUEST_ID};
@@ -100,13 +101,16 @@ impl<D: Directory> Forwarding<'_, D> {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
             });
-            let now = if attempt == 0 { started } else { Instant::now() };
-            let Unanswered { failure, unsent } = match self.attempt(head, upload, &endpoint, now).await {
+            let UpstreamConfig { connect_timeout, pod_wait, .. } = self.proxy.config.upstream;
+            let (now, connect) = match attempt {
+                0 => (started, connect_timeout),
+                _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
+            };
+            let Unanswered { failure, unsent } = match self.attempt(head, upload, &endpoint, now, connect).await {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &route)),
                 Err(unanswered) => unanswered,
             };
             let elsewhere = self.note_failure(&mut route, failure)? && unsent.is_some();
-            let pod_wait = self.proxy.config.upstream.pod_wait;
             let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
                 if failure.stage != Stage::Upload {
@@ -147,7 +151,7 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let balancer = &self.proxy.balancer;
         let unreached = matches!(failure.stage, Stage::Resolve | Stage::Confine | Stage::Connect);
-        if unreached || failure.stage == Stage::Head {
+        if unreached || matches!(failure.stage, Stage::Head | Stage::Malformed) {
             balancer.failed(choice);
         }
         if choice.in_session && unreached && !failure.timed_out {
@@ -167,9 +171,10 @@ impl<D: Directory> Forwarding<'_, D> {
         upload: Upload,
         endpoint: &Rc<Endpoint>,
         now: Instant,
+        connect: Duration,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = match pool.lease(endpoint, now).await {
+        let lease = match pool.lease(endpoint, now, connect).await {
             Ok(lease) => lease,
             Err(failure) => return Err(Unanswered { failure, unsent: Some(upload) }),
         };
@@ -211,7 +216,7 @@ impl<D: Directory> Forwarding<'_, D> {
         mut route: Route,
         head: &Parts,
         record: &mut Record,
-        pause: std::time::Duration,
+        pause: Duration,
     ) -> Result<Route, Reject> {
         if let (Route::Pod(before), Some(room)) = (&route, record.room.clone())
             && let Some(now) = self.ask_again(&room, head, record).await?

@@ -7,6 +7,7 @@
 mod admission;
 mod balance;
 mod body;
+mod canned;
 mod client;
 mod duplex;
 mod exchange;
@@ -33,10 +34,11 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
+pub use canned::{Canned, HEAD_TOO_LARGE, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE, Unheard};
 pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
 pub use reach::Reach;
-pub use reject::{CODES, Refused, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT};
+pub use reject::{CODES, Reject};
 pub use socket::tune;
 
 use self::balance::{Balancer, Choice};
@@ -300,13 +302,5 @@ fn request_id(head: &Parts, trusted: bool) -> HeaderValue {
     let given = head.headers.get(X_REQUEST_ID).filter(|_| trusted);
     let usable =
         given.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
-    usable.cloned().unwrap_or_else(|| {
-        let mut bits = fastrand::u128(..);
-        let digits = [(); 32].map(|()| {
-            let digit = b"0123456789abcdef"[(bits & 0xf) as usize];
-            bits >>= 4;
-            digit
-        });
-        HeaderValue::from_bytes(&digits).expect("hexadecimal digits")
-    })
+    usable.cloned().unwrap_or_else(canned::new_id)
 }

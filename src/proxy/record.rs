@@ -21,7 +21,7 @@ const CLIENT_GONE: u16 = 499;
 
 /// Counted for a request that the router itself cut off before there was an answer; nginx's number for a connection that
 /// it closes without one.
-const CUT_OFF: u16 = 444;
+pub(super) const CUT_OFF: u16 = 444;
 
 /// What kind of exchange a request became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

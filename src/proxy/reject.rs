@@ -1,7 +1,8 @@
 //! The answers that are the router's own: the only place that picks a status code.
 //!
 //! Every way a request can fail to be routed or forwarded is a variant of [`Reject`], mapped here by exhaustive
-//! matches to a status, a code for programs, a sentence for people and whether a retry makes sense.
+//! matches to a status, a code for programs, a sentence for people and whether a retry makes sense. What never became
+//! a request is answered by `canned.rs`.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
@@ -23,14 +24,16 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 
 /// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
 /// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 35] = [
+pub const CODES: [&str; 37] = [
     "bad-assignment",
     "bad-host",
     "bad-proxy-header",
     "bad-request",
+    "bad-response",
     "bad-upgrade",
     "body-too-large",
     "directory-unavailable",
+    "dot-segment",
     "duplicate-room",
     "duplicate-sid",
     "encoded-room",
@@ -131,32 +134,6 @@ pub(super) fn options(close: bool) -> Answer {
     Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
 }
 
-/// A connection that gets no request handled: the reason, and what is written to it before it is closed.
-pub type Refused = (&'static str, &'static [u8]);
-
-/// It is over `--max-connections-per-client`.
-pub const TOO_MANY_OF_CLIENT: Refused = (
-    "too-many-client-connections",
-    b"HTTP/1.1 429 Too Many Requests\r\n\
-    x-pod-router-error: too-many-client-connections\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 125\r\n\r\n\
-    {\"error\":\"too-many-client-connections\",\"message\":\"You have too many connections open here; close some first.\",\"requestId\":\"\"}",
-);
-
-/// It is over `--max-connections`.
-pub const TOO_MANY_CONNECTIONS: Refused = (
-    "too-many-connections",
-    b"HTTP/1.1 503 Service Unavailable\r\n\
-    x-pod-router-error: too-many-connections\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 113\r\n\r\n\
-    {\"error\":\"too-many-connections\",\"message\":\"This router has reached --max-connections; try again.\",\"requestId\":\"\"}",
-);
-
-/// Written to a connection whose request head does not come to an end, before it is closed.
-pub(super) const SLOW_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    x-pod-router-error: slow-head\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 93\r\n\r\n\
-    {\"error\":\"slow-head\",\"message\":\"The request's head was not complete in time.\",\"requestId\":\"\"}";
-
 /// When to come back, and what the rate is that has been exceeded (draft-ietf-httpapi-ratelimit-headers, from its ninth
 /// version on: quota `q` in a window of `w` seconds; remaining `r`, in `t` seconds there is more). Only on a refusal: a
 /// pod's answers are the pod's.
@@ -219,6 +196,7 @@ impl Reject {
             Self::Admission(Refusal::RateLimited(..) | Refusal::UnknownRooms(_)) => StatusCode::TOO_MANY_REQUESTS,
             Self::Affinity(
                 AffinityError::EncodedRoom
+                | AffinityError::DotSegment
                 | AffinityError::InvalidRoom
                 | AffinityError::DuplicateRoom
                 | AffinityError::DuplicateSid,
@@ -237,7 +215,7 @@ impl Reject {
                 (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
                 (Stage::Upload, false) => StatusCode::BAD_REQUEST,
                 (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
-                (Stage::Head, false) => StatusCode::BAD_GATEWAY,
+                (Stage::Head, false) | (Stage::Malformed, _) => StatusCode::BAD_GATEWAY,
             },
             Self::BadUpgrade => StatusCode::BAD_GATEWAY,
         }
@@ -269,6 +247,7 @@ impl Reject {
                 (Stage::Upload, false) => "bad-request",
                 (Stage::Head, true) => "pod-timeout",
                 (Stage::Head, false) => "pod-closed",
+                (Stage::Malformed, _) => "bad-response",
             },
             Self::BadUpgrade => "bad-upgrade",
         }
@@ -293,6 +272,9 @@ impl Reject {
                 "You ask for too many rooms that nobody knows; try again later."
             }
             Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
+            Self::Affinity(AffinityError::DotSegment) => {
+                "Resolve the path's dot segments (..): with them it names another room than without."
+            }
             Self::Affinity(AffinityError::InvalidRoom) => {
                 "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
             }
@@ -321,7 +303,10 @@ impl Reject {
                 (Stage::Upload, false) => "The request's body broke off, or is malformed.",
                 (Stage::Head, true) => "The pod did not answer in time.",
                 (Stage::Head, false) => {
-                    "The pod closed the connection without a valid answer; the request was not repeated."
+                    "The pod closed the connection without an answer; the request was not repeated."
+                }
+                (Stage::Malformed, _) => {
+                    "The pod's answer cannot be used, the router's log says why; the request was not repeated."
                 }
             },
             Self::BadUpgrade => "The pod answered the upgrade with something that was not asked for.",
@@ -351,18 +336,6 @@ mod tests {
     }
 
     #[test]
-    fn the_canned_answers_are_well_formed() {
-        for answer in [TOO_MANY_CONNECTIONS.1, TOO_MANY_OF_CLIENT.1, SLOW_HEAD] {
-            let text = std::str::from_utf8(answer).expect("ASCII");
-            let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
-            let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-            let code = body["error"].as_str().expect("a code");
-            assert!(CODES.contains(&code) && head.contains(&format!("x-pod-router-error: {code}\r\n")));
-        }
-    }
-
-    #[test]
     fn every_code_is_listed() {
         let stages = [
             Stage::Resolve,
@@ -373,6 +346,7 @@ mod tests {
             Stage::Upload,
             Stage::Limit,
             Stage::Head,
+            Stage::Malformed,
         ];
         let failures = stages
             .into_iter()
@@ -390,6 +364,7 @@ mod tests {
             Reject::Admission(Refusal::RateLimited(1, EXCEEDED)),
             Reject::Admission(Refusal::UnknownRooms(EXCEEDED)),
             Reject::Affinity(AffinityError::EncodedRoom),
+            Reject::Affinity(AffinityError::DotSegment),
             Reject::Affinity(AffinityError::InvalidRoom),
             Reject::Affinity(AffinityError::DuplicateRoom),
             Reject::Affinity(AffinityError::DuplicateSid),

@@ -140,12 +140,17 @@ impl Pool {
         made
     }
 
-    /// A connection to the endpoint: a kept one that is still good, else a new one.
+    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`.
     ///
     /// # Errors
     ///
     /// [`Stage::Queue`], [`Stage::Resolve`], [`Stage::Confine`] or [`Stage::Connect`]; nothing was sent.
-    pub(super) async fn lease(&self, endpoint: &Rc<Endpoint>, now: Instant) -> Result<Lease, Failure> {
+    pub(super) async fn lease(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        now: Instant,
+        connect: Duration,
+    ) -> Result<Lease, Failure> {
         endpoint.last_used.set(now);
         let place = match &endpoint.queue {
             Some(queue) => Some(Box::pin(queue.enter(&endpoint.metrics)).await?),
@@ -156,16 +161,16 @@ impl Pool {
             return Ok(Lease { busy, connection, reused: true });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
-        let connection = Box::pin(self.dial(endpoint)).await?;
+        let connection = Box::pin(self.dial(endpoint, connect)).await?;
         Ok(Lease { busy, connection, reused: false })
     }
 
-    async fn dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
+    async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
         if let Some((at, failure)) = endpoint.last_failure.get().filter(|(at, _)| at.elapsed() < DIAL_PAUSE) {
             tracing::trace!(pod = &*endpoint.name, since = ?at.elapsed(), "not dialled again so soon");
             return Err(failure);
         }
-        let dialled = self.try_dial(endpoint).await;
+        let dialled = self.try_dial(endpoint, connect).await;
         match &dialled {
             Ok(_) => drop(self.reach.found(&endpoint.name, &endpoint.address)),
             Err(failure) => {
@@ -180,7 +185,7 @@ impl Pool {
         dialled
     }
 
-    async fn try_dial(&self, endpoint: &Rc<Endpoint>) -> Result<Connection, Failure> {
+    async fn try_dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
         let failed = |stage, why: &str, timed_out| {
             self.reach.lost(&endpoint.name, &endpoint.address, why);
             Failure { stage, sent: false, timed_out }
@@ -195,7 +200,7 @@ impl Pool {
             }
             addresses = inside;
         }
-        let stream = socket::connect(&addresses, self.config.connect_timeout).await.map_err(|error| {
+        let stream = socket::connect(&addresses, connect).await.map_err(|error| {
             let timed_out = error.kind() == ErrorKind::TimedOut;
             failed(Stage::Connect, &format!("{addresses:?}: {error}"), timed_out)
         })?;

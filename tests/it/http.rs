@@ -7,3 +7,4 @@ mod messages;
 mod redirect;
 mod routing;
 mod target;
+mod unread;

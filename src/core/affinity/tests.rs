@@ -64,6 +64,36 @@ fn a_room_that_shows_only_when_decoded_is_refused() {
     }
 }
 
+#[test]
+fn a_path_that_leads_to_another_room_once_resolved_is_refused() {
+    let rules = defaults();
+    for target in [
+        "/api/room_a/../room_b",
+        "/api/room_a/..",
+        "/room_a/%2e%2E/room_b",
+        "/room_a/.%2e/x",
+        "/room_a/x/../../room_b",
+        "/room_a/..%2froom_b",
+        "/room_a/..\\room_b",
+        // Resolved with the empty segment this is room_a still, and without it not.
+        "/room_a//../x",
+    ] {
+        assert_eq!(room(&rules, target), Err(AffinityError::DotSegment), "{target}");
+    }
+    for (target, expected) in [
+        ("/x/../room_b", Some("room_b")),
+        ("/../room_b", Some("room_b")),
+        ("/room_b/./x.js", Some("room_b")),
+        ("/room_b/x/../y", Some("room_b")),
+        ("/room_b/...", Some("room_b")),
+        ("/room_b/x..y%20z", Some("room_b")),
+        ("/room_a/../room_a", Some("room_a")),
+        ("/x/../y", None),
+    ] {
+        assert_eq!(room(&rules, target), Ok(expected.map(str::to_owned)), "{target}");
+    }
+}
+
 /// The table of what Socket.IO's own server makes of these queries (Node 20, `URLSearchParams`).
 #[test]
 fn a_query_is_decoded_as_socket_io_decodes_it() {

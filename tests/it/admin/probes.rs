@@ -24,6 +24,14 @@ fn the_probes_answer_and_other_paths_do_not() {
     assert_eq!(client.request("POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").status(), 405);
 }
 
+#[test]
+fn half_a_head_is_not_waited_for() {
+    let stage = Stage::new();
+    let mut client = Client::connect(stage.router.admin());
+    client.send("GET /livez HTTP/1.1\r\nHost: a\r\n");
+    client.expect_end();
+}
+
 /// The data listener is what the ingress exposes: it knows none of this.
 #[test]
 fn the_data_listener_serves_no_admin_path() {

@@ -78,6 +78,13 @@ fn hosts() -> Vec<Case> {
         text("a Host with a space", "GET /room_a HTTP/1.1\r\nHost: a b\r\n\r\n").refused(400),
         text("a list of Hosts", "GET /room_a HTTP/1.1\r\nHost: a, b\r\n\r\n").refused(400),
         text("a Host with a port that is none", "GET /room_a HTTP/1.1\r\nHost: a:b\r\n\r\n").refused(400),
+        text("a Host with a port beyond any", "GET /room_a HTTP/1.1\r\nHost: a:99999\r\n\r\n").refused(400),
+        text("a Host with an empty port", "GET /room_a HTTP/1.1\r\nHost: a:\r\n\r\n").passes("backend-0 GET /room_a"),
+        text("a Host in brackets that is no address", "GET /room_a HTTP/1.1\r\nHost: [::g]:80\r\n\r\n").refused(400),
+        text("absolute form with a port beyond any", "GET http://b:99999/room_a HTTP/1.1\r\nHost: a\r\n\r\n")
+            .refused(400),
+        text("absolute form, brackets without an address", "GET http://[::g]/room_a HTTP/1.1\r\nHost: a\r\n\r\n")
+            .refused(400),
         text("a Host of IPv6", "GET /room_a HTTP/1.1\r\nHost: [::1]:80\r\n\r\n").passes("backend-0 GET /room_a"),
         text("a Host with half a bracket", "GET /room_a HTTP/1.1\r\nHost: [::1\r\n\r\n").refused(400),
         text("absolute form and no Host", "GET http://b/room_a HTTP/1.1\r\n\r\n").refused(400),

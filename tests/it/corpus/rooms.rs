@@ -25,8 +25,16 @@ fn paths() -> Vec<Case> {
         get("a slash behind it", "/room_b/").passes("backend-1 GET /room_b/"),
         get("two rooms: the first", "/room_b/room_a").passes("backend-1 GET /room_b/room_a"),
         get("slashes in front", "///room_b").passes("backend-1 GET ///room_b"),
-        get("dots are no steps", "/room_b/../room_a").passes("backend-1 GET /room_b/../room_a"),
+        ambiguous("a step up to another room", "/room_b/../room_a"),
+        ambiguous("a step up from the room", "/room_b/.."),
+        ambiguous("an encoded step up", "/api/room_b/%2e%2E/room_a"),
+        get("a step within the room", "/room_b/x/../y").passes("backend-1 GET /room_b/x/../y"),
+        get("a step to the room", "/x/../room_b").passes("backend-1 GET /x/../room_b"),
+        get("dots that are no step", "/room_b/./...").passes("backend-1 GET /room_b/./..."),
         get("a parameter makes it another segment", "/room_b;v=1").passes("any GET /room_b;v=1"),
+        get("a fragment with the only room", "/x#/room_b").passes("any GET /x"),
+        get("a fragment at once", "/#room_b").passes("any GET /"),
+        get("an encoded one is none", "/x%23/room_b").passes("backend-1 GET /x%23/room_b"),
         get("capitals", "/ROOM_b").passes("any GET /ROOM_b"),
         get("a room that the directory does not know", "/room_unknown").passes("any GET /room_unknown"),
         get("the longest id", &longest).sees_long(format!("any GET {longest}")).answers(&[200]).open(),
@@ -52,6 +60,8 @@ fn queries() -> Vec<Case> {
             .passes("backend-1 GET /socket.io/?EIO=4&transport=polling&roomId=room_b"),
         get("an encoded name and value", "/socket.io/?room%49d=room%5Fb")
             .passes("backend-1 GET /socket.io/?room%49d=room%5Fb"),
+        get("a fragment with another room", "/socket.io/?roomId=room_b#&roomId=room_a")
+            .passes("backend-1 GET /socket.io/?roomId=room_b"),
         get("another place", "/other/?roomId=room_b").passes("any GET /other/?roomId=room_b"),
         get("another name", "/socket.io/?roomid=room_b").passes("any GET /socket.io/?roomid=room_b"),
         get("a semicolon is no separator", "/socket.io/?a=1;roomId=room_b")

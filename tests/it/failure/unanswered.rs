@@ -5,6 +5,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
 use crate::support::{Stage, eventually, script};
 
 const POST: &str = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
@@ -135,4 +137,25 @@ fn a_slow_download_is_not_timed_out() {
         Ok(())
     });
     assert_eq!(stage.get("/room_a").text(), "x".repeat(20));
+}
+
+/// Nobody but the router sees such an answer: the code and the log have to say what is wrong with it.
+#[test]
+fn an_answer_that_cannot_be_used_is_told_from_none() {
+    let stage = Stage::new();
+    for (answer, why) in [
+        (format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(101)), "more than 100 header fields"),
+        (format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(70_000)), "longer than 64 KiB"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n".to_owned(), "framed ambiguously"),
+        ("nonsense\r\n\r\n".to_owned(), "malformed"),
+    ] {
+        stage.pods[0].play(script::answer(answer));
+        assert_eq!(stage.get("/room_a").expect_error(502), "bad-response");
+        let warned = |line: &Json| {
+            let said = line["error"].as_str().is_some_and(|error| error.contains(why));
+            line["level"] == "WARN" && line["pod"] == "backend-0" && said
+        };
+        stage.router.wait_log(why, warned);
+    }
+    assert_eq!(stage.router.metric("pod_router_rejected_total", &[("reason", "bad-response")]) as usize, 4);
 }

@@ -1,6 +1,10 @@
 //! A pod that refuses connections: its requests are held, the directory is asked again, then they are given up.
 
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::support::{Pod, Pods, Redis, Router, Stage, eventually, script};
 
@@ -58,6 +62,36 @@ fn a_pod_that_stays_away_is_given_up() {
     // A connection failure moves no room, and harms no other.
     assert!(stage.pods[1].received().is_empty());
     assert_eq!(stage.get("/").pod(), "any");
+}
+
+/// A host that has gone swallows packets: that must not hold a request for longer than `--pod-wait`, whatever
+/// `--connect-timeout` allows the first attempt.
+#[test]
+fn a_pod_that_swallows_packets_is_given_up_as_well() {
+    let mut stage = Stage::with(&["--pod-wait", "5s", "--connect-timeout", "1h"]);
+    stage.pods.get_mut(0).unbind();
+    stage.pods.get_mut(1).unbind();
+    let _full = full_listener(stage.pods[1].addr());
+    let mut client = stage.client();
+    let waiting = thread::spawn(move || client.get("/room_a"));
+    // Refused first, so that the attempt which is swallowed is not the first.
+    stage.router.wait_metric(FAILURES, &[("pod", "backend-0")], 1.0);
+    stage.redis.assign("room_a", 1);
+    let response = waiting.join().expect("the request is answered");
+    assert_eq!(response.expect_error(503), "pod-unreachable");
+    assert!(stage.router.metric(FAILURES, &[("pod", "backend-1")]) > 0.5, "the room's second pod was not tried");
+}
+
+/// A listener whose queue is full: the kernel drops further SYNs.
+fn full_listener(addr: SocketAddr) -> (Socket, Vec<TcpStream>) {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a socket takes its options");
+    socket.bind(&addr.into()).expect("the address is free");
+    socket.listen(0).expect("it listens");
+    let fill = || TcpStream::connect_timeout(&addr, Duration::from_millis(300)).ok();
+    let queued = std::iter::from_fn(fill).take(64).collect::<Vec<_>>();
+    assert!(queued.len() < 64, "the queue has no end");
+    (socket, queued)
 }
 
 /// Never more than a retry: `Retry-After`, and the connection's next request is served.

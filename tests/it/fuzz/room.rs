@@ -198,6 +198,17 @@ fn only(values: &[String]) -> Result<Option<String>, &'static str> {
     }
 }
 
+/// The first segment of that kind when everything is decoded and then `.` and `..` are resolved, one at a time.
+fn resolved(path: &str, keep_empty: bool, names: impl Fn(&str) -> bool) -> Option<String> {
+    let decoded = percent_decoded(path).replace('\\', "/");
+    let mut segments: Vec<_> = decoded.split('/').skip(1).filter(|one| keep_empty || !one.is_empty()).collect();
+    segments.retain(|one| *one != ".");
+    while let Some(at) = segments.iter().position(|one| *one == "..") {
+        segments.drain(at.saturating_sub(1)..=at);
+    }
+    segments.into_iter().find(|one| names(one)).map(str::to_owned)
+}
+
 /// One rule on a head of which this is the path and the query.
 fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option<String>, &'static str> {
     match source {
@@ -205,7 +216,9 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
             let names = |text: &str| is_id(text) && matches(text);
             for segment in path.split('/') {
                 if names(segment) {
-                    return Ok(Some(segment.to_owned()));
+                    let same =
+                        [true, false].into_iter().all(|empty| resolved(path, empty, names).as_deref() == Some(segment));
+                    return if same { Ok(Some(segment.to_owned())) } else { Err("dot-segment") };
                 }
                 let decoded = percent_decoded(segment);
                 if decoded.split(['/', '\\']).any(names) {

@@ -55,6 +55,37 @@ fn rfc9110_7_6_1_fields_for_one_hop_do_not_reach_the_client() {
     assert_eq!(response.text(), "ok");
 }
 
+/// HTTP/1.1 has to say `Host`, if only that there is none (RFC 9112 section 3.2); what nobody named is not forwarded.
+#[test]
+fn a_host_that_was_not_named_is_not_forwarded() {
+    let stage = Stage::new();
+    for request in ["GET /room_a HTTP/1.0\r\n\r\n", "GET /room_a HTTP/1.1\r\nHost:\r\n\r\n"] {
+        assert_eq!(stage.request(request).pod(), "backend-0");
+        let head = stage.pods[0].received().pop().expect("it has answered").head;
+        assert_eq!((head.value("host"), head.has("x-forwarded-host")), (Some(""), false), "{}", head.text());
+    }
+}
+
+/// What tells an answer of the router's own from a pod's cannot be said by a pod, in a head or behind a body.
+#[test]
+fn a_pod_cannot_speak_for_the_router() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::answer(
+        "HTTP/1.1 500 Internal Server Error\r\nX-Pod-Router-Error: loop\r\nX-Stays: yes\r\nContent-Length: 0\r\n\r\n",
+    ));
+    let head = stage.get("/room_a").head;
+    assert_eq!((head.second_word(), head.value("x-stays")), ("500", Some("yes")));
+    assert!(!head.has("x-pod-router-error"), "{}", head.text());
+    stage.any.play(script::answer(
+        "HTTP/1.1 200 OK\r\nTrailer: X-Pod-Router-Error, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\
+         X-Pod-Router-Error: loop\r\nX-Sum: 1\r\n\r\n",
+    ));
+    let mut client = stage.client();
+    client.send("GET /x HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n");
+    let all = String::from_utf8(client.wire().read_to_end().expect("an answer")).expect("text");
+    assert!(all.contains("x-sum: 1") && !all.contains("x-pod-router-error: "), "{all}");
+}
+
 /// A client must not be able to name away what the message or the router needs (notes/correctness.md 2.2).
 #[test]
 fn a_connection_line_cannot_remove_what_is_needed() {

@@ -69,7 +69,7 @@ fn a_page_load_that_names_no_room_goes_to_the_default_backend() {
 fn nothing_in_the_request_shapes_the_location() {
     let stage = Stage::new();
     let response = stage.request(format!(
-        "GET /experiment/room_a/..//evil.example/?pod=backend-9&roomId=x HTTP/1.1\r\nHost: evil.example\r\n\
+        "GET /experiment/room_a//evil.example/?pod=backend-9&roomId=x HTTP/1.1\r\nHost: evil.example\r\n\
          X-Forwarded-Host: evil.example\r\nX-Forwarded-Proto: gopher\r\nAccept: {BROWSER}\r\n\r\n"
     ));
     assert_eq!(response.head.value("location"), Some("/experiment?roomId=room_a&pod=backend-0"));

@@ -20,7 +20,7 @@ fn rfc9110_7_7_the_target_goes_to_the_pod_byte_for_byte() {
         "/x?a=%20+&&b==c&;d",
         "/x?a={b}|c^`[]",
         "/x?next=http://evil/?q#",
-        "/api/room/room_a/..%2f..//?x=%2F?&",
+        "/api/..%2f..//room/room_a/x/../?x=%2F?&",
         "/socket.io/?EIO=4&transport=polling&t=Oq%2B&roomId=room_a&",
     ] {
         let head = stage.get(target).json()["head"].as_str().unwrap_or_default().to_owned();

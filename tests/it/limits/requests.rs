@@ -18,8 +18,9 @@ fn a_head_has_so_many_fields() {
         assert_eq!(stage.request(head(most)).pod(), "backend-0");
         let mut client = stage.client();
         client.send(head(most + 1));
-        assert_eq!(client.read_head().second_word(), "431", "{most}");
+        assert_eq!(client.read_response().expect_error(431), "head-too-large", "{most}");
         client.expect_end();
+        stage.router.wait_metric("pod_router_rejected_total", &[("reason", "head-too-large")], 0.5);
         assert_eq!(rejected(&stage, "head-too-large"), 1);
         assert_eq!(stage.pods[0].received().len(), 1);
     }

@@ -97,7 +97,8 @@ fn a_pod_that_resets_ends_the_clients_side() {
     });
     let mut client = tunnel(&stage, "/room_a");
     client.send("hello");
-    client.expect_end();
+    let ended = client.wire().read_some().expect_err("a reset is no orderly end");
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
     eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
 }
 
