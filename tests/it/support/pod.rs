@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Index;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 
@@ -57,10 +57,14 @@ struct Shared {
 
 /// An address of 127/8 that nothing else uses: whatever port is bound there stays ours while it is unbound.
 pub(crate) fn own_ip() -> IpAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let [_, _, high, low] = std::process::id().to_be_bytes();
+    // There are more pods in a run than an octet has numbers: each round of them is another network.
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (round, number) = (next / 254, next % 254);
+    let octet = |n: u16| u8::try_from(n).expect("a remainder, or a quotient, of 254");
     // The host part must not be that of 127.0.0.1 (low 0 or 1 under 127.0.0) nor a broadcast address.
-    IpAddr::V4(Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed).clamp(1, 254), high, low.clamp(2, 254)))
+    IpAddr::V4(Ipv4Addr::new(127, octet(number) + 1, high.wrapping_add(octet(round)), low.clamp(2, 254)))
 }
 
 /// An address that is free now, and of which nobody else takes the port before a server of ours does.
