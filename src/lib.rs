@@ -19,7 +19,7 @@
 //!
 //! | to change | go to |
 //! |---|---|
-//! | where a room id comes from | [`core::affinity`] |
+//! | where a room id comes from; how else a path may be read | [`core::affinity`], [`core::path`] |
 //! | the value in Redis, pod names | [`core::assignment`] |
 //! | which request goes where; what is retried | [`core::decision`] |
 //! | the 302 | [`core::redirect`] |

@@ -14,8 +14,11 @@ use crate::core::address::HostPort;
 use crate::core::check::{Verdict, verdict};
 use crate::dns::Dns;
 
-/// As much of an answer as is read: the head, and the body's first word.
-const MAX_ANSWER: u64 = 16 * 1024;
+/// As much of an answer as is read.
+const MAX_ANSWER: usize = 16 * 1024;
+
+/// As much of its body as says something: the first word.
+const FIRST_WORD: usize = 16;
 
 /// Checks for as long as the process lives, if it is configured to.
 pub async fn check_forever(backends: Arc<Backends>, dns: Dns) {
@@ -49,15 +52,28 @@ async fn one(member: &Arc<Member>, check: &CheckConfig, dns: &Dns) {
     member.checked(verdict, check.rise, check.fall);
 }
 
-/// One question. HTTP/1.0, so that the answer ends with the connection and is in no coding.
+/// One question. HTTP/1.0, so that the answer is in no coding; but some servers keep the connection open all the same.
 async fn ask(address: &HostPort, path: &str, dns: &Dns) -> io::Result<Verdict> {
     let addresses = dns.resolve(address).await?;
     let mut stream = TcpStream::connect(&*addresses).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: pod-router\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: pod-router\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    while answer.len() < MAX_ANSWER && !says_enough(&answer) && stream.read_buf(&mut answer).await? > 0 {}
     read(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
+}
+
+/// Whether more of it would change nothing: the head is there, and the body's first word or all of a shorter one.
+fn says_enough(answer: &[u8]) -> bool {
+    let answer = String::from_utf8_lossy(answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let length = fields.rev().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(usize::MAX);
+    body.len() >= FIRST_WORD.min(length)
 }
 
 fn read(answer: &[u8]) -> Option<Verdict> {
@@ -70,6 +86,20 @@ fn read(answer: &[u8]) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_need_not_end_to_say_enough() {
+        for (answer, enough) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nmaint", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nmain", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{\"status\":\"fine\"", true),
+            ("HTTP/1.1 200 OK\r\n\r\nup", false),
+            ("HTTP/1.1 200 OK\r\n", false),
+        ] {
+            assert_eq!(says_enough(answer.as_bytes()), enough, "{answer}");
+        }
+    }
 
     #[test]
     fn an_answer_is_a_status_and_perhaps_a_word() {

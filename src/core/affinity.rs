@@ -15,6 +15,7 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use regex::Regex;
 
+use super::path;
 use super::room::RoomId;
 
 /// One place a room id can come from, as `--affinity` states it.
@@ -95,19 +96,34 @@ impl Affinity {
 
 impl AffinityRule {
     fn room<'a>(&self, head: &'a Parts) -> Result<Option<RoomId<'a>>, AffinityError> {
+        let path = head.uri.path();
+        let place = match self {
+            Self::Path(pattern) => return pattern.room(path),
+            Self::Query(source) => source.place_of(path),
+            Self::Header(source) => source.place_of(path),
+            Self::Cookie(source) => source.place_of(path),
+        };
+        match place {
+            Place::Outside => Ok(None),
+            Place::Inside => self.named_room(head),
+            // A backend that reads the path so finds the room, and the router would not.
+            Place::Hidden => match self.named_room(head) {
+                Ok(None) => Ok(None),
+                Ok(Some(_)) | Err(_) => Err(AffinityError::EncodedRoom),
+            },
+        }
+    }
+
+    /// The room in the rule's source, wherever the request goes.
+    fn named_room<'a>(&self, head: &'a Parts) -> Result<Option<RoomId<'a>>, AffinityError> {
         match self {
             Self::Path(pattern) => pattern.room(head.uri.path()),
-            Self::Query(source) if source.applies_to(head.uri.path()) => {
-                query_room(head.uri.query().unwrap_or_default(), &source.name)
+            Self::Query(source) => query_room(head.uri.query().unwrap_or_default(), &source.name),
+            Self::Header(source) => {
+                let values = head.headers.get_all(&source.name).iter();
+                only_room(values.map(|value| value.to_str().map(str::trim).unwrap_or_default()))
             }
-            Self::Header(source) if source.applies_to(head.uri.path()) => only_room(
-                head.headers
-                    .get_all(&source.name)
-                    .iter()
-                    .map(|value| value.to_str().map(str::trim).unwrap_or_default()),
-            ),
-            Self::Cookie(source) if source.applies_to(head.uri.path()) => only_room(cookies(head, &source.name)),
-            Self::Query(_) | Self::Header(_) | Self::Cookie(_) => Ok(None),
+            Self::Cookie(source) => only_room(cookies(head, &source.name)),
         }
     }
 }
@@ -220,9 +236,22 @@ impl<N> NamedSource<N> {
         Ok(Self { name: name(written)?, prefix })
     }
 
-    fn applies_to(&self, path: &str) -> bool {
-        self.prefix.as_deref().is_none_or(|prefix| is_under(path, prefix))
+    fn place_of(&self, path: &str) -> Place {
+        match self.prefix.as_deref() {
+            None => Place::Inside,
+            Some(prefix) if is_under(path, prefix) => Place::Inside,
+            Some(prefix) if path::readings(path).any(|read| is_under(&read, prefix)) => Place::Hidden,
+            Some(_) => Place::Outside,
+        }
     }
+}
+
+/// Where a path stands to a rule's prefix.
+enum Place {
+    Inside,
+    Outside,
+    /// Inside for a backend that decodes it, or resolves its dot segments.
+    Hidden,
 }
 
 /// Whether `path` lies under `prefix`, both undecoded. A prefix that ends in a slash also covers the path
@@ -250,7 +279,7 @@ impl SegmentPattern {
         // Dot segments only take rooms away: where there is none, they matter to nobody.
         if let Some(room) = &room
             && climbs(path)
-            && [true, false].into_iter().any(|empty| !self.is_room_of_resolved(room, path, empty))
+            && path::readings(path).any(|read| self.first_in(&read).as_ref() != Some(room))
         {
             return Err(AffinityError::DotSegment);
         }
@@ -273,24 +302,9 @@ impl SegmentPattern {
         RoomId::parse(segment).filter(|_| self.whole.is_match(segment))
     }
 
-    /// Whether a backend that resolves the path before it looks for a room finds this one. They decode before that; and
-    /// `..` goes up from an empty segment (`//`) as from any other, or such segments have been taken out before
-    /// (`merge_slashes`).
-    fn is_room_of_resolved(&self, room: &RoomId<'_>, path: &str, keep_empty: bool) -> bool {
-        let decoded = percent_decode_str(path).decode_utf8_lossy();
-        let mut segments = Vec::new();
-        for segment in decoded.split(['/', '\\']).skip(1) {
-            match segment {
-                ".." => drop(segments.pop()),
-                "." => {}
-                "" if !keep_empty => {}
-                _ => segments.push(segment),
-            }
-        }
-        segments
-            .into_iter()
-            .find_map(|segment| self.matches(segment))
-            .is_some_and(|found| found.as_str() == room.as_str())
+    /// The room that a backend finds which has read the path so.
+    fn first_in<'a>(&self, path: &'a str) -> Option<RoomId<'a>> {
+        path.split('/').find_map(|segment| self.matches(segment))
     }
 
     /// A backend that decodes would see a room where the undecoded segment has none. `%2F` may hide one between

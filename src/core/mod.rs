@@ -17,6 +17,7 @@ pub mod forwarded;
 pub mod head;
 pub mod headers;
 pub mod origin;
+pub mod path;
 pub mod placement;
 pub mod prefix;
 pub mod proxy_protocol;

@@ -3,12 +3,11 @@
 //! Written and meant as nginx's `limit_req` with `nodelay`: one at a time, at even intervals, and on top of that a burst
 //! that is given back at the same pace. Counting is `limits`.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
+use super::path::readings;
 
 /// `100r/m burst=20`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,11 +113,12 @@ impl fmt::Display for RateRule {
     }
 }
 
-/// Which of these scopes a path is in: the longest that it begins with, and of equal ones the first. A path that is
-/// percent-encoded counts as what it says: `/%61pi/` must not be a way around a limit on `/api/`.
+/// Which of these scopes a path is in: the longest that it begins with, and of equal ones the first. It counts as whatever
+/// a backend may read in it: neither `/%61pi/` nor `/x/../api/` must be a way around a limit on `/api/`.
 pub fn scope_of<'a>(path: &str, scopes: impl Iterator<Item = &'a str>) -> Option<usize> {
-    let path = if path.contains('%') { percent_decode_str(path).decode_utf8_lossy() } else { Cow::Borrowed(path) };
-    let inside = scopes.enumerate().filter(|(_, scope)| path.starts_with(scope));
+    let readings: Vec<_> = readings(path).collect();
+    let is_inside = |scope: &str| path.starts_with(scope) || readings.iter().any(|read| read.starts_with(scope));
+    let inside = scopes.enumerate().filter(|(_, scope)| is_inside(scope));
     inside
         .fold(None, |best: Option<(usize, &str)>, next| match best {
             Some(best) if best.1.len() >= next.1.len() => Some(best),
@@ -187,9 +187,17 @@ mod tests {
     #[test]
     fn the_closest_scope_counts_alone() {
         let of = |path| scope_of(path, ["/api/", "/", "/api/room/", "/"].into_iter());
-        for (path, index) in
-            [("/api/x", 0), ("/api", 1), ("/", 1), ("/api/room/a", 2), ("/%61pi/room%2Fa", 2), ("/API/x", 1)]
-        {
+        for (path, index) in [
+            ("/api/x", 0),
+            ("/api", 1),
+            ("/", 1),
+            ("/api/room/a", 2),
+            ("/%61pi/room%2Fa", 2),
+            ("/API/x", 1),
+            ("/x/../api/x", 0),
+            ("/api\\x", 0),
+            ("//api/x", 0),
+        ] {
             assert_eq!(of(path), Some(index), "{path}");
         }
         assert_eq!(scope_of("/x", ["/api/"].into_iter()), None);

@@ -139,6 +139,15 @@ impl<D: Directory> Resolver<D> {
         self.counted(room, now, None)
     }
 
+    /// The room's last assignment, as it may be used while the directory cannot be asked.
+    pub fn last_known(&self, room: &RoomId<'_>) -> Resolution {
+        let known = self.0.without_directory(room, Instant::now());
+        if matches!(known, Resolution::Stale(_)) {
+            self.0.metrics.lookups.stale.inc();
+        }
+        known
+    }
+
     fn counted(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Resolution> {
         let lookups = &self.0.metrics.lookups;
         let answer = self.0.remembered(room, now, newer_than)?;

@@ -57,7 +57,13 @@ impl<D: Directory> Proxy<D> {
         record: &Record,
     ) -> Result<Resolution, Refusal> {
         let client = Prefix::of(record.client());
-        limiter.take(client).map_err(Refusal::UnknownRooms)?;
+        if let Err(wait) = limiter.take(client) {
+            // A room that was known a moment ago is no guess: who shares an address with a guesser stays in it.
+            return match self.resolver.last_known(room) {
+                known @ Resolution::Stale(_) => Ok(known),
+                Resolution::Fresh(_) | Resolution::Unknown => Err(Refusal::UnknownRooms(wait)),
+            };
+        }
         let resolution = self.resolver.resolve(room, record.started(), None).await;
         if !matches!(resolution, Resolution::Fresh(Answer::Unassigned | Answer::Unusable(_))) {
             limiter.give_back(client);

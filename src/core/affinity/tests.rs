@@ -131,7 +131,7 @@ fn a_prefix_limits_a_rule() {
     assert_eq!(room(&rules, "/api/x?roomId=room_a"), Ok(None));
     assert_eq!(room(&rules, "/socket.io?roomId=room_a"), Ok(Some("room_a".to_owned())));
     assert_eq!(room(&rules, "/socket.iox?roomId=room_a"), Ok(None));
-    assert_eq!(room(&rules, "/%73ocket.io/?roomId=room_a"), Ok(None));
+    assert_eq!(room(&rules, "/%73ocket.io/?roomId=room_a"), Err(AffinityError::EncodedRoom));
     let everywhere = affinity(&["query:roomId"]);
     assert_eq!(room(&everywhere, "/api/x?roomId=room_a"), Ok(Some("room_a".to_owned())));
 }
@@ -214,4 +214,24 @@ fn a_foreign_cookies_bytes_do_not_hide_the_room() {
     assert_eq!(room(b"name=J\xe9r\xf4me; room=room_a"), Ok(Some("room_a".to_owned())));
     assert_eq!(room(b"room=room_\xe9"), Err(AffinityError::InvalidRoom));
     assert_eq!(room(b"name=\xff"), Ok(None));
+}
+
+/// `/socket%2eio/` is `/socket.io/` to many a backend, which then finds the room that the router would not.
+#[test]
+fn a_rules_prefix_cannot_be_got_around() {
+    let rules = Affinity::new(vec!["query:roomId@/socket.io/".parse().expect("a rule")]);
+    let room = |target: &str| {
+        let head = http::Request::get(target).body(()).expect("a request").into_parts().0;
+        rules.room(&head).map(|found| found.map(|(room, _)| room.to_string()))
+    };
+    assert_eq!(room("/socket.io/?roomId=room_a"), Ok(Some("room_a".to_owned())));
+    for path in ["/socket%2eio/", "/%73ocket.io", "/x/../socket.io/", "//socket.io/", "/.//socket.io/x"] {
+        for query in ["roomId=room_a", "roomId=no%20room", "roomId=a&roomId=b"] {
+            assert_eq!(room(&format!("{path}?{query}")), Err(AffinityError::EncodedRoom), "{path}?{query}");
+        }
+        assert_eq!(room(&format!("{path}?x=room_a")), Ok(None), "{path}");
+    }
+    for elsewhere in ["/socket%2eiox/", "/x/socket.io/", "/a.js"] {
+        assert_eq!(room(&format!("{elsewhere}?roomId=room_a")), Ok(None), "{elsewhere}");
+    }
 }

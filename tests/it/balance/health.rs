@@ -131,6 +131,24 @@ fn a_pod_is_asked_how_it_is() {
     eventually("all are back", || answers(&router, 9).len() == 3);
 }
 
+/// Many a small server answers HTTP/1.0 and keeps the connection open.
+#[test]
+fn an_answer_to_a_check_need_not_end_with_its_connection() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    for (pod, word) in pods.iter().zip(["ok", "drain"]) {
+        pod.play(move |mut conn| {
+            loop {
+                conn.request()?;
+                let name = conn.pod_name().to_owned();
+                conn.send(format!("HTTP/1.1 200 OK\r\nX-Pod: {name}\r\nContent-Length: {}\r\n\r\n{word}", word.len()))?;
+            }
+        });
+    }
+    let router = router(&redis, &pods, &["--health-check", "/health interval=50ms timeout=5s rise=1 fall=1"]);
+    let state = |n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
+    eventually("both are heard", || (state(0), state(1)) == ("up".into(), "drain".into()));
+}
+
 #[test]
 fn a_full_pod_queues_and_then_refuses() {
     let (redis, pods) = (Redis::start(), Pods::start(1));

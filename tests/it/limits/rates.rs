@@ -141,3 +141,13 @@ fn redirects_and_unusable_values_count_as_well() {
     assert_eq!(stage.request(odd("203.0.113.7")).expect_error(503), "bad-assignment");
     assert_eq!(stage.request(get("/room_guess3", "203.0.113.7")).expect_error(429), "too-many-lookups");
 }
+
+/// Who shares an address with a guesser stays in the room: a moment ago its pod was known.
+#[test]
+fn a_room_that_was_known_is_served_to_a_limited_client() {
+    let stage = Stage::with(&["--lookup-rate", "1r/h", "--cache-ttl", "1ms"]);
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    assert_eq!(stage.get("/room_guess1").pod(), "any");
+    assert_eq!(stage.get("/room_guess2").expect_error(429), "too-many-lookups");
+    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}

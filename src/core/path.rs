@@ -1,0 +1,73 @@
+//! A path as a backend may read it: percent-decoded, backslashes as slashes, dot segments resolved.
+//!
+//! The router goes by the path as it is written. Where a backend could read another one, a room or a limit must not be
+//! got around: whoever asks compares both.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// The ways to read a path that is not plainly written; none for one that is.
+///
+/// `..` goes up from an empty segment (`//`) as from any other (WHATWG URL), or empty segments have been taken out before
+/// (nginx's `merge_slashes`): backends do either.
+pub fn readings(path: &str) -> impl Iterator<Item = String> {
+    let count = if is_plain(path) { 0 } else { 2 };
+    let decoded = if count == 0 { Cow::Borrowed("") } else { percent_decode_str(path).decode_utf8_lossy() };
+    [true, false].into_iter().take(count).map(move |keep_empty| resolve(&decoded, keep_empty))
+}
+
+/// Whether there is only one way to read a path. Most have neither of what makes for others.
+pub fn is_plain(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    !bytes.iter().any(|byte| matches!(byte, b'%' | b'\\')) && !bytes.windows(2).any(|two| matches!(two, b"/." | b"//"))
+}
+
+fn resolve(decoded: &str, keep_empty: bool) -> String {
+    let mut segments = Vec::new();
+    let mut directory = false;
+    for segment in decoded.split(['/', '\\']).skip(1) {
+        directory = matches!(segment, "." | ".." | "");
+        match segment {
+            ".." => drop(segments.pop()),
+            "." => {}
+            "" if !keep_empty => {}
+            _ => segments.push(segment),
+        }
+    }
+    let mut path = String::from("/") + &segments.join("/");
+    if directory && !path.ends_with('/') {
+        path.push('/');
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_path_is_read_as_it_is_written() {
+        for path in ["/", "/api/x", "/socket.io/", "/a.b/c-d_e~f", ""] {
+            assert_eq!(readings(path).count(), 0, "{path}");
+        }
+    }
+
+    #[test]
+    fn other_readings_are_found() {
+        for (path, merged) in [
+            ("/socket%2eio/", "/socket.io/"),
+            ("/%73ocket.io/", "/socket.io/"),
+            ("/x/../api/x", "/api/x"),
+            ("/./api/x", "/api/x"),
+            ("/api\\x", "/api/x"),
+            ("//api/x", "/api/x"),
+            ("/x/%2e%2e/api/", "/api/"),
+            ("/x%2f..%2fapi", "/api"),
+            ("/../..", "/"),
+            ("/a/b/..", "/a/"),
+        ] {
+            assert!(readings(path).any(|read| read == merged), "{path}: {:?}", readings(path).collect::<Vec<_>>());
+        }
+    }
+}
