@@ -198,15 +198,17 @@ fn only(values: &[String]) -> Result<Option<String>, &'static str> {
     }
 }
 
-/// The first segment of that kind when everything is decoded and then `.` and `..` are resolved, one at a time.
-fn resolved(path: &str, keep_empty: bool, names: impl Fn(&str) -> bool) -> Option<String> {
+/// The path when everything is decoded and then `.` and `..` are resolved, one at a time.
+fn resolved(path: &str, keep_empty: bool) -> String {
     let decoded = percent_decoded(path).replace('\\', "/");
     let mut segments: Vec<_> = decoded.split('/').skip(1).filter(|one| keep_empty || !one.is_empty()).collect();
     segments.retain(|one| *one != ".");
     while let Some(at) = segments.iter().position(|one| *one == "..") {
         segments.drain(at.saturating_sub(1)..=at);
     }
-    segments.into_iter().find(|one| names(one)).map(str::to_owned)
+    let folder = ["/", "/.", "/.."].into_iter().any(|end| decoded.ends_with(end));
+    let text = format!("/{}", segments.join("/"));
+    if folder && !text.ends_with('/') { text + "/" } else { text }
 }
 
 /// One rule on a head of which this is the path and the query.
@@ -216,8 +218,8 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
             let names = |text: &str| is_id(text) && matches(text);
             for segment in path.split('/') {
                 if names(segment) {
-                    let same =
-                        [true, false].into_iter().all(|empty| resolved(path, empty, names).as_deref() == Some(segment));
+                    let found = |empty| resolved(path, empty).split('/').find(|one| names(one)).map(str::to_owned);
+                    let same = [true, false].into_iter().all(|empty| found(empty).as_deref() == Some(segment));
                     return if same { Ok(Some(segment.to_owned())) } else { Err("dot-segment") };
                 }
                 let decoded = percent_decoded(segment);
@@ -228,10 +230,16 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
             Ok(None)
         }
         Source::Query(name, prefix) => {
-            let under = path.starts_with(prefix) || path == prefix.trim_end_matches('/') && prefix.ends_with('/');
-            let all = if under { parameters(query) } else { Vec::new() };
+            let is_under =
+                |path: &str| path.starts_with(prefix) || path == prefix.trim_end_matches('/') && prefix.ends_with('/');
+            let under = is_under(path);
+            let hidden = !under && [true, false].into_iter().any(|empty| is_under(&resolved(path, empty)));
+            let all = if under || hidden { parameters(query) } else { Vec::new() };
             let values: Vec<_> = all.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect();
             let sids = all.iter().filter(|(key, _)| key == "sid").count();
+            if hidden && (!values.is_empty() || sids > 1) {
+                return Err("encoded-room");
+            }
             // Which of two faults is named does not matter.
             if sids > 1 || values.len() > 1 { Err("duplicate") } else { only(&values) }
         }
