@@ -16,6 +16,7 @@ mod heads;
 mod ledger;
 mod rooms;
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -106,15 +107,39 @@ fn expect_at_rest(stage: &Stage) {
     assert!(!output.contains("panicked"), "{output}");
 }
 
+/// What the pods have seen since a case began.
+struct Seen<'a> {
+    ledger: &'a Ledger,
+    mark: usize,
+}
+
+impl Seen<'_> {
+    fn shown(&self) -> Vec<String> {
+        self.ledger.since(self.mark).iter().map(ledger::Taken::shown).collect()
+    }
+
+    /// Waits until it is this; whether it ever was, the case finds when it is over.
+    fn wait_for(&self, expected: &[Cow<'static, str>]) {
+        for _ in 0..PATIENCE.as_millis() / PACE.as_millis() {
+            if self.shown() == expected {
+                break;
+            }
+            thread::sleep(PACE);
+        }
+    }
+}
+
 // === the request side ===
 
 impl Case {
-    fn converse(&self, stage: &Stage, number: usize) -> Outcome {
+    fn converse(&self, stage: &Stage, number: usize, seen: &Seen) -> Outcome {
         let mut client = stage.client();
         let mut outcome = Outcome::default();
         // The router may have had enough before it has read all.
         let _ = client.try_send(&self.bytes);
         if self.half_close {
+            // A client that leaves before its request has been read is forgotten: that is not what these cases are about.
+            seen.wait_for(&self.seen);
             client.half_close();
         }
         let to_head = self.bytes.starts_with(b"HEAD ");
@@ -155,24 +180,16 @@ impl Case {
 
     /// Runs the case; what is not as it should be.
     fn run(&self, stage: &Stage, ledger: &Ledger, number: usize) -> Option<String> {
-        let mark = ledger.len();
-        let outcome = self.converse(stage, number);
-        let after = format!("backend-1 GET /room_b/after-{number}");
-        let mut expected: Vec<_> = self.seen.iter().map(AsRef::as_ref).collect();
-        expected.extend((self.end == End::Open).then_some(after.as_str()));
+        let seen = Seen { ledger, mark: ledger.len() };
+        let outcome = self.converse(stage, number, &seen);
+        let mut expected = self.seen.clone();
+        expected.extend((self.end == End::Open).then(|| format!("backend-1 GET /room_b/after-{number}").into()));
         // The client may be told before a pod has looked at what it got.
-        let seen = || -> Vec<_> { ledger.since(mark).iter().map(ledger::Taken::shown).collect() };
-        for _ in 0..PATIENCE.as_millis() / PACE.as_millis() {
-            if seen() == expected {
-                break;
-            }
-            thread::sleep(PACE);
-        }
+        seen.wait_for(&expected);
         let fresh = probe(&mut stage.client(), &format!("/room_a/fresh-{number}"));
-        let last = format!("backend-0 GET /room_a/fresh-{number}");
-        expected.push(&last);
-        let seen = seen();
-        let targets: Vec<_> = ledger.since(mark).into_iter().map(|taken| taken.target).collect();
+        expected.push(format!("backend-0 GET /room_a/fresh-{number}").into());
+        let targets: Vec<_> = ledger.since(seen.mark).into_iter().map(|taken| taken.target).collect();
+        let seen = seen.shown();
         let in_order = outcome.answered.iter().zip(&targets).all(|(answered, target)| answered == target);
         let right = outcome.answers == self.answers
             && outcome.end == Some(self.end)

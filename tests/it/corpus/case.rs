@@ -10,7 +10,7 @@ pub(crate) struct Case {
     pub(crate) bytes: Cow<'static, [u8]>,
     /// Sent when the first answer has come.
     pub(crate) more: &'static [u8],
-    /// Whether the client then says that this was all.
+    /// Whether the client says that this was all, once the pods have seen what they are to see.
     pub(crate) half_close: bool,
     /// What the pods see, as [`Taken::shown`](super::ledger::Taken::shown) shows it, in order.
     pub(crate) seen: Vec<Cow<'static, str>>,
