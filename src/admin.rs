@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -48,8 +48,8 @@ pub struct Admin<D> {
     pub metrics: Arc<Metrics>,
     /// For readiness.
     pub watch: Watch,
-    /// Set once the directory has answered for the first time.
-    pub met_directory: Arc<AtomicBool>,
+    /// How many threads have not heard from the directory yet.
+    pub strangers: Arc<AtomicUsize>,
     /// For the uptime.
     pub started: Instant,
     /// Log lines lost so far.
@@ -183,7 +183,7 @@ impl<D: Directory> Admin<D> {
     }
 
     fn is_ready(&self) -> bool {
-        self.phase() == Phase::Serving && self.met_directory.load(Ordering::Relaxed)
+        self.phase() == Phase::Serving && self.strangers.load(Ordering::Relaxed) == 0
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {

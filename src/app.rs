@@ -1,15 +1,15 @@
 //! The composition root: binds the listeners, starts the threads, and ends them in order.
 //!
-//! The calling thread becomes the control thread: signals, the admin listener and the directory's connection live there,
+//! The calling thread becomes the control thread: signals, the admin listener and what is asked for no request live there,
 //! so that a probe or a scrape is answered however busy the workers are. Each worker thread is a world of its own: a
-//! runtime, a listener, a proxy with its connections to pods. Shared are the directory's answers, the addresses of pods
-//! and the metrics.
+//! runtime, a listener, a proxy with its connections to pods and to the directory. Shared are the directory's answers, the
+//! addresses of pods and the metrics.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::net::TcpListener;
@@ -48,9 +48,13 @@ pub struct App {
 struct Shared<D> {
     config: Arc<Config>,
     resolver: Resolver<D>,
+    strangers: Strangers,
     commons: Commons,
     watch: Watch,
 }
+
+/// How many threads have not heard from the directory yet.
+type Strangers = Arc<AtomicUsize>;
 
 /// A worker thread's sign of life. It says so when it is dropped, by a panic as well: a router that has lost a worker
 /// would go on to report that it is ready. The last one dropped closes the channel.
@@ -116,9 +120,12 @@ impl App {
             limits: limits(&self.config.downstream),
             metrics: Arc::clone(&metrics),
         };
+        let strangers = Strangers::new(AtomicUsize::new(1 + self.data.len()));
+        tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&strangers)));
         let shared = Shared {
             config: Arc::clone(&self.config),
             resolver: resolver.clone(),
+            strangers: Arc::clone(&strangers),
             commons: commons.clone(),
             watch: ending.watch(),
         };
@@ -131,13 +138,6 @@ impl App {
             })?;
         }
         drop(alive);
-        let met_directory = Arc::new(AtomicBool::new(false));
-        let met = Arc::clone(&met_directory);
-        let first_contact = resolver.directory().clone();
-        tokio::task::spawn_local(async move {
-            first_contact.first_contact().await;
-            met.store(true, Ordering::Relaxed);
-        });
         let Commons { dns, backends, .. } = commons;
         let listed = Arc::clone(&backends);
         tokio::task::spawn_local(backends::refresh_forever(Arc::clone(&backends), dns.clone(), resolver.clone()));
@@ -148,7 +148,7 @@ impl App {
             backends: listed,
             metrics,
             watch: ending.watch(),
-            met_directory,
+            strangers,
             started: Instant::now(),
             dropped_lines,
         };
@@ -251,11 +251,19 @@ fn limits(config: &DownstreamConfig) -> Limits {
     }
 }
 
+/// Waits until the directory has answered this thread.
+async fn meet<D: Directory>(resolver: Resolver<D>, strangers: Strangers) {
+    resolver.directory().first_contact().await;
+    strangers.fetch_sub(1, Ordering::Relaxed);
+}
+
 /// One worker thread, from its first connection to its last.
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         let served = runtime.block_on(async move {
-            let Shared { config, resolver, commons, watch } = shared;
+            let Shared { config, resolver, strangers, commons, watch } = shared;
+            let resolver = resolver.attach();
+            tokio::task::spawn_local(meet(resolver.clone(), strangers));
             let roster = Roster::new();
             let (metrics, seats) = (Arc::clone(&commons.metrics), commons.limits.seats.clone());
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));

@@ -16,8 +16,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-
 use crate::core::address::HostPort;
 use crate::single_flight::SingleFlight;
 
@@ -80,7 +78,7 @@ impl Dns {
     async fn ask(&self, target: &HostPort) -> Answer {
         let known =
             || self.known().get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone());
-        let joined = self.asking.join(target, &Handle::current(), known, |target| {
+        let question = |target| {
             let dns = self.clone();
             async move {
                 let answer = ask(&target).await;
@@ -88,8 +86,8 @@ impl Dns {
                 dns.known().insert(target, Known { answer: answer.clone(), until: Instant::now() + lifetime });
                 answer
             }
-        });
-        joined.answer().await.flatten()
+        };
+        self.asking.answer(target, known, question).await.flatten()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<HostPort, Known>> {

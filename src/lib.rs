@@ -7,10 +7,11 @@
 //!                    control thread                      worker thread, one per core
 //!                ┌─────────────────────┐     ┌──────────────────────────────────────────────────┐
 //!  kubelet,      │ admin   signals     │     │ server → proxy → pool ──── HTTP, WebSocket ─────→│ pods
-//!  Prometheus ──→│ directory (Redis)   │     │            │     tunnel                          │
+//!  Prometheus ──→│ checks  discovery   │     │            │     tunnel                          │
 //!                └──────────┬──────────┘     └────────────┼──────────────────────────────────────┘
 //!                           │          resolver: cache,   │                ↑ its own listener (SO_REUSEPORT)
 //!                           └──────── single flight ──────┘                └ clients, ingress
+//!                            each thread with a connection to Redis
 //! ```
 //!
 //! A functional core in an imperative shell: what decides is pure and lives in [`core`]; what does I/O decides nothing.
@@ -90,8 +91,9 @@
 //!
 //! # Decisions
 //!
-//! - **A core is a world of its own.** One thread per core with its own runtime, listener and connections to pods: no task hop
-//!   between accept and response. Shared are the directory's answers (a sharded map, read under a shared lock), pod addresses
+//! - **A core is a world of its own.** One thread per core with its own runtime, listener and connections to pods and to Redis:
+//!   no task hop between accept and response, and none for a lookup. Shared are the directory's answers (a sharded map, read
+//!   under a shared lock), the lookups under way (who comes second waits for the first, on whatever thread), pod addresses
 //!   (asked for when a pod is dialled) and the metrics (atomic additions).
 //! - **Redis away is not our outage.** Known rooms go on from the cache for a bounded time; liveness and readiness do not ask
 //!   Redis. Unknown rooms are answered 503 with `Retry-After`: a guess would split the room.

@@ -1,14 +1,14 @@
 //! One question at a time per key, however many ask.
 //!
 //! The question runs as a task of its own, detached from whoever asked first: a client that hangs up must not fail the
-//! others. It leaves the map before its answer is given out, so who comes later asks anew.
+//! others. It runs on the thread of whoever asked first; others may wait for it on theirs, and ask themselves should that
+//! thread end. It leaves the map before its answer is given out, so who comes later asks anew.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// The questions under way. Cheap to clone: a handle.
@@ -27,7 +27,9 @@ pub struct Flight<T> {
 pub enum Joined<T> {
     /// The answer is there.
     Known(T),
-    /// The answer is to be waited for.
+    /// The question has been put now, by whoever joined.
+    Begun(Flight<T>),
+    /// Somebody has put it before. If it dies unanswered, it is time to join again.
     UnderWay(Flight<T>),
 }
 
@@ -35,17 +37,30 @@ pub enum Joined<T> {
 struct Departure<K: Eq + Hash, T>(SingleFlight<K, T>, K);
 
 impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> SingleFlight<K, T> {
-    /// The question about `key` that is under way, or `question`, started on `runtime`.
+    /// The answer of the question about `key` that is under way, or of `question`. `None` means that it died unanswered: by a
+    /// panic, or with the runtime.
+    pub async fn answer<F>(&self, key: &K, known: impl Fn() -> Option<T>, question: impl Fn(K) -> F) -> Option<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        loop {
+            match self.join(key, &known, &question) {
+                Joined::Known(answer) => return Some(answer),
+                Joined::Begun(mut flight) => return flight.land().await,
+                Joined::UnderWay(mut flight) => {
+                    if let Some(answer) = flight.land().await {
+                        return Some(answer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The question about `key` that is under way, or `question`, started on the runtime this is called on.
     ///
     /// `known` looks, when no question is under way, whether the last one has left an answer: whoever missed it a moment ago
     /// and finds no flight now has only come between the two.
-    pub fn join<F>(
-        &self,
-        key: &K,
-        runtime: &Handle,
-        known: impl FnOnce() -> Option<T>,
-        question: impl FnOnce(K) -> F,
-    ) -> Joined<T>
+    pub fn join<F>(&self, key: &K, known: impl FnOnce() -> Option<T>, question: impl FnOnce(K) -> F) -> Joined<T>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -66,12 +81,12 @@ impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Si
         };
         let departure = Departure(self.clone(), key.clone());
         let question = question(key.clone());
-        runtime.spawn(async move {
+        tokio::spawn(async move {
             let answer = question.await;
             drop(departure);
             landing.send_replace(Some(answer));
         });
-        Joined::UnderWay(flight)
+        Joined::Begun(flight)
     }
 }
 
@@ -84,16 +99,6 @@ impl<K, T> SingleFlight<K, T> {
     /// Whether no question is under way.
     pub fn is_idle(&self) -> bool {
         self.flights().is_empty()
-    }
-}
-
-impl<T: Clone> Joined<T> {
-    /// The answer, waited for where it has to be. `None` means that the question died unanswered, with its runtime.
-    pub async fn answer(self) -> Option<T> {
-        match self {
-            Self::Known(answer) => Some(answer),
-            Self::UnderWay(mut flight) => flight.land().await,
-        }
     }
 }
 
@@ -144,19 +149,24 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let join = || {
             let asked = Arc::clone(&asked);
-            flights.join(&1, &Handle::current(), || None, |_| async move { asked.fetch_add(1, Ordering::SeqCst) })
+            flights.answer(
+                &1,
+                || None,
+                move |_| {
+                    let asked = Arc::clone(&asked);
+                    async move { asked.fetch_add(1, Ordering::SeqCst) }
+                },
+            )
         };
-        let (one, two) = (join(), join());
-        assert_eq!((one.answer().await, two.answer().await), (Some(0), Some(0)));
+        assert_eq!(tokio::join!(join(), join()), (Some(0), Some(0)));
         assert!(flights.is_idle());
-        assert_eq!(join().answer().await, Some(1));
+        assert_eq!(join().await, Some(1));
     }
 
     #[tokio::test]
     async fn an_answer_that_has_just_been_left_is_taken() {
         let flights = SingleFlight::<u8, usize>::default();
-        let joined = flights.join(&1, &Handle::current(), || Some(7), |_| async { 8 });
-        assert_eq!(joined.answer().await, Some(7));
+        assert_eq!(flights.answer(&1, || Some(7), |_| async { 8 }).await, Some(7));
         assert!(flights.is_idle());
     }
 
@@ -169,18 +179,37 @@ mod tests {
         let flights = SingleFlight::<u8, usize>::default();
         let (said, hears) = std::sync::mpsc::channel();
         let asking = flights.clone();
-        std::thread::spawn(move || said.send(asking.join(&1, &gone, || None, |_| async { 8 })));
+        std::thread::spawn(move || {
+            let _within = gone.enter();
+            said.send(asking.join(&1, || None, |_| async { 8 }))
+        });
         let joined = hears.recv_timeout(std::time::Duration::from_secs(20)).expect("joining does not wait for itself");
+        let Joined::Begun(mut flight) = joined else { panic!("{joined:?}") };
         let asker = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        assert_eq!(asker.block_on(joined.answer()), None);
+        assert_eq!(asker.block_on(flight.land()), None);
         assert!(flights.is_idle());
+    }
+
+    /// Threads end one by one in a drain; requests on the others may wait for what one of them has asked.
+    #[test]
+    fn a_question_that_ends_with_its_thread_is_put_again_by_who_waits_for_it() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (ending, going_on) = (runtime(), runtime());
+        let flights = SingleFlight::<u8, usize>::default();
+        ending.block_on(async { drop(flights.join(&1, || None, |_| std::future::pending())) });
+        let asked_again = going_on.block_on(async {
+            let mut answer = std::pin::pin!(flights.answer(&1, || None, |_| async { 8 }));
+            assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(answer.as_mut().poll(cx))).await.is_pending());
+            ending.shutdown_background();
+            answer.await
+        });
+        assert_eq!(asked_again, Some(8));
     }
 
     #[tokio::test]
     async fn a_question_that_panics_fails_its_askers_and_not_the_next() {
         let flights = SingleFlight::<u8, usize>::default();
-        let broken = flights.join(&1, &Handle::current(), || None, |_| async { panic!("as a bug would") });
-        assert_eq!(broken.answer().await, None);
+        assert_eq!(flights.answer(&1, || None, |_| async { panic!("as a bug would") }).await, None);
         assert!(flights.is_idle());
     }
 }

@@ -47,6 +47,10 @@ impl MemoryDirectory {
 }
 
 impl Directory for MemoryDirectory {
+    fn attach(&self) -> Self {
+        self.clone()
+    }
+
     async fn lookup(&self, room: &RoomId<'_>) -> Result<Answer, DirectoryError> {
         Ok(self.get(room).map_or(Answer::Unassigned, Answer::Assigned))
     }

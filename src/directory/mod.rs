@@ -16,10 +16,13 @@ use std::future::Future;
 use crate::core::assignment::{Answer, Heartbeat, PodId};
 use crate::core::room::RoomId;
 
-/// The source of truth about rooms. Cheap to clone: a handle.
+/// The source of truth about rooms. Cheap to clone: a handle, for the thread it was made on.
 ///
 /// Every method has to end within the deadline its implementation was made with, queueing included.
 pub trait Directory: Clone + Send + Sync + 'static {
+    /// A handle for the thread this is called on, and for its runtime: what it keeps open lives there.
+    fn attach(&self) -> Self;
+
     /// The room's assignment.
     fn lookup(&self, room: &RoomId<'_>) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
 
@@ -30,15 +33,15 @@ pub trait Directory: Clone + Send + Sync + 'static {
     /// The heartbeats of all pods that have one.
     fn heartbeats(&self) -> impl Future<Output = Result<Vec<(PodId, Heartbeat)>, DirectoryError>> + Send;
 
-    /// Whether it can be asked at this moment, as far as is known without asking.
+    /// Whether it can be asked at this moment from this thread, as far as is known without asking.
     fn is_up(&self) -> bool;
 
-    /// Whether lookups are answered, as far as is known: one that can be asked may refuse them all.
+    /// Whether lookups are answered on every thread, as far as is known: one that can be asked may refuse them all.
     fn answers(&self) -> bool {
         self.is_up()
     }
 
-    /// Ends once it has answered for the first time.
+    /// Ends once it has answered this thread for the first time.
     fn first_contact(&self) -> impl Future<Output = ()> + Send;
 }
 

@@ -1,8 +1,8 @@
 //! The directory in Redis: what is asked of it, and how the answers are read.
 //!
 //! Only this module and its children name fred. `settings` makes fred's configuration of a URL, `link` keeps
-//! one connection and knows whether it is up; here are the three questions of [`Directory`]. Nothing is
-//! cached, retried or decided here: the resolver does that, over any directory.
+//! a thread's connection and knows whether it is up, `outlook` sees them all; here are the three questions of
+//! [`Directory`]. Nothing is cached, retried or decided here: the resolver does that, over any directory.
 //!
 //! # What Redis has to be
 //!
@@ -19,11 +19,14 @@
 //!
 //! # Threads
 //!
-//! [`RedisDirectory::start`] puts the connection on the runtime it is called on. Lookups may come from any
-//! other runtime: they meet the connection through channels, and wait with their own runtime's timer.
+//! A handle has a connection, on the runtime where it was started; [`Directory::attach`] makes one for another thread, so
+//! that a lookup is written, answered and waited for on one core. (Asked across threads, through one connection, a lookup
+//! cost a third more: each way is a task handed over and a thread woken by a system call.) What is known of Redis
+//! beyond the connection, whether it refuses and what the log has said, all handles share.
 
 mod consent;
 mod link;
+mod outlook;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -38,6 +41,7 @@ use fred::interfaces::{KeysInterface, LuaInterface};
 
 use self::consent::Consent;
 use self::link::Link;
+use self::outlook::Outlook;
 use self::settings::Settings;
 use super::{Directory, DirectoryError, nobodys_room};
 use crate::config::{KeyTemplate, RedisConfig};
@@ -71,12 +75,17 @@ end
 return redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
 "#;
 
-/// Redis, shared by all replicas and the backends. Cheap to clone.
+/// Redis, shared by all replicas and the backends, over this handle's connection. Cheap to clone.
 #[derive(Clone)]
-pub struct RedisDirectory(Arc<Inner>);
-
-struct Inner {
+pub struct RedisDirectory {
     link: Arc<Link>,
+    common: Arc<Common>,
+}
+
+/// What the handles of all threads share.
+struct Common {
+    settings: Arc<Settings>,
+    outlook: Arc<Outlook>,
     room_key: KeyTemplate,
     statefulset: StatefulSet,
     lookups: Consent,
@@ -93,9 +102,10 @@ impl RedisDirectory {
     ///
     /// Says what is wrong with the URL, without any part of it: it may hold a password.
     pub fn new(config: &RedisConfig, timeout: Duration, statefulset: StatefulSet) -> Result<Self, String> {
-        let link = Arc::new(Link::new(Settings::new(config.url.reveal(), timeout)?));
-        Ok(Self(Arc::new(Inner {
-            link,
+        let settings = Arc::new(Settings::new(config.url.reveal(), timeout)?);
+        Ok(Self::over(Arc::new(Common {
+            settings,
+            outlook: Arc::default(),
             room_key: config.room_key.clone(),
             statefulset,
             lookups: Consent::new("lookup"),
@@ -105,13 +115,20 @@ impl RedisDirectory {
         })))
     }
 
-    /// Connects, and stays connected until the runtime this is called on ends. A second call does nothing.
+    /// A handle with a connection of its own, not started yet.
+    fn over(common: Arc<Common>) -> Self {
+        let link = Arc::new(Link::new(Arc::clone(&common.settings), Arc::clone(&common.outlook)));
+        Self { link, common }
+    }
+
+    /// Connects, and stays connected until the runtime this is called on ends; sees to it that a Redis that refuses lookups
+    /// is noticed before a user meets it. A second call does nothing.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime, or on one without a clock or sockets.
     pub fn start(&self) {
-        if Link::start(&self.0.link) {
+        if Link::start(&self.link) {
             tokio::spawn(self.clone().try_lookups());
         }
     }
@@ -123,8 +140,8 @@ impl RedisDirectory {
         let room = &nobodys_room();
         drop(self.lookup(room).await);
         loop {
-            self.0.lookups.refusal().await;
-            while self.0.lookups.is_refused() {
+            self.common.lookups.refusal().await;
+            while self.common.lookups.is_refused() {
                 tokio::time::sleep(TRY_AGAIN).await;
                 drop(self.lookup(room).await);
             }
@@ -133,43 +150,49 @@ impl RedisDirectory {
 }
 
 impl Directory for RedisDirectory {
+    fn attach(&self) -> Self {
+        let attached = Self::over(Arc::clone(&self.common));
+        Link::start(&attached.link);
+        attached
+    }
+
     async fn lookup(&self, room: &RoomId<'_>) -> Result<Answer, DirectoryError> {
-        let key = &self.0.room_key.key(room);
-        let question = |client| async move { self.0.read(value_of(&client, key).await) };
-        self.0.lookups.note(self.0.link.ask(question).await)
+        let key = &self.common.room_key.key(room);
+        let question = |client| async move { self.common.read(value_of(&client, key).await) };
+        self.common.lookups.note(self.link.ask(question).await)
     }
 
     async fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
-        let key = &self.0.room_key.key(room);
+        let key = &self.common.room_key.key(room);
         let value = &Assignment { pod: pod.clone(), epoch: Epoch(0) }.encode();
         let question = |client: Client| async move {
             let longest = MAX_VALUE_LEN.to_string();
-            self.0.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
+            self.common.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
         };
-        self.0.claims.note(self.0.link.ask(question).await)
+        self.common.claims.note(self.link.ask(question).await)
     }
 
     async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
-        let question = |client| async move { heartbeats(&client, &self.0.statefulset).await };
-        let (found, unreadable) = self.0.beats.note(self.0.link.ask(question).await)?;
-        self.0.tell_unreadable(unreadable);
+        let question = |client| async move { heartbeats(&client, &self.common.statefulset).await };
+        let (found, unreadable) = self.common.beats.note(self.link.ask(question).await)?;
+        self.common.tell_unreadable(unreadable);
         Ok(found)
     }
 
     fn is_up(&self) -> bool {
-        self.0.link.is_up()
+        self.link.is_up()
     }
 
     fn answers(&self) -> bool {
-        self.is_up() && !self.0.lookups.is_refused()
+        self.is_up() && self.common.outlook.is_clear() && !self.common.lookups.is_refused()
     }
 
     async fn first_contact(&self) {
-        self.0.link.first_contact().await;
+        self.link.first_contact().await;
     }
 }
 
-impl Inner {
+impl Common {
     /// What a room's value means; `None` is no value.
     fn read(&self, value: Result<Option<Bytes>, Error>) -> Result<Answer, Error> {
         match value {

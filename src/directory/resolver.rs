@@ -12,11 +12,10 @@
 //! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
 //!   that lags, or a raced reply, must not send a room back to its old pod; nor must they by way of "unassigned".
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use quick_cache::sync::Cache;
-use tokio::runtime::Handle;
 
 use super::heartbeats::Heartbeats;
 use super::memory::now_ms;
@@ -28,23 +27,26 @@ use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
 use crate::single_flight::{Joined, SingleFlight};
 
-/// The resolver, shared by all worker threads. Cheap to clone: a handle.
-#[derive(Debug)]
-pub struct Resolver<D>(Arc<Inner<D>>);
-
-#[derive(Debug)]
-struct Inner<D> {
+/// The resolver, as one thread has it: a way of its own to the directory, and what all threads know. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Resolver<D> {
     directory: D,
+    known: Arc<Known>,
+}
+
+/// What all threads share.
+#[derive(Debug)]
+struct Known {
     policy: DirectoryConfig,
     cache: Cache<RoomId<'static>, Entry>,
+    /// Held by whoever remembers an answer, so that nothing comes between the look at the last one and the insertion.
+    learning: Mutex<()>,
     lookups: SingleFlight<RoomId<'static>, Resolution>,
     placements: SingleFlight<RoomId<'static>, Result<Resolution, PlacementError>>,
     heartbeats: Heartbeats,
     /// One at a time, for all placements and `/health/cluster`.
     beats_asked: SingleFlight<(), Result<(), DirectoryError>>,
     metrics: Arc<Metrics>,
-    /// Where questions run, whichever thread asks.
-    runtime: Handle,
 }
 
 /// How far `assignedAt` may lie ahead of this machine's clock before the log says so: clocks differ by less than a day.
@@ -85,36 +87,36 @@ impl Entry {
 
 // === impl Resolver ===
 
-impl<D> Clone for Resolver<D> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
 impl<D: Directory> Resolver<D> {
-    /// A resolver over `directory`. Has to be called within the runtime on which questions shall run.
+    /// A resolver that asks `directory` from this thread.
     pub fn new(directory: D, policy: DirectoryConfig, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Inner {
-            directory,
+        let known = Arc::new(Known {
             cache: Cache::new(policy.capacity),
+            learning: Mutex::default(),
             policy,
             lookups: SingleFlight::default(),
             placements: SingleFlight::default(),
             heartbeats: Heartbeats::default(),
             beats_asked: SingleFlight::default(),
             metrics,
-            runtime: Handle::current(),
-        }))
+        });
+        Self { directory, known }
+    }
+
+    /// The same, for the thread this is called on and its runtime: what others have learnt it knows, what it asks it asks
+    /// from here.
+    pub fn attach(&self) -> Self {
+        Self { directory: self.directory.attach(), known: Arc::clone(&self.known) }
     }
 
     /// The directory behind it.
     pub fn directory(&self) -> &D {
-        &self.0.directory
+        &self.directory
     }
 
     /// How many rooms are remembered.
     pub fn cached_rooms(&self) -> usize {
-        self.0.cache.len()
+        self.known.cache.len()
     }
 
     /// The room's pod as far as it can be known now. With `newer_than`, only an answer to a question asked after that
@@ -125,7 +127,7 @@ impl<D: Directory> Resolver<D> {
         }
         // Boxed: most requests do not come here, and the future of a request is as large as its largest branch.
         let resolution = Box::pin(self.ask(room, newer_than)).await;
-        let lookups = &self.0.metrics.lookups;
+        let lookups = &self.known.metrics.lookups;
         match resolution {
             Resolution::Fresh(_) => lookups.miss.inc(),
             Resolution::Stale(_) => lookups.stale.inc(),
@@ -141,16 +143,16 @@ impl<D: Directory> Resolver<D> {
 
     /// The room's last assignment, as it may be used while the directory cannot be asked.
     pub fn last_known(&self, room: &RoomId<'_>) -> Resolution {
-        let known = self.0.without_directory(room, Instant::now());
+        let known = self.known.without_directory(room, Instant::now());
         if matches!(known, Resolution::Stale(_)) {
-            self.0.metrics.lookups.stale.inc();
+            self.known.metrics.lookups.stale.inc();
         }
         known
     }
 
     fn counted(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Resolution> {
-        let lookups = &self.0.metrics.lookups;
-        let answer = self.0.remembered(room, now, newer_than)?;
+        let lookups = &self.known.metrics.lookups;
+        let answer = self.known.remembered(room, now, newer_than)?;
         let result = if matches!(answer, Answer::Assigned(_)) { &lookups.hit } else { &lookups.negative };
         result.inc();
         Some(Resolution::Fresh(answer))
@@ -160,20 +162,23 @@ impl<D: Directory> Resolver<D> {
     async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
         let key = room.clone().into_owned();
         loop {
-            if !self.0.directory.is_up() {
-                return self.0.without_directory(room, Instant::now());
+            if !self.directory.is_up() {
+                return self.known.without_directory(room, Instant::now());
             }
-            let known = || self.0.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
-            let joined = self.0.lookups.join(&key, &self.0.runtime, known, |room| {
-                let inner = Arc::clone(&self.0);
-                async move { inner.look_up(&room).await }
+            let known = || self.known.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
+            let joined = self.known.lookups.join(&key, known, |room| {
+                let resolver = self.clone();
+                async move { resolver.look_up(&room).await }
             });
             match joined {
                 Joined::Known(resolution) => return resolution,
+                Joined::Begun(mut flight) => return flight.land().await.unwrap_or(Resolution::Unknown),
                 Joined::UnderWay(mut flight) => {
                     let landed = flight.land().await;
-                    if newer_than.is_none_or(|moment| flight.started() > moment) {
-                        return landed.unwrap_or(Resolution::Unknown);
+                    if let Some(resolution) = landed
+                        && newer_than.is_none_or(|moment| flight.started() > moment)
+                    {
+                        return resolution;
                     }
                 }
             }
@@ -189,14 +194,15 @@ impl<D: Directory> Resolver<D> {
     pub async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
         let key = room.clone().into_owned();
         let known = || {
-            let answer = self.0.remembered(room, Instant::now(), None)?;
+            let answer = self.known.remembered(room, Instant::now(), None)?;
             matches!(answer, Answer::Assigned(_)).then_some(Ok(Resolution::Fresh(answer)))
         };
-        let joined = self.0.placements.join(&key, &self.0.runtime, known, |room| {
-            let inner = Arc::clone(&self.0);
-            async move { inner.place(&room, limits, roll).await }
-        });
-        joined.answer().await.unwrap_or(Err(PlacementError::DirectoryUnavailable))
+        let question = |room| {
+            let resolver = self.clone();
+            async move { resolver.choose_and_claim(&room, limits, roll).await }
+        };
+        let placed = self.known.placements.answer(&key, known, question).await;
+        placed.unwrap_or(Err(PlacementError::DirectoryUnavailable))
     }
 
     /// The pods' heartbeats, at most a second old.
@@ -205,14 +211,64 @@ impl<D: Directory> Resolver<D> {
     ///
     /// The directory cannot be asked.
     pub async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {
-        self.0.refresh().await?;
-        Ok(self.0.heartbeats.last())
+        self.refresh().await?;
+        Ok(self.known.heartbeats.last())
+    }
+
+    /// Sees to it that the heartbeats are fresh. Whoever comes while they are asked for waits for that answer, however it
+    /// turns out, and so for no longer than `--redis-timeout`.
+    async fn refresh(&self) -> Result<(), DirectoryError> {
+        let known = || self.known.heartbeats.are_fresh().then_some(Ok(()));
+        let question = |()| {
+            let Self { directory, known } = self.clone();
+            async move {
+                let asked = tokio::time::timeout(known.policy.timeout, directory.heartbeats()).await;
+                known.heartbeats.learn(asked.map_err(|_| DirectoryError::Timeout)??);
+                Ok(())
+            }
+        };
+        self.known.beats_asked.answer(&(), known, question).await.unwrap_or(Err(DirectoryError::Timeout))
+    }
+
+    async fn look_up(&self, room: &RoomId<'_>) -> Resolution {
+        let asked = Instant::now();
+        // The directory keeps its own deadline; this one is for the day it does not.
+        let answer = tokio::time::timeout(self.known.policy.timeout, self.directory.lookup(room)).await;
+        self.known.metrics.directory_duration.observe(seconds(asked.elapsed()));
+        match answer.unwrap_or(Err(DirectoryError::Timeout)) {
+            Ok(answer) => Resolution::Fresh(self.known.learn(room, answer, asked)),
+            Err(error) => {
+                tracing::debug!(room = room.as_str(), %error, "lookup failed");
+                self.known.without_directory(room, Instant::now())
+            }
+        }
+    }
+
+    async fn choose_and_claim(
+        &self,
+        room: &RoomId<'_>,
+        limits: Limits,
+        roll: u64,
+    ) -> Result<Resolution, PlacementError> {
+        self.refresh().await.map_err(|_| PlacementError::DirectoryUnavailable)?;
+        let heartbeats = &self.known.heartbeats;
+        let pod = heartbeats.choose(limits, now_ms(), roll).ok_or(PlacementError::NoCapacity)?;
+        let asked = Instant::now();
+        let claimed = tokio::time::timeout(self.known.policy.timeout, self.directory.claim(room, &pod)).await;
+        // A claim without an answer may have been heard all the same, and counts.
+        let Ok(Ok(answer)) = claimed else {
+            return Err(PlacementError::DirectoryUnavailable);
+        };
+        if !matches!(&answer, Answer::Assigned(assignment) if assignment.pod == pod) {
+            heartbeats.undo(&pod);
+        }
+        Ok(Resolution::Fresh(self.known.learn(room, answer, asked)))
     }
 }
 
-// === impl Inner ===
+// === impl Known ===
 
-impl<D: Directory> Inner<D> {
+impl Known {
     /// The remembered answer, where it is still fresh.
     fn remembered(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Answer> {
         let entry = self.cache.get(room.as_str())?;
@@ -240,9 +296,9 @@ impl<D: Directory> Inner<D> {
         now.saturating_duration_since(confirmed) < self.policy.ttl + self.policy.stale
     }
 
-    /// Remembers an answer, unless it goes back in time; returns what is to be used. Questions run on one thread, so that
-    /// nothing comes between the look and the insertion.
+    /// Remembers an answer, unless it goes back in time; returns what is to be used.
     fn learn(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> Answer {
+        let _learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.cache.get(room.as_str());
         let last = held.as_ref().and_then(Entry::last_assignment);
         let seen = last.as_ref().map(|(last, _)| last.epoch);
@@ -278,55 +334,6 @@ impl<D: Directory> Inner<D> {
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);
         answer
-    }
-
-    /// Sees to it that the heartbeats are fresh. Whoever comes while they are asked for waits for that answer, however it
-    /// turns out, and so for no longer than `--redis-timeout`.
-    async fn refresh(self: &Arc<Self>) -> Result<(), DirectoryError> {
-        let known = || self.heartbeats.are_fresh().then_some(Ok(()));
-        let joined = self.beats_asked.join(&(), &self.runtime, known, |()| {
-            let inner = Arc::clone(self);
-            async move {
-                let asked = tokio::time::timeout(inner.policy.timeout, inner.directory.heartbeats()).await;
-                inner.heartbeats.learn(asked.map_err(|_| DirectoryError::Timeout)??);
-                Ok(())
-            }
-        });
-        joined.answer().await.unwrap_or(Err(DirectoryError::Timeout))
-    }
-
-    async fn look_up(&self, room: &RoomId<'_>) -> Resolution {
-        let asked = Instant::now();
-        // The directory keeps its own deadline; this one is for the day it does not.
-        let answer = tokio::time::timeout(self.policy.timeout, self.directory.lookup(room)).await;
-        self.metrics.directory_duration.observe(seconds(asked.elapsed()));
-        match answer.unwrap_or(Err(DirectoryError::Timeout)) {
-            Ok(answer) => Resolution::Fresh(self.learn(room, answer, asked)),
-            Err(error) => {
-                tracing::debug!(room = room.as_str(), %error, "lookup failed");
-                self.without_directory(room, Instant::now())
-            }
-        }
-    }
-
-    async fn place(
-        self: &Arc<Self>,
-        room: &RoomId<'_>,
-        limits: Limits,
-        roll: u64,
-    ) -> Result<Resolution, PlacementError> {
-        self.refresh().await.map_err(|_| PlacementError::DirectoryUnavailable)?;
-        let pod = self.heartbeats.choose(limits, now_ms(), roll).ok_or(PlacementError::NoCapacity)?;
-        let asked = Instant::now();
-        let claimed = tokio::time::timeout(self.policy.timeout, self.directory.claim(room, &pod)).await;
-        // A claim without an answer may have been heard all the same, and counts.
-        let Ok(Ok(answer)) = claimed else {
-            return Err(PlacementError::DirectoryUnavailable);
-        };
-        if !matches!(&answer, Answer::Assigned(assignment) if assignment.pod == pod) {
-            self.heartbeats.undo(&pod);
-        }
-        Ok(Resolution::Fresh(self.learn(room, answer, asked)))
     }
 }
 

@@ -52,7 +52,11 @@ const BANS: [(&str, &[&str], &str); 13] = [
     ),
     ("env::var", &["config/"], "only the configuration reads the environment"),
     ("set_var", &[], "the environment is shared by all threads"),
-    ("tokio::spawn(", &["dev/", "directory/redis"], "tasks of the data path stay on their thread, in a roster"),
+    (
+        "tokio::spawn(",
+        &["dev/", "directory/redis", "single_flight.rs"],
+        "tasks of the data path stay on their thread, in a roster",
+    ),
     (".unwrap()", &[], "`expect` says why it cannot fail"),
     ("todo!", &[], "no stubs"),
     ("unimplemented!", &[], "no stubs"),

@@ -1,4 +1,4 @@
-//! The connection to Redis: one at a time, replaced whole when it is no good.
+//! A thread's connection to Redis: one at a time, replaced whole when it is no good.
 //!
 //! fred's own idea of being connected is not used. It says connected while it sleeps before the first retry,
 //! keeps callers waiting in its queue, ends for good on some errors, and waits up to 5 s to close a connection
@@ -23,8 +23,8 @@ use fred::types::ConnectHandle;
 use fred::types::config::Options;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
 
+use super::outlook::Outlook;
 use super::settings::Settings;
 use crate::directory::DirectoryError;
 
@@ -37,7 +37,7 @@ const MAX_FAILED_PINGS: u32 = 3;
 /// Questions in a row that may time out before the link is taken down without waiting for the next ping.
 const MAX_TIMEOUTS: u32 = 3;
 
-/// Questions at a time. Beyond it Redis is not asked: those before would time out as well.
+/// Questions at a time, of one thread. Beyond it Redis is not asked: those before would time out as well.
 pub(super) const MAX_IN_FLIGHT: usize = 10_000;
 
 /// One attempt to connect, over all Sentinels and primaries. Each step has a shorter deadline of its own.
@@ -47,9 +47,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// so that a server that is back is asked again within a second or so.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The way to Redis, and whether it is open.
+/// One thread's way to Redis, and whether it is open.
 pub(super) struct Link {
-    settings: Settings,
+    settings: Arc<Settings>,
+    outlook: Arc<Outlook>,
     started: AtomicBool,
     state: RwLock<State>,
     /// Wakes the task: a ping is due now.
@@ -85,9 +86,10 @@ struct Session {
 // === impl Link ===
 
 impl Link {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, outlook: Arc<Outlook>) -> Self {
         Self {
             settings,
+            outlook,
             started: AtomicBool::new(false),
             state: RwLock::new(State::Starting),
             doubt: Notify::new(),
@@ -218,25 +220,23 @@ impl Link {
 
     fn set_up(&self, client: &Client) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*state, State::Up(_)) {
-            return;
-        }
+        let was_down = match *state {
+            State::Up(_) => return,
+            State::Down(_) => true,
+            State::Starting => false,
+        };
         *state = State::Up(Arc::new(Period { client: client.clone(), timeouts: AtomicU32::new(0) }));
+        // Under the lock, so that the outlook hears of the turns in their order.
+        self.outlook.up(was_down, &self.settings.servers());
         drop(state);
         self.contact.send_replace(true);
-        info!(redis = self.settings.servers(), "Redis answers");
     }
 
     fn set_down(&self, why: String) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let known = matches!(*state, State::Down(_));
+        let was_down = matches!(*state, State::Down(_));
         *state = State::Down(why.clone());
-        drop(state);
-        if known {
-            debug!(redis = self.settings.servers(), why, "Redis still cannot be asked");
-        } else {
-            warn!(redis = self.settings.servers(), why, "Redis cannot be asked");
-        }
+        self.outlook.down(was_down, &self.settings.servers(), &why);
     }
 }
 

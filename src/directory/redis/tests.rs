@@ -278,6 +278,37 @@ async fn a_router_may_start_before_redis() {
     assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unassigned));
 }
 
+/// The numbers of all connections but that of whoever asks, oldest first.
+fn connections(redis: &Server, password: &[&str]) -> Vec<u32> {
+    let list = redis.cli(&[password, &["client", "list"]].concat());
+    let others = list.lines().filter(|line| !line.contains("cmd=client|list"));
+    others.filter_map(|line| line.strip_prefix("id=")?.split(' ').next()?.parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn each_thread_has_a_connection_and_that_one_is_down_is_seen_from_all() {
+    let redis = Server::start(&[]);
+    let directory = connected(&redis.url()).await;
+    let attached = directory.attach();
+    attached.first_contact().await;
+    assert!(directory.answers() && attached.answers());
+    let connections = connections(&redis, &[]);
+    let [_, second] = connections[..] else { panic!("{connections:?}") };
+
+    // Whoever is connected stays so; the second cannot come back.
+    redis.cli(&["config", "set", "requirepass", "hunter2"]);
+    let known = ["-a", "hunter2", "--no-auth-warning"];
+    redis.cli(&[&known[..], &["client", "kill", "id", &second.to_string()]].concat());
+    until("the second's fall", async || !attached.is_up()).await;
+    assert!(directory.is_up() && !directory.answers());
+    assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unassigned));
+    unavailable(attached.lookup(&room("room_a")).await);
+
+    redis.cli(&[&known[..], &["config", "set", "requirepass", ""]].concat());
+    until("its return", async || directory.answers()).await;
+    assert_eq!(attached.lookup(&room("room_a")).await, Ok(Answer::Unassigned));
+}
+
 #[tokio::test]
 async fn a_server_that_accepts_and_says_nothing_is_down() {
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
@@ -303,7 +334,7 @@ async fn questions_beyond_the_bound_are_refused_and_the_others_answered() {
     directory.first_contact().await;
     until("the directory's own first lookup", async || {
         redis.cli(&["info", "commandstats"]).contains("cmdstat_getrange")
-            && directory.0.link.in_flight.available_permits() == super::link::MAX_IN_FLIGHT
+            && directory.link.in_flight.available_permits() == super::link::MAX_IN_FLIGHT
     })
     .await;
     redis.signal("STOP");

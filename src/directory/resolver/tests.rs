@@ -26,6 +26,10 @@ struct Script {
 }
 
 impl Directory for Scripted {
+    fn attach(&self) -> Self {
+        self.clone()
+    }
+
     async fn lookup(&self, _: &RoomId<'_>) -> Result<Answer, DirectoryError> {
         self.0.asked.fetch_add(1, Ordering::SeqCst);
         self.0.gate.acquire().await.expect("never closed").forget();
@@ -150,7 +154,7 @@ async fn however_many_ask_the_directory_is_asked_once() {
         assert_eq!(asking.await.expect("no panic"), Resolution::Fresh(assigned(1, 10)));
     }
     assert_eq!(case.asked(), 1);
-    assert!(case.resolver.0.lookups.is_idle());
+    assert!(case.resolver.known.lookups.is_idle());
 }
 
 #[tokio::test]
@@ -199,7 +203,7 @@ async fn a_hanging_directory_is_waited_for_no_longer_than_the_timeout() {
     let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
     case.script.gate.forget_permits(1000);
     assert_eq!(case.resolves().await, Resolution::Unknown);
-    assert!(case.resolver.0.lookups.is_idle(), "the question is over too");
+    assert!(case.resolver.known.lookups.is_idle(), "the question is over too");
 }
 
 #[tokio::test]
@@ -266,7 +270,7 @@ async fn what_is_no_assignment_does_not_make_a_lower_epoch_good() {
 #[tokio::test]
 async fn an_answer_to_an_older_question_overwrites_nothing() {
     let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
-    let (inner, room) = (&case.resolver.0, room("room_a"));
+    let (inner, room) = (&case.resolver.known, room("room_a"));
     let older = Instant::now();
     let newer = older + Duration::from_millis(1);
     assert_eq!(inner.learn(&room, assigned(1, 10), newer), assigned(1, 10));
