@@ -10,11 +10,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use http::header::{COOKIE, HeaderName};
+use http::header::HeaderName;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use regex::Regex;
 
+use super::headers::cookies;
 use super::path;
 use super::room::RoomId;
 
@@ -97,33 +98,16 @@ impl Affinity {
 impl AffinityRule {
     fn room<'a>(&self, head: &'a Parts) -> Result<Option<RoomId<'a>>, AffinityError> {
         let path = head.uri.path();
-        let place = match self {
-            Self::Path(pattern) => return pattern.room(path),
-            Self::Query(source) => source.place_of(path),
-            Self::Header(source) => source.place_of(path),
-            Self::Cookie(source) => source.place_of(path),
-        };
-        match place {
-            Place::Outside => Ok(None),
-            Place::Inside => self.named_room(head),
-            // A backend that reads the path so finds the room, and the router would not.
-            Place::Hidden => match self.named_room(head) {
-                Ok(None) => Ok(None),
-                Ok(Some(_)) | Err(_) => Err(AffinityError::EncodedRoom),
-            },
-        }
-    }
-
-    /// The room in the rule's source, wherever the request goes.
-    fn named_room<'a>(&self, head: &'a Parts) -> Result<Option<RoomId<'a>>, AffinityError> {
         match self {
-            Self::Path(pattern) => pattern.room(head.uri.path()),
-            Self::Query(source) => query_room(head.uri.query().unwrap_or_default(), &source.name),
-            Self::Header(source) => {
-                let values = head.headers.get_all(&source.name).iter();
-                only_room(values.map(|value| value.to_str().map(str::trim).unwrap_or_default()))
+            Self::Path(pattern) => pattern.room(path),
+            Self::Query(source) => {
+                source.room_under(path, |name| query_room(head.uri.query().unwrap_or_default(), name))
             }
-            Self::Cookie(source) => only_room(cookies(head, &source.name)),
+            Self::Header(source) => source.room_under(path, |name| {
+                let values = head.headers.get_all(name).iter();
+                only_room(values.map(|value| value.to_str().map(str::trim).unwrap_or_default()))
+            }),
+            Self::Cookie(source) => source.room_under(path, |name| only_room(cookies(head, name))),
         }
     }
 }
@@ -167,18 +151,6 @@ fn only_room<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<Option<Roo
         return Err(AffinityError::DuplicateRoom);
     }
     RoomId::parse(value).map(Some).ok_or(AffinityError::InvalidRoom)
-}
-
-/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). Other cookies may
-/// hold any byte, as browsers send them; a value that is no text is none that anything accepts.
-pub fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
-    let pairs = head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';'));
-    pairs.filter_map(move |pair| {
-        let pair = pair.trim_ascii();
-        let end = pair.iter().position(|b| *b == b'=')?;
-        let (key, value) = (&pair[..end], &pair[end + 1..]);
-        (key == name.as_bytes()).then(|| std::str::from_utf8(value).unwrap_or("\u{fffd}"))
-    })
 }
 
 impl FromStr for AffinityRule {
@@ -236,22 +208,25 @@ impl<N> NamedSource<N> {
         Ok(Self { name: name(written)?, prefix })
     }
 
-    fn place_of(&self, path: &str) -> Place {
-        match self.prefix.as_deref() {
-            None => Place::Inside,
-            Some(prefix) if is_under(path, prefix) => Place::Inside,
-            Some(prefix) if path::readings(path).any(|read| is_under(&read, prefix)) => Place::Hidden,
-            Some(_) => Place::Outside,
+    /// What `find` finds under the name, where this path is one that the rule is about.
+    fn room_under<'a>(
+        &self,
+        path: &str,
+        find: impl FnOnce(&N) -> Result<Option<RoomId<'a>>, AffinityError>,
+    ) -> Result<Option<RoomId<'a>>, AffinityError> {
+        let Some(prefix) = self.prefix.as_deref() else {
+            return find(&self.name);
+        };
+        if is_under(path, prefix) {
+            return find(&self.name);
+        }
+        // A backend that decodes the path, or resolves its dot segments, finds the room where the router would not.
+        let hidden = path::readings(path).any(|read| is_under(&read, prefix));
+        match hidden.then(|| find(&self.name)) {
+            None | Some(Ok(None)) => Ok(None),
+            Some(Ok(Some(_)) | Err(_)) => Err(AffinityError::EncodedRoom),
         }
     }
-}
-
-/// Where a path stands to a rule's prefix.
-enum Place {
-    Inside,
-    Outside,
-    /// Inside for a backend that decodes it, or resolves its dot segments.
-    Hidden,
 }
 
 /// Whether `path` lies under `prefix`, both undecoded. A prefix that ends in a slash also covers the path

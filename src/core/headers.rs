@@ -1,9 +1,10 @@
-//! Which header fields pass, and which are for one hop only.
+//! Which header fields pass, and which are for one hop only; how lists in them are read.
 //!
 //! Everything not named here passes unchanged and in order (RFC 9110 sections 5.1 and 5.3). What the router adds to a
 //! request is written by [`super::wire::request`]; how fields frame a message is [`super::wire::response`]'s business.
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, COOKIE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
 /// The fields that the `Connection` lines of a message name: they end at this hop, whatever they are.
@@ -128,6 +129,18 @@ pub fn may_be_trailer(name: &str) -> bool {
             | "cache-control"
     );
     !never && goes_downstream(name, &Named::default())
+}
+
+/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). Other cookies may
+/// hold any byte, as browsers send them; a value that is no text is none that anything accepts.
+pub fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';'));
+    pairs.filter_map(move |pair| {
+        let pair = pair.trim_ascii();
+        let end = pair.iter().position(|b| *b == b'=')?;
+        let (key, value) = (&pair[..end], &pair[end + 1..]);
+        (key == name.as_bytes()).then(|| std::str::from_utf8(value).unwrap_or("\u{fffd}"))
+    })
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use super::reject::Reject;
 use crate::backends::{Availability, Backend, Backends, Member, Set};
 use crate::config::Config;
 use crate::core::address::HostPort;
-use crate::core::affinity::cookies;
 use crate::core::balance::{self, Candidate, Policy, RetryBudget, Turns};
+use crate::core::headers::cookies;
 use crate::core::session::{AffinitySource, Session, pod_in_sid, session};
 
 /// The choosing of one worker thread.
