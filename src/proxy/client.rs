@@ -1,18 +1,18 @@
 //! The client's side of the proxy: the connection a request came on, and its socket.
 
 use std::cell::Cell;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::Shutdown;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -209,6 +209,11 @@ pub struct ClientSocket {
     /// There until it is taken for a tunnel.
     stream: Option<TcpStream>,
     state: Arc<SocketState>,
+    /// Whether hyper waits for more to come, and so learns of the client's end.
+    is_read: bool,
+    /// Whether something may lie unread in the kernel of which the runtime will not tell, because [`Self::poll_gone`] has
+    /// looked past it.
+    looked_past: bool,
     /// Runs while the connection lingers.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -216,16 +221,66 @@ pub struct ClientSocket {
 impl ClientSocket {
     /// Wraps the accepted socket of this connection.
     pub fn new(stream: TcpStream, downstream: &Downstream) -> Self {
-        Self { stream: Some(stream), state: Arc::clone(&downstream.socket), lingering: None }
+        let state = Arc::clone(&downstream.socket);
+        Self { stream: Some(stream), state, is_read: false, looked_past: false, lingering: None }
     }
 
     /// The socket, for a tunnel.
-    pub(super) fn into_stream(mut self) -> TcpStream {
-        self.stream.take().expect("it is taken once, and only here")
+    ///
+    /// # Errors
+    ///
+    /// The runtime could not watch it anew.
+    pub(super) fn into_stream(mut self) -> io::Result<TcpStream> {
+        let stream = self.stream.take().expect("it is taken once, and only here");
+        // Registered anew, the runtime tells of what lies there.
+        if self.looked_past { TcpStream::from_std(stream.into_std()?) } else { Ok(stream) }
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
+    }
+
+    /// Ready when the client has gone, though hyper does not read: it has bytes that it cannot use yet (a request sent ahead,
+    /// a stray line end after a body), or a body that its pod does not take. Without this, one byte too many would hide a
+    /// client's end until the pod says something.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &self.stream else {
+            return Poll::Pending;
+        };
+        loop {
+            if ready!(stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let is_ready = pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+            if let Poll::Ready(Ok(ready)) = is_ready
+                && ready.is_read_closed()
+            {
+                return Poll::Ready(());
+            }
+            // Something is to be read. What comes after it wakes this task only if that is out of the way.
+            let _ = stream.try_io(Interest::READABLE, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+            self.looked_past = true;
+        }
+    }
+
+    /// Reads what has been looked past, without asking the runtime whether there is anything. Whether there was.
+    fn read_looked_past(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let stream = self.stream.as_ref().expect("hyper has it until it is taken");
+        let space = buffer.initialize_unfilled();
+        let most = space.len();
+        match (&*SockRef::from(stream)).read(space) {
+            Ok(read) => {
+                // Less than there is space for was all.
+                self.looked_past = read == most;
+                buffer.advance(read);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.looked_past = false;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Says that nothing more comes, and reads what still does, for a while.
@@ -298,7 +353,11 @@ impl Drop for ClientSocket {
 impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = self.stream().poll_read(cx, buffer);
+        let read = match self.looked_past && self.read_looked_past(buffer)? {
+            true => Poll::Ready(Ok(())),
+            false => self.stream().poll_read(cx, buffer),
+        };
+        self.is_read = read.is_pending();
         if buffer.filled().len() > before {
             self.state.heard.store(true, Ordering::Relaxed);
         }
@@ -347,10 +406,14 @@ impl AsyncWrite for ClientSocket {
         true
     }
 
-    /// hyper comes here when it has written everything.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state.owed.load(Ordering::Relaxed) == REST {
-            self.state.owed.store(NOTHING, Ordering::Relaxed);
+    /// hyper comes here at the end of every turn in which it has written everything.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.state.owed.load(Ordering::Relaxed) {
+            REST => self.state.owed.store(NOTHING, Ordering::Relaxed),
+            ANSWER if !self.is_read && self.poll_gone(cx).is_ready() => {
+                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            }
+            _ => {}
         }
         Poll::Ready(Ok(()))
     }

@@ -1,6 +1,7 @@
 //! From a matching 101 to a tunnel: the pod's socket, and the client's taken back from hyper, each with what had been
 //! read too early.
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,15 +76,18 @@ pub(super) fn start<D: Directory>(
     let common = Rc::clone(&proxy.tunnels);
     let (pod, early_down, kept) = exchange.into_tunnel();
     tokio::task::spawn_local(async move {
-        match tokio::time::timeout(HAND_OVER, on_client).await {
-            Ok(Ok(client)) => {
-                let (client, early_up) = raw(client);
+        let client = match tokio::time::timeout(HAND_OVER, on_client).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return tracing::debug!(%error, "the 101 did not reach the client"),
+            Err(_) => return tracing::debug!("the 101 did not reach the client in time"),
+        };
+        match raw(client) {
+            Ok((client, early_up)) => {
                 let tunnel = Tunnel::new(client, pod, (early_up, early_down), common, member);
                 // A task of its own: this one is larger than a tunnel has to be, and a tunnel lives long.
                 tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: kept });
             }
-            Ok(Err(error)) => tracing::debug!(%error, "the 101 did not reach the client"),
-            Err(_) => tracing::debug!("the 101 did not reach the client in time"),
+            Err(error) => tracing::warn!(%error, "the client's socket could not become a tunnel's"),
         }
     });
 }
@@ -141,7 +145,7 @@ impl Story {
 }
 
 /// The socket under an upgraded connection, and the bytes that were read beyond the head.
-fn raw(upgraded: Upgraded) -> (TcpStream, Bytes) {
+fn raw(upgraded: Upgraded) -> io::Result<(TcpStream, Bytes)> {
     let parts = upgraded.downcast::<TokioIo<ClientSocket>>().expect("clients are served on exactly this type");
-    (parts.io.into_inner().into_stream(), parts.read_buf)
+    Ok((parts.io.into_inner().into_stream()?, parts.read_buf))
 }

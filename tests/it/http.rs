@@ -3,6 +3,7 @@
 
 mod connections;
 mod headers;
+mod leaving;
 mod messages;
 mod redirect;
 mod routing;

@@ -24,7 +24,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Client, Response, Truncated};
+pub(crate) use client::{Client, Response, Truncated, get};
 pub(crate) use nameserver::NameServer;
 pub(crate) use pod::{Conn, Pod, Pods, free_addr, own_ip};
 pub(crate) use process::Process;

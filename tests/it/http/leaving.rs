@@ -1,0 +1,120 @@
+//! A client that goes away while its request is under way is missed by the pod at once, whatever it had sent ahead.
+//!
+//! What lies unread behind a request hides the end of the connection from whoever only reads when there is a use for
+//! what comes. Long polls and event streams would then be held for a client that is long gone.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::{Client, Gate, Stage, eventually, get, script};
+
+/// The ways in which a client goes: a FIN, a reset, a FIN of the writing side.
+const ENDINGS: [fn(Client); 3] = [drop, Client::reset, |mut client| {
+    client.half_close();
+    client.expect_end();
+}];
+
+/// Sends `first`, waits until the pod has the request, sends `then`, goes, and waits until the pod knows.
+fn expect_missed(stage: &Stage, first: &str, then: &str, end: fn(Client)) {
+    let pod = &stage.pods[0];
+    let before = pod.received().len();
+    let client = stage.client();
+    client.send(first);
+    eventually("the pod has the request", || pod.received().len() == before + 1);
+    client.send(then);
+    end(client);
+    eventually("the pod's connection is closed", || pod.open() == 0);
+    let left = || stage.router.metric("pod_router_downstream_connections", &[]);
+    eventually("the client's place is free", || left() < 0.5);
+}
+
+#[test]
+fn bytes_behind_a_request_do_not_hide_that_its_client_has_gone() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::silence);
+    let request = get("/room_a");
+    let upload = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    let handshake = "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // No more than fits into the router's socket: behind more, a FIN does not even arrive.
+    let many = request.repeat(500);
+    for end in ENDINGS {
+        for request in [&request, upload, handshake] {
+            for behind in ["\r\n", "X", &request.repeat(2), &many] {
+                expect_missed(&stage, request, behind, end);
+                expect_missed(&stage, &format!("{request}{behind}"), "", end);
+            }
+        }
+    }
+}
+
+#[test]
+fn nor_do_they_amid_a_stream() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        conn.until_closed()
+    });
+    for end in [drop, Client::reset] {
+        let mut client = stage.client();
+        client.send(format!("{}\r\n", get("/room_a")));
+        client.read_head();
+        assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
+        end(client);
+        eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+    }
+}
+
+#[test]
+fn nor_does_an_upload_that_its_pod_does_not_read() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.request()?;
+        held.wait();
+        Ok(())
+    });
+    // A FIN would stand behind what the socket has no room for.
+    for _ in 0..2 {
+        let mut client = stage.client();
+        client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+        let mut stream = client.wire().stream();
+        stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a live socket");
+        while stream.write(&[0; 65536]).is_ok() {}
+        client.reset();
+        let left = || stage.router.metric("pod_router_downstream_connections", &[]);
+        eventually("the client's place is free", || left() < 0.5);
+    }
+    gate.open();
+}
+
+/// What has been looked past while its turn had not come is read when it has.
+#[test]
+fn requests_sent_ahead_are_answered_in_their_turn() {
+    let stage = Stage::new();
+    let gate = Gate::shared();
+    let held = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        loop {
+            let head = conn.request()?;
+            if head.second_word() == "/room_a/0" {
+                held.wait();
+            }
+            conn.send(format!("HTTP/1.1 200 OK\r\nX-Seen: {}\r\nContent-Length: 0\r\n\r\n", head.second_word()))?;
+        }
+    });
+    let mut client = stage.client();
+    client.send(get("/room_a/0") + &get("/room_a/1"));
+    eventually("the pod has the first", || stage.pods[0].received().len() == 1);
+    // More than hyper reads ahead, in pieces that come while the first is under way.
+    let ahead: Vec<String> = (2..6000).map(|number| get(&format!("/room_a/{number}"))).collect();
+    ahead.chunks(1500).for_each(|piece| client.send(piece.concat()));
+    gate.open();
+    for number in 0..6000 {
+        let response = client.read_response();
+        assert_eq!(response.head.value("x-seen"), Some(&*format!("/room_a/{number}")));
+    }
+}
