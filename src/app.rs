@@ -30,10 +30,13 @@ use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
 use crate::server::{Server, listen, listen_again};
 use crate::telemetry;
 
+/// Open files that are no client's and no pod's: listeners, epoll instances, Redis, probes and scrapes.
+const RESERVED_FILES: usize = 64;
+
 /// A router that has its addresses and is not serving yet.
 #[derive(Debug)]
 pub struct App {
-    config: Arc<Config>,
+    config: Config,
     /// One listener a worker, all on one address.
     data: Vec<std::net::TcpListener>,
     admin: std::net::TcpListener,
@@ -96,7 +99,7 @@ impl App {
         let admin =
             listen(config.admin_listen, false).map_err(|error| at("--admin-listen", config.admin_listen, error))?;
         let admin_address = admin.local_addr().map_err(|error| at("--admin-listen", config.admin_listen, error))?;
-        Ok(Self { config: Arc::new(config), data, admin, address, admin_address })
+        Ok(Self { config, data, admin, address, admin_address })
     }
 
     /// Serves until `stop` has come and everything has ended: lame duck, drain, done. A second `stop` ends at once. Has to
@@ -106,31 +109,34 @@ impl App {
     ///
     /// A thread could not be started.
     pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
+        let Self { mut config, data, admin: admin_listener, address, admin_address } = self;
+        let max_connections = &mut config.downstream.max_connections;
+        *max_connections = within_open_files(*max_connections);
+        let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
-        announce_series(&metrics, &self.config);
-        raise_open_files(self.config.downstream.max_connections);
+        announce_series(&metrics, &config);
         let ending = Signal::new();
-        let resolver = Resolver::new(directory, self.config.directory.clone(), Arc::clone(&metrics));
-        let backends = Arc::new(Backends::new(Arc::clone(&self.config), Arc::clone(&metrics)));
+        let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
+        let backends = Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics)));
         let commons = Commons {
             dns: Dns::default(),
             backends,
             queues: Queues::default(),
             reach: Reach::default(),
-            limits: limits(&self.config.downstream),
+            limits: limits(&config.downstream),
             metrics: Arc::clone(&metrics),
         };
-        let strangers = Strangers::new(AtomicUsize::new(1 + self.data.len()));
+        let strangers = Strangers::new(AtomicUsize::new(1 + data.len()));
         tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&strangers)));
         let shared = Shared {
-            config: Arc::clone(&self.config),
+            config: Arc::clone(&config),
             resolver: resolver.clone(),
             strangers: Arc::clone(&strangers),
             commons: commons.clone(),
             watch: ending.watch(),
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
-        for (index, listener) in self.data.into_iter().enumerate() {
+        for (index, listener) in data.into_iter().enumerate() {
             let (shared, alive) = (shared.clone(), Alive(alive.clone()));
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 worker(shared, listener);
@@ -152,11 +158,11 @@ impl App {
             started: Instant::now(),
             dropped_lines,
         };
-        tokio::task::spawn_local(admin.serve(TcpListener::from_std(self.admin)?));
+        tokio::task::spawn_local(admin.serve(TcpListener::from_std(admin_listener)?));
         tracing::info!(
-            listen = %self.address,
-            admin = %self.admin_address,
-            threads = self.config.threads,
+            listen = %address,
+            admin = %admin_address,
+            threads = config.threads,
             version = crate::metrics::VERSION,
             "listening"
         );
@@ -165,7 +171,7 @@ impl App {
             _ = stop.recv() => {}
             _ = ended.recv() => return Err(io::Error::other("a worker thread has ended, see the log")),
         }
-        let end = end(&self.config, &ending, &mut ended);
+        let end = end(&config, &ending, &mut ended);
         tokio::select! {
             () = end => tracing::info!("drained"),
             _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
@@ -219,15 +225,24 @@ async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
     while ended.recv().await.is_some() {}
 }
 
-/// Raises the limit of open files as far as it goes: a client and its pod take one each. Where that is not enough for
-/// `--max-connections`, the log says so before the accept errors do.
-fn raise_open_files(max_connections: usize) {
-    let wanted = u64::try_from(max_connections).unwrap_or(u64::MAX).saturating_mul(2);
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit >= wanted => {}
-        Ok(limit) => tracing::info!(limit, wanted, "the limit of open files is below what --max-connections may need"),
-        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+/// Raises the limit of open files as far as it goes, and returns how many connections fit into it, `max_connections` at
+/// most: a client and its pod take one file each. With more, connections would be refused by an accept that fails, without
+/// an answer, and those that are accepted would find no file left for their pod, nor a probe one for itself.
+fn within_open_files(max_connections: usize) -> usize {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+    });
+    let fitting = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVED_FILES).max(2) / 2;
+    if fitting < max_connections {
+        tracing::warn!(
+            limit,
+            max_connections,
+            fitting,
+            "--max-connections is lowered to what the limit of open files allows"
+        );
     }
+    fitting.min(max_connections)
 }
 
 /// Series whose labels are known are there from the start: an alert on a rate needs the zero before the first one.

@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -41,6 +41,9 @@ const BACKLOG: i32 = 4096;
 
 /// The pause after a failed accept: running out of open files passes, and must not be answered by spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two lines about that.
+const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 
 /// Connections over the limit that are told so at one time; more are closed without a word.
 const MAX_REFUSALS: usize = 64;
@@ -103,6 +106,8 @@ pub struct Server<D> {
     announced: bool,
     metrics: Arc<Metrics>,
     refusals: Rc<Cell<usize>>,
+    /// When the log said last that a connection could not be accepted.
+    accept_warned: Cell<Option<Instant>>,
 }
 
 impl<D: Directory> Server<D> {
@@ -137,6 +142,7 @@ impl<D: Directory> Server<D> {
             announced,
             metrics,
             refusals: Rc::default(),
+            accept_warned: Cell::default(),
         })
     }
 
@@ -182,7 +188,12 @@ impl<D: Directory> Server<D> {
             }
             Err(error) => {
                 self.metrics.accept_errors.inc();
-                tracing::warn!(%error, "a connection could not be accepted");
+                let now = Instant::now();
+                let last = self.accept_warned.get();
+                if last.is_none_or(|last| now - last >= ACCEPT_WARNING) {
+                    self.accept_warned.set(Some(now));
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

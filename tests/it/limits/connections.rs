@@ -1,7 +1,7 @@
 //! `--max-connections-per-client`, and what a refused client gets to read.
 
 use super::rejected;
-use crate::support::{Client, Stage, eventually, script};
+use crate::support::{Client, Pod, Router, Stage, eventually, script};
 
 const LIMIT: [&str; 2] = ["--max-connections-per-client", "2"];
 const REASON: &str = "too-many-client-connections";
@@ -81,4 +81,26 @@ fn whom_the_proxy_header_names_is_the_client() {
     }
     expect_refused(&mut named("2001:db8::3"));
     assert_eq!(named("2001:db8:0:1::1").get("/room_a").pod(), "backend-0", "another /64");
+}
+
+/// Sockets take files: with fewer of those than `--max-connections` needs, that limit has to act before they run out.
+#[test]
+fn the_limit_fits_into_the_open_files() {
+    let any = Pod::start("any");
+    let builder = Router::builder().args(&["--directory", "memory"]).default_backend([&any]);
+    let router = builder.open_files(200).start_ready();
+    let limit = router.metric("pod_router_max_downstream_connections", &[]);
+    assert!((2.0..=100.0).contains(&limit), "{limit}");
+    router.wait_log("a warning", |line| line["level"] == "WARN" && line["max_connections"] == 65536);
+    let mut kept: Vec<Client> = Vec::new();
+    let refused = loop {
+        let mut client = router.client();
+        match client.get("/").status() {
+            200 => kept.push(client),
+            status => break status,
+        }
+    };
+    assert_eq!((refused, kept.len() as f64), (503, limit));
+    assert_eq!(router.get_admin("/livez").status(), 200);
+    assert!(router.open_files() < 200 && router.metric("pod_router_accept_errors_total", &[]) < 0.5);
 }

@@ -64,6 +64,12 @@ impl RouterBuilder {
         self
     }
 
+    /// Lets it open no more than so many files.
+    pub(crate) fn open_files(mut self, limit: usize) -> Self {
+        self.wrapper = ["prlimit".to_owned(), format!("--nofile={limit}:{limit}")].into();
+        self
+    }
+
     pub(crate) fn arg(mut self, flag: &str, value: impl Into<String>) -> Self {
         self.args.extend([flag.to_owned(), value.into()]);
         self
