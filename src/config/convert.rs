@@ -45,6 +45,18 @@ fn setting<T>(flag: &str, text: &str, read: impl FnOnce(&str) -> Result<T, Strin
     read(text).map_err(|why| ConfigError::setting(flag, text, &why))
 }
 
+fn redirect(text: &str, affinity: &Affinity) -> Result<Option<Redirect>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let redirect: Redirect = text.parse()?;
+    if redirect.agrees_with(affinity) {
+        Ok(Some(redirect))
+    } else {
+        Err("by --affinity the target names another room than the one that is redirected".to_owned())
+    }
+}
+
 // === impl Args ===
 
 impl Args {
@@ -104,11 +116,10 @@ impl Args {
                 .ok_or_else(|| "it has to be at most 57 lower-case letters, digits and hyphens".to_owned())
         })?;
         let namespace = setting("namespace", &self.namespace, dns_label)?;
+        let affinity = Affinity::new(rules);
         Ok(RoutingConfig {
-            affinity: Affinity::new(rules),
-            redirect: setting("redirect", &self.redirect, |text| {
-                if text == "off" { Ok(None) } else { text.parse::<Redirect>().map(Some) }
-            })?,
+            redirect: setting("redirect", &self.redirect, |text| redirect(text, &affinity))?,
+            affinity,
             pod_address: setting("pod-address", &self.pod_address, |text| pod_address(text, &namespace, &statefulset))?,
             namespace,
             fixed_pods: self.fixed_pods(&statefulset)?,

@@ -142,9 +142,14 @@ fn hops(headers: &HeaderMap) -> usize {
     names.filter(|name| *name == PSEUDONYM.as_bytes()).count()
 }
 
+/// What hyper takes for an expectation is one line with one element; to any other it would say neither yes nor no.
 fn expects_at_most_continue(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(EXPECT).iter().map(HeaderValue::as_bytes);
-    lines.flat_map(list_elements).all(|expectation| expectation.eq_ignore_ascii_case(b"100-continue"))
+    let mut lines = headers.get_all(EXPECT).iter().map(HeaderValue::as_bytes);
+    match (lines.next(), lines.next()) {
+        (None, _) => true,
+        (Some(expectation), None) => expectation.eq_ignore_ascii_case(b"100-continue"),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Whether an `OPTIONS` may not be forwarded any more, but is to be answered here (RFC 9110 section 7.6.2).
@@ -159,12 +164,13 @@ pub fn max_forwards(headers: &HeaderMap) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// RFC 6455 section 4.2.1, and RFC 9110 section 7.8 for `Upgrade` under HTTP/1.0, which is ignored.
+/// RFC 6455 section 4.2.1, and RFC 9110 section 7.8 for `Upgrade` under HTTP/1.0, which is ignored. The key may not come
+/// twice (section 11.3.1): a pod could answer the one, and the router check the other.
 fn is_websocket(head: &Parts) -> bool {
     head.method == Method::GET
         && head.version == Version::HTTP_11
         && offers_websocket(&head.headers)
-        && head.headers.contains_key(SEC_WEBSOCKET_KEY)
+        && head.headers.get_all(SEC_WEBSOCKET_KEY).iter().count() == 1
         && head.headers.contains_key(SEC_WEBSOCKET_VERSION)
 }
 
@@ -206,6 +212,8 @@ mod tests {
             let lines: Vec<_> = HANDSHAKE.into_iter().filter(|(name, _)| name != missing).collect();
             assert_eq!(inspect(&head(&lines)), Ok(Kind::Http), "without {missing}");
         }
+        let twice: Vec<_> = HANDSHAKE.into_iter().chain([HANDSHAKE[3]]).collect();
+        assert_eq!(inspect(&head(&twice)), Ok(Kind::Http), "two keys");
         let mut post = head(&HANDSHAKE);
         post.method = Method::POST;
         assert_eq!(inspect(&post), Ok(Kind::Http));
@@ -313,9 +321,11 @@ mod tests {
     fn only_continue_can_be_expected() {
         let expecting = |value| inspect(&head(&[("host", "a"), ("expect", value)]));
         assert_eq!(expecting("100-Continue"), Ok(Kind::Http));
-        for value in ["100-continue, x", "x", "101"] {
+        for value in ["100-continue, x", "x", "101", "100-continue, 100-continue", ""] {
             assert_eq!(expecting(value), Err(HeadError::Expectation), "{value}");
         }
+        let twice = head(&[("host", "a"), ("expect", "100-continue"), ("expect", "100-continue")]);
+        assert_eq!(inspect(&twice), Err(HeadError::Expectation));
     }
 
     #[test]

@@ -54,6 +54,9 @@ fn origin(text: &str) -> Result<String, String> {
     if !bare || authority.host().is_empty() {
         return Err(wrong());
     }
+    if authority.host().contains('*') {
+        return Err(format!("'{text}' is a pattern: each origin has to be named whole"));
+    }
     let host = authority.host().to_ascii_lowercase();
     Ok(match port.filter(|port| *port != default_port) {
         Some(port) => format!("{scheme}://{host}:{port}"),
@@ -118,6 +121,8 @@ mod tests {
             "https://u@a",
             "https://a:x",
             "https://*.a b",
+            "https://*.a",
+            "*",
             "null",
             "https://a,",
             "https://",

@@ -6,11 +6,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use http::Method;
 use http::header::ACCEPT;
 use http::request::Parts;
+use http::{Method, Request};
 
 use super::address::foreign_placeholder;
+use super::affinity::Affinity;
 use super::assignment::PodId;
 use super::room::RoomId;
 
@@ -38,6 +39,17 @@ impl Redirect {
             Some(pod) => filled.replace("{pod}", pod.as_str()),
             None => without_pod(&filled),
         }
+    }
+
+    /// Whether a request for where it leads names, by these rules, the room that it was for, or none.
+    pub fn agrees_with(&self, affinity: &Affinity) -> bool {
+        let room = RoomId::parse("room_that-nobody-writes-into-a-target").expect("letters, digits, - and _");
+        let Ok(request) = Request::get(self.location(&room, None)).body(()) else {
+            return false;
+        };
+        let head = request.into_parts().0;
+        let named = affinity.room(&head);
+        named.is_ok_and(|named| named.is_none_or(|(named, _)| named == room))
     }
 }
 

@@ -213,6 +213,7 @@ fn a_wrong_value_is_answered_with_a_sentence() {
         ("affinity", "query:a@x", "slash"),
         ("redirect", "/e/=/e/{room}", "for ever"),
         ("redirect", "on", "or off"),
+        ("redirect", "/e/=/a/room_x?roomId={room}", "another room"),
         ("statefulset", "Backend", "lower-case"),
         ("pod-address", "backend:3000", "{pod}"),
         ("pod-address", "{pod}.{host}:3000", "{host} is no placeholder"),

@@ -170,7 +170,7 @@ fn is_handshake(head: &Parts, fields: &Fields) -> bool {
         && upgrade.len() == 1
         && upgrade[0].eq_ignore_ascii_case(b"websocket")
         && list(fields, "connection").iter().any(|option| option == "upgrade")
-        && !lines(fields, "sec-websocket-key").is_empty()
+        && lines(fields, "sec-websocket-key").len() == 1
         && !lines(fields, "sec-websocket-version").is_empty()
 }
 
