@@ -181,6 +181,7 @@ fn place_room(bencher: Bencher<'_, '_>, pods: u16) {
 struct Stage {
     runtime: LocalRuntime,
     client: TcpStream,
+    directory: MemoryDirectory,
     buffer: Box<[u8]>,
 }
 
@@ -199,10 +200,9 @@ async fn pod(listener: TcpListener, answer: &'static [u8]) {
 }
 
 /// Starts a router in front of `pod`; the address it listens on.
-async fn router(pod: SocketAddr) -> SocketAddr {
+async fn router(pod: SocketAddr, directory: MemoryDirectory) -> SocketAddr {
     let config = Arc::new(settings(&[format!("--pod=backend-1={pod}"), "--cache-ttl=1h".to_owned()]));
-    let (directory, metrics, roster) = (MemoryDirectory::default(), Arc::new(Metrics::new()), Roster::new());
-    directory.assign(&room("room_a8Xk2"), &assignment().pod);
+    let (metrics, roster) = (Arc::new(Metrics::new()), Roster::new());
     let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
     let backends = Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics)));
     let commons = Commons {
@@ -229,18 +229,21 @@ async fn router(pod: SocketAddr) -> SocketAddr {
 impl Stage {
     fn new(answer: &'static [u8]) -> Self {
         let runtime = app::local_runtime().expect("a runtime");
+        let directory = MemoryDirectory::default();
+        directory.assign(&room("room_a8Xk2"), &assignment().pod);
+        let known = directory.clone();
         let client = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("bound");
             tokio::task::spawn_local(pod(listener, answer));
-            TcpStream::connect(router(address).await).await.expect("it listens")
+            TcpStream::connect(router(address, known).await).await.expect("it listens")
         });
-        Self { runtime, client, buffer: vec![0; 128 * 1024].into() }
+        Self { runtime, client, directory, buffer: vec![0; 128 * 1024].into() }
     }
 
     /// Sends the request and reads its answer, which ends in `end`.
     fn exchange(&mut self, request: &[u8], end: &[u8]) {
-        let Self { runtime, client, buffer } = self;
+        let Self { runtime, client, buffer, .. } = self;
         runtime.block_on(async {
             client.write_all(request).await.expect("the router takes it");
             let mut filled = 0;
@@ -253,6 +256,13 @@ impl Stage {
     }
 }
 
+/// RFC 6455's own example (section 1.3).
+const HANDSHAKE: &[u8] = b"GET /socket.io/?EIO=4&transport=websocket&roomId=room_a8Xk2 HTTP/1.1\r\nHost: bench\r\n\
+    Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"ok\":true}\n";
 
 #[divan::bench]
@@ -262,9 +272,31 @@ fn request_http(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| stage.exchange(request, b"{\"ok\":true}\n"));
 }
 
+/// A room that is looked up, in a directory that answers at once: all of a cold room's cost but for Redis and its client.
+#[divan::bench]
+fn request_cold_room(bencher: Bencher<'_, '_>) {
+    let mut stage = Stage::new(ANSWER);
+    let (directory, mut next) = (stage.directory.clone(), 0);
+    let new_room = || {
+        next += 1;
+        let id = format!("room_{next:08}");
+        directory.assign(&RoomId::parse(&id).expect("a room id"), &assignment().pod);
+        format!("GET /api/room/{id}/state HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n")
+    };
+    bencher.with_inputs(new_room).bench_local_refs(|request| stage.exchange(request.as_bytes(), b"{\"ok\":true}\n"));
+}
+
 #[divan::bench]
 fn request_redirect(bencher: Bencher<'_, '_>) {
     let mut stage = Stage::new(ANSWER);
     let request = b"GET /experiment/room_a8Xk2 HTTP/1.1\r\nHost: bench\r\nAccept: text/html\r\n\r\n";
     bencher.bench_local(|| stage.exchange(request, b"\r\n\r\n"));
+}
+
+/// A message and its answer, which is the pod's handshake once more: a tunnel does not look.
+#[divan::bench]
+fn relay_two_messages(bencher: Bencher<'_, '_>) {
+    let mut stage = Stage::new(SWITCHED);
+    stage.exchange(HANDSHAKE, b"\r\n\r\n");
+    bencher.bench_local(|| stage.exchange(b"\x82\x84\0\0\0\0ping", b"\r\n\r\n"));
 }

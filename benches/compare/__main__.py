@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 
-from . import chart, machine, peers, report, scaling, stage, works
+from . import chart, machine, peers, profile, report, runtimes, scaling, stage, works
 
 #: Where the README looks for the last full run.
 RESULTS = "benches/results"
+
+#: What a quick run warms up with: each way to a pod, and the lookup.
+QUICK_WARM_UP = ["http", "handshake", "cold"]
 
 
 def arguments():
@@ -28,17 +31,19 @@ def arguments():
     option = parser.add_argument
     option("--quick", action="store_true", help="three repetitions of one second: under four minutes")
     option("--only", metavar="WORK,…", type=names(keys), default=keys, help=f"of {', '.join(keys)}")
-    everyone = ", ".join(peers.NAMES)
-    option("--peers", metavar="PEER,…", type=names(peers.NAMES), help=f"ours, nginx-lua and these: of {everyone}")
+    everyone = peers.NAMES + peers.EXTRA
+    option("--peers", metavar="PEER,…", type=names(everyone), help=f"ours, nginx-lua and these: of {', '.join(everyone)}")
     option("--reps", metavar="N", type=int, help="interleaved repetitions (5)")
     option("--seconds", metavar="S", type=float, help="time for each load (2)")
     option("--tunnels", metavar="N", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
     option("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
+    option("--runtimes", action="store_true", help="instead: a runtime a core against one for all threads")
+    option("--profile", action="store_true", help="instead: functions, system calls, allocations (http,cold or --only)")
     option("--binary", metavar="PATH", default="target/release/pod-router", help="measure this one, build none")
     option("--out", metavar="DIR", help=f"where the results go ({RESULTS}, but {stage.SCRATCH} unless all was measured)")
     chosen = parser.parse_args()
     wanted = {peers.OURS, peers.REFERENCE, *(chosen.peers or peers.NAMES)}
-    chosen.peers = [name for name in peers.NAMES if name in wanted]
+    chosen.peers = [name for name in everyone if name in wanted]
     full = not chosen.quick and chosen.only == keys and chosen.peers == peers.NAMES
     chosen.out = chosen.out or (RESULTS if full else stage.SCRATCH)
     chosen.reps = chosen.reps or (3 if chosen.quick else 5)
@@ -68,7 +73,7 @@ class Run:
         self.cold_rooms = 0
         if chosen.scaling:
             self.cold_rooms = scaling.MOST_ROOMS
-        elif "cold" in chosen.only:  # none serves more than so many a second
+        elif "cold" in chosen.only and not chosen.runtimes:  # none serves more than so many a second
             self.cold_rooms = int((chosen.reps + 1) * max(1, chosen.seconds) * 80_000)
 
 
@@ -80,13 +85,15 @@ def attempt(work, run, peer):
         sys.exit(f"{work.title}, {peer.name}: {failure}")
 
 
-def warm(run, proxies, load):
+def warm(run, chosen, proxies):
     """Unmeasured: connections to pods, caches, Node's compiler."""
     seconds, run.seconds = run.seconds, 1
+    load = [work for work in chosen.works if work.most is None and work.key != "latency"]
+    if chosen.quick:
+        load = [work for work in load if work.key in QUICK_WARM_UP] or load
     for work in load:
-        if work.most is None and work.key != "latency":
-            for peer in filter(work.suits, proxies):
-                attempt(work, run, peer)
+        for peer in filter(work.suits, proxies):
+            attempt(work, run, peer)
     run.seconds = seconds
 
 
@@ -94,11 +101,11 @@ def measure(run, chosen, proxies):
     """All works on all peers: results[work][peer] is one value a repetition."""
     results = {work.key: {} for work in chosen.works}
     print(f"warming up {len(proxies)} proxies", flush=True)
-    warm(run, proxies, chosen.works)
+    warm(run, chosen, proxies)
     started = time.monotonic()
     for repetition in range(chosen.reps):
         for work in chosen.works:
-            if repetition >= (work.most or chosen.reps):
+            if repetition >= work.repetitions(chosen):
                 continue
             row = [peer for peer in proxies if work.suits(peer)]
             turn = repetition % len(row)
@@ -135,6 +142,10 @@ def main():
     with stage.Stage(run.cold_rooms) as theatre:
         if chosen.scaling:
             return scaling.main(chosen, theatre, run)
+        if chosen.runtimes:
+            return runtimes.main(chosen, run)
+        if chosen.profile:
+            return profile.main(chosen, run, theatre)
         results = compare(run, chosen, theatre)
     about = {
         "date": datetime.date.today().isoformat(),

@@ -11,6 +11,8 @@ COLOURS = {
     "haproxy-hash": "#0f766e",
     "node": "#a3b18a",
     "floor": "#d4d4d8",
+    "floor-cores": "#a8a29e",
+    "floor-shared": "#78716c",
 }
 #: The figures have a rim, for the line at 1 goes through some of them.
 STYLE = (

@@ -17,6 +17,8 @@ OURS = "pod-router"
 #: Copies bytes, routes nothing: what of a figure is the kernel's.
 FLOOR = "floor"
 NAMES = [OURS, REFERENCE, "nginx-hash", "haproxy-hash", "node", FLOOR]
+#: Only if asked for: the floor on tokio, with a runtime a core and with one for all threads, see runtimes.py.
+EXTRA = ["floor-cores", "floor-shared"]
 
 HANDSHAKE = (
     "GET /socket.io/?EIO=4&transport=websocket&roomId={room} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n"
@@ -25,10 +27,12 @@ HANDSHAKE = (
 
 
 class Peer:
-    """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all."""
+    """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all. `dials`:
+    it has one pod, and a connection to it for each of a client's."""
 
-    def __init__(self, name, port, command, knows_rooms=True, websocket_port=None, admin_port=None):
-        self.name, self.port, self.command, self.knows_rooms = name, port, command, knows_rooms
+    def __init__(self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None):
+        self.name, self.port, self.command = name, port, command
+        self.knows_rooms, self.dials = knows_rooms, dials
         self.websocket_port, self.admin_port = websocket_port or port, admin_port
         self.process = None
 
@@ -80,10 +84,11 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=()):
     return Peer(OURS, port, [*command, *more], admin_port=port + 1000)
 
 
-def floor():
-    targets = {4205: stage.HTTP_PODS["backend-1"], 4206: stage.ECHO_PODS["backend-3"]}
+def floor(name=FLOOR, port=4205, how=()):
+    """Copies bytes: with epoll only, or on a runtime, as benches/floor/main.rs says `how`."""
+    targets = {port: stage.HTTP_PODS["backend-1"], port + 1: stage.ECHO_PODS["backend-3"]}
     copies = [f"127.0.0.1:{port}=127.0.0.1:{target}" for port, target in targets.items()]
-    return Peer(FLOOR, 4205, [stage.FLOOR, *copies], knows_rooms=False, websocket_port=4206)
+    return Peer(name, port, [stage.FLOOR, *how, *copies], knows_rooms=False, dials=True, websocket_port=port + 1)
 
 
 def all_peers(theatre, binary):
@@ -110,6 +115,8 @@ def all_peers(theatre, binary):
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),
         floor(),
+        floor("floor-cores", 4207, ["cores", "1", "relay"]),
+        floor("floor-shared", 4209, ["shared", "1", "relay"]),
     ]
 
 
@@ -145,7 +152,7 @@ def check(peer):
     for at, (kind, of_kind) in enumerate([("HTTP", stage.HTTP_PODS), ("WebSocket", stage.ECHO_PODS)]):
         ports = [both[at] for both in pods]
         expect(set(ports) <= set(of_kind.values()), f"{kind} reached {set(ports)}")
-        expect(len(set(ports)) > 1 or peer.name == FLOOR, f"{kind} reaches one pod only")
+        expect(len(set(ports)) > 1 or peer.dials, f"{kind} reaches one pod only")
         if peer.knows_rooms:
             right = [port for _, port in zip(range(stage.ROOMS), itertools.cycle(of_kind.values()))]
             expect(ports == right, f"{kind} reached {ports} instead of {right}")

@@ -30,10 +30,16 @@ class Work:
         self.measure, self.needs_rooms, self.absolute = measure, needs_rooms, absolute
         self.most = most  # repetitions, where more would tell nothing
 
+    def repetitions(self, chosen):
+        """How often it is measured."""
+        if self.most is None:
+            return chosen.reps
+        return 1 if chosen.quick else min(self.most, chosen.reps)
+
     def suits(self, peer):
         """Whether the peer does this work at all."""
-        # The floor dials a pod for every connection, which is another work.
-        dials = peer.name == peers.FLOOR and self.key in ("connection", "handshake")
+        # To dial a pod for every connection is another work.
+        dials = peer.dials and self.key in ("connection", "handshake")
         return (peer.knows_rooms or not self.needs_rooms) and not dials
 
 

@@ -1,12 +1,5 @@
-//! The floor of any proxy in user space: copies bytes between two sockets and understands none of them.
-//!
-//! It routes nothing and keeps no connection to a pod, so it is no peer; it shows how much of a figure is the kernel's.
-//!
-//! ```text
-//! floor LISTEN=TARGET…
-//! ```
+//! Copies bytes between two sockets with epoll and nothing else, and understands none of them.
 
-use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
@@ -14,6 +7,8 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
+
+use crate::{Outcome, Route};
 
 const BUFFER: usize = 64 * 1024;
 
@@ -24,14 +19,14 @@ struct Side {
     pending: Vec<u8>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// Serves every route on this thread, for good.
+pub(crate) fn serve(routes: &[Route]) -> Outcome {
     let mut poll = Poll::new()?;
     let mut listeners = Vec::new();
-    for argument in std::env::args().skip(1) {
-        let (listen, target) = argument.split_once('=').ok_or("LISTEN=TARGET")?;
-        let mut listener = TcpListener::bind(listen.parse()?)?;
+    for route in routes {
+        let mut listener = TcpListener::bind(route.listen)?;
         poll.registry().register(&mut listener, Token(listeners.len()), Interest::READABLE)?;
-        listeners.push((listener, target.parse::<SocketAddr>()?));
+        listeners.push((listener, route.target));
     }
     let mut sides = Slab::new();
     let mut events = Events::with_capacity(512);
@@ -42,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let Token(token) = event.token();
             match listeners.get(token) {
                 Some((listener, target)) => accept(&poll, listener, *target, &mut sides, listeners.len())?,
-                None => serve(&poll, event, token - listeners.len(), &mut sides, &mut buffer),
+                None => handle(&poll, event, token - listeners.len(), &mut sides, &mut buffer),
             }
         }
     }
@@ -71,7 +66,7 @@ fn accept(
 }
 
 /// Moves what can be moved after an event on a side; a side that is done takes the other with it.
-fn serve(poll: &Poll, event: &Event, key: usize, sides: &mut Slab<Side>, buffer: &mut [u8]) {
+fn handle(poll: &Poll, event: &Event, key: usize, sides: &mut Slab<Side>, buffer: &mut [u8]) {
     let Some(other) = sides.get(key).map(|side| side.other) else {
         return;
     };

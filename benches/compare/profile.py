@@ -1,0 +1,145 @@
+"""Where a unit of the router's work goes: kernel and user time, the dearest functions, system calls and allocations.
+
+The profile is perf's, by the clock, of the router as it is measured elsewhere. Counts are exact, and taken in a load of their
+own because counting costs time: system calls at the kernel's tracepoints, allocations by uprobes on the allocator's entry points.
+"""
+
+import collections
+import os
+import re
+import signal
+import subprocess
+
+from . import machine, peers, works
+
+TRACING = "/sys/kernel/tracing"
+
+#: mimalloc's functions that Rust allocates with.
+ALLOCATOR = {"malloc": "mi_malloc_aligned", "zalloc": "mi_zalloc_aligned", "realloc": "mi_realloc_aligned"}
+GROUP = "pod_router_bench"
+
+#: Works whose load is nothing but units of it.
+WORKS = [work for work in works.WORKS if work.key in ("http", "connection", "handshake", "body", "cold", "redirect")]
+USUAL = ["http", "cold"]
+
+#: Functions and system calls below these are not shown.
+LEAST_PERCENT, LEAST_CALLS = 0.7, 0.005
+
+
+class Perf:
+    """perf attached to a process, counting within `with` only."""
+
+    def __init__(self, directory, peer, arguments):
+        control, answer = f"{directory}/perf-control", f"{directory}/perf-answer"
+        for path in [control, answer]:
+            if not os.path.exists(path):
+                os.mkfifo(path)
+        command = ["perf", *arguments, "-p", str(peer.pid), "-D", "-1", "--control", f"fifo:{control},{answer}"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = machine.start(machine.LOAD_CORE, command, **quiet)
+        self.control, self.answer = control, answer
+
+    def tell(self, what):
+        with open(self.control, "w") as control, open(self.answer) as answer:
+            control.write(f"{what}\n")
+            control.flush()
+            if not answer.readline().startswith("ack"):
+                raise RuntimeError(f"perf did not {what}")
+
+    def __enter__(self):
+        self.tell("enable")
+
+    def __exit__(self, *_):
+        self.tell("disable")
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+
+
+def perf(*arguments):
+    done = subprocess.run(["perf", *arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"perf {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Probes:
+    """Events at the allocator's functions in `binary`; `with` removes them. This process has its own mounts."""
+
+    def __init__(self, binary):
+        self.binary = os.path.abspath(binary)
+
+    def __enter__(self):
+        if not os.path.exists(f"{TRACING}/uprobe_events"):
+            subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=True)
+        for name, function in ALLOCATOR.items():
+            perf("probe", "-q", "-x", self.binary, "--add", f"{GROUP}:{name}={function}")
+
+    def __exit__(self, *_):
+        perf("probe", "-q", "--del", f"{GROUP}:*")
+
+
+def rows_of(data):
+    """A recording's functions, each with its share in percent, its name, and whether it is the kernel's."""
+    report = ["report", "-i", data, "--no-children", "-g", "none", "--stdio", "-q", "-t", ";", "--fields", "overhead,symbol"]
+    for line in perf(*report).splitlines():
+        share, found, symbol = line.partition(";")
+        if found:
+            where, name = symbol.strip().split(" ", 1)
+            yield float(share.strip().rstrip("%")), re.sub(r"::h[0-9a-f]{16}$", "", name.strip()), where == "[k]"
+
+
+def owner(name):
+    """The crate a function is of; what it has inlined counts as its own."""
+    if name.startswith(("mi_", "_mi_")):
+        return "mimalloc"
+    crate = re.match(r"[<&]*(?:mut |dyn )?(\w+)::", name)
+    return crate.group(1) if crate else "libc"
+
+
+def profile(chosen, run, theatre, work, peer):
+    """Prints a table of functions, and keeps the recording for `perf report`."""
+    data = os.path.abspath(f"{chosen.out}/{work.key}.perf.data")
+    with Perf(theatre.directory, peer, ["record", "-q", "-g", "-F", "4000", "-o", data]):
+        cost = work.measure(run, peer)
+    rows = list(rows_of(data))
+    owners = collections.Counter()
+    for share, name, kernel in rows:
+        owners["the kernel" if kernel else owner(name)] += share
+    shares = ", ".join(f"{name} {share:.0f} %" for name, share in owners.most_common() if share >= LEAST_PERCENT)
+    print(f"\n{work.title}: {cost:.1f} µs CPU: {shares}\n\n| % | function |\n|---|---|")
+    for share, name, kernel in rows:
+        if share >= LEAST_PERCENT and not kernel:
+            print(f"| {share:.1f} | `{name}` |")
+    print(f"\nWith the kernel's and with callers: perf report -i {data}")
+
+
+def count(run, theatre, work, peer):
+    """Prints what a unit calls."""
+    out = f"{theatre.directory}/counts"
+    events = f"{GROUP}:*,syscalls:sys_enter_*"
+    with Perf(theatre.directory, peer, ["stat", "-x", ";", "-o", out, "-e", events]):
+        done = work.measure(run, peer).details["done"]
+    with open(out) as file:
+        fields = [line.split(";") for line in file if line.count(";") > 3]
+    each = {name: int(number) / done for number, _, name, *_ in fields if number.isdigit()}
+    calls = {name.split("sys_enter_")[1]: number for name, number in each.items() if "sys_enter_" in name}
+    allocations = {name.split(":")[1]: number for name, number in each.items() if name.startswith(GROUP)}
+    for title, counted in [("allocations", allocations), ("system calls", calls)]:
+        shown = sorted((item for item in counted.items() if item[1] >= LEAST_CALLS), key=lambda item: -item[1])
+        print(f"{title}: {sum(counted.values()):.2f} ({', '.join(f'{name} {number:.2f}' for name, number in shown)})")
+
+
+def main(chosen, run, theatre):
+    os.makedirs(chosen.out, exist_ok=True)
+    wanted = chosen.only if chosen.only != [work.key for work in works.WORKS] else USUAL
+    peer = peers.ours(chosen.binary, 4200)
+    peer.start()
+    try:
+        peers.check(peer)
+        with Probes(chosen.binary):
+            for work in (work for work in WORKS if work.key in wanted):
+                work.measure(run, peer)  # unmeasured: connections to pods, caches
+                profile(chosen, run, theatre, work, peer)
+                count(run, theatre, work, peer)
+    finally:
+        peer.stop()
