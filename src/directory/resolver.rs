@@ -168,7 +168,8 @@ impl<D: Directory> Resolver<D> {
             let known = || self.known.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
             let joined = self.known.lookups.join(&key, known, |room| {
                 let resolver = self.clone();
-                async move { resolver.look_up(&room).await }
+                // Boxed where it begins: as a task it would be moved several times, and a question to Redis is large.
+                async move { Box::pin(resolver.look_up(&room)).await }
             });
             match joined {
                 Joined::Known(resolution) => return resolution,
