@@ -54,7 +54,7 @@ async fn one(member: &Arc<Member>, check: &CheckConfig, dns: &Dns) {
 
 /// One question. HTTP/1.0, so that the answer is in no coding; but some servers keep the connection open all the same.
 async fn ask(address: &HostPort, path: &str, dns: &Dns) -> io::Result<Verdict> {
-    let addresses = dns.resolve(address).await?;
+    let addresses = dns.resolve(address).await.map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(&*addresses).await?;
     let request =
         format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: pod-router\r\nConnection: close\r\n\r\n");

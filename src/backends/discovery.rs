@@ -67,7 +67,7 @@ async fn gather<D: Directory>(
         let found = match source {
             Source::Host(address, weight) => addresses(address, *weight, routing, dns).await?,
             Source::Srv(name) => {
-                let targets = dns.services(name).await?;
+                let targets = dns.services(name).await.ok()?;
                 targets.into_iter().map(|(address, weight)| found(address, weight, routing)).collect()
             }
             Source::Heartbeats => {
