@@ -31,6 +31,7 @@
 //! | choosing a pod for a new room | [`core::placement`] |
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
 //! | the pods of a backend: from where, in what state | [`backends`] |
+//! | a question over HTTP of the router's own | [`probe`] |
 //! | choosing one of them for a request | `proxy/balance.rs` |
 //! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
@@ -66,7 +67,7 @@
 //! proxy         the path of one request
 //! backends      the pods for requests without a room
 //! directory dns who owns a room  |  where a name leads
-//! drain limits metrics single_flight telemetry   mechanics without domain words
+//! drain limits metrics probe single_flight telemetry   mechanics without domain words
 //! config        what was typed → what was meant
 //! core          values and decisions
 //! conformance   names the tests of each RFC clause; no code, imported by none
@@ -140,6 +141,7 @@ pub mod dns;
 pub mod drain;
 pub mod limits;
 pub mod metrics;
+pub mod probe;
 pub mod proxy;
 pub mod server;
 pub mod single_flight;

@@ -215,10 +215,7 @@ impl Pool {
 
     /// Those addresses that lie within `--pod-networks`.
     fn within(&self, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
-        let networks = self.config.pod_networks.as_deref().unwrap_or_default();
-        let inside =
-            |address: &&SocketAddr| networks.iter().any(|network| network.contains(&address.ip().to_canonical()));
-        addresses.iter().filter(inside).copied().collect()
+        addresses.iter().filter(|address| self.config.may_dial(address.ip())).copied().collect()
     }
 
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.

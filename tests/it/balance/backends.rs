@@ -1,6 +1,6 @@
 //! Where a backend's pods come from, and which backend a path is for.
 
-use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually};
+use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually, script};
 
 #[test]
 fn the_longest_prefix_decides() {
@@ -216,4 +216,33 @@ fn a_services_srv_record_names_its_pods() {
     assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x").pod(), "backend-1");
     let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-7~x");
     assert_eq!((gone.status(), gone.head.value("x-pod-router-error")), (400, Some("session-unknown")));
+}
+
+/// A pod that never answers has all the time of `timeout`; the others are asked at their pace.
+#[test]
+fn a_slow_pod_delays_no_check_but_its_own() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    pods[0].play(script::silence);
+    pods[1].play(script::answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndrain"));
+    let router = Router::builder()
+        .redis(&redis)
+        .default_backend(pods.iter())
+        .args(&["--health-check", "/health interval=50ms timeout=10m"])
+        .start_ready();
+    let asked = |n: usize| pods[n].received().len();
+    eventually("the other is asked again and again", || asked(1) >= 5);
+    assert_eq!(asked(0), 1, "once at a time");
+    assert_eq!(router.json("/status")["backends"][0]["pods"][1]["state"], "drain");
+}
+
+/// Where a request may not go, no check goes: the name may lead to somebody else by now.
+#[test]
+fn a_pod_outside_its_networks_is_not_asked_how_it_is() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let check = ["--health-check", "/health interval=50ms fall=1", "--pod-networks", "192.0.2.0/24"];
+    let router = Router::builder().redis(&redis).pod(&pods[0]).default_backend(pods.iter()).args(&check).start_ready();
+    let state = |n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
+    eventually("it counts as down", || state(0) == "down");
+    eventually("what is no pod of the StatefulSet is asked", || pods[1].accepted() > 0);
+    assert_eq!(pods[0].accepted(), 0);
 }
