@@ -115,6 +115,10 @@
 //! - **Sessions without a room need no memory of ours.** The pod stands in the `sid`, in a signed cookie or in a hash of the
 //!   client's address: any replica finds it, and a restarted one as well. Where none of them says, a session's request is
 //!   refused with Engine.IO's own words rather than balanced anew: its client starts over at once instead of failing slowly.
+//! - **Ready is who knows its pods**: each thread has heard from Redis, and each source of a backend has answered once, or
+//!   failed to for five seconds. Later failures change neither readiness nor the pods: that nobody answers says nothing.
+//! - **A pod is known by what it is, not by how it is found**: its StatefulSet name, else its address. A cookie and what is
+//!   held against a pod outlast a change in the number of addresses behind a name.
 //! - **What fails a request without a room is held against the pod for such requests only**: a room's pod is never
 //!   replaced, however it behaves.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.

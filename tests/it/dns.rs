@@ -1,5 +1,8 @@
 //! Pods by their StatefulSet name, with a name server of the test's own: one question a name, short memories, and a pod
 //! that comes back under another address.
+//!
+//! A name server has port 53: without root these tests, and those of `balance/backends.rs` that need one, say SKIPPED and
+//! pass.
 
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 

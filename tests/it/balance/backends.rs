@@ -106,6 +106,11 @@ fn a_source_that_does_not_answer_is_waited_for_and_not_for_ever() {
     assert_eq!(router.get("/").expect_error(503), "no-backend");
     names.fail(false);
     router.wait_log("it answers again", |line| line["source"] == NAME && line["level"] == "INFO");
+    // Nor where nothing comes back at all.
+    names.fall_silent();
+    let silent = ["--default-backend", "backend.default.svc.cluster.local:1"];
+    let router = Router::builder().nameserver(&names).redis(&redis).pod(&pods[0]).args(&silent).start_ready();
+    assert_eq!(router.get("/room_a").pod(), "backend-0");
 }
 
 /// A name that does not exist is an answer; and it holds up no other source, nor hides what that says later.
@@ -130,6 +135,8 @@ fn a_missing_name_leaves_the_others_alone() {
         pods.iter().map(|pod| pod["pod"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(pods(), [format!("{NAME}:{port}")]);
+    // Two names, and far more often than every five seconds.
+    eventually("they are asked for at that pace", || names.asked().len() >= 40);
     names.set_all(NAME, &[first.addr().ip(), second.addr().ip()]);
     eventually("the second address is seen", || pods().len() == 2);
     // What fails says nothing: the pods stay.
