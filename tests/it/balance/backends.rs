@@ -31,6 +31,7 @@ fn the_longest_prefix_decides() {
 fn a_backend_can_be_the_pods_with_a_heartbeat() {
     let (redis, pods) = (Redis::start(), Pods::start(3));
     let mut builder = Router::builder().redis(&redis).args(&["--default-backend", "heartbeats", "--threads", "1"]);
+    builder = builder.args(&["--backend-refresh", "50ms"]);
     for pod in pods.iter() {
         builder = builder.pod(pod);
     }
@@ -194,7 +195,7 @@ fn each_address_of_a_name_is_a_pod() {
         .nameserver(&names)
         .redis(&redis)
         .arg("--default-backend", format!("{NAME}:{port}"))
-        .args(&["--threads", "1"])
+        .args(&["--threads", "1", "--backend-refresh", "50ms"])
         .start_ready();
     let reached = |pod: &str| (0..3).any(|_| router.get("/").pod() == pod);
     eventually("both get requests", || reached("first") && reached("second"));
