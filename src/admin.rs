@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Admin<D> {
     /// For the directory's state and the heartbeats.
     pub resolver: Resolver<D>,
-    /// For the pods of the backends.
+    /// For the pods of the backends, and for readiness.
     pub backends: Arc<Backends>,
     /// For everything that is counted.
     pub metrics: Arc<Metrics>,
@@ -183,16 +183,23 @@ impl<D: Directory> Admin<D> {
     }
 
     fn is_ready(&self) -> bool {
-        self.phase() == Phase::Serving && self.strangers.load(Ordering::Relaxed) == 0
+        self.phase() == Phase::Serving && !self.is_alone() && self.backends.are_known()
+    }
+
+    /// Whether a thread has not heard from the directory yet.
+    fn is_alone(&self) -> bool {
+        self.strangers.load(Ordering::Relaxed) > 0
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
         if self.is_ready() {
             text(StatusCode::OK, "ready\n")
-        } else if self.phase() == Phase::Serving {
+        } else if self.phase() != Phase::Serving {
+            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+        } else if self.is_alone() {
             text(StatusCode::SERVICE_UNAVAILABLE, "the directory has not answered yet\n")
         } else {
-            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+            text(StatusCode::SERVICE_UNAVAILABLE, "the backends' pods are not known yet\n")
         }
     }
 

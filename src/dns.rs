@@ -4,6 +4,9 @@
 //! addresses are kept for five seconds at most, failures for one second, and a pod's entry is dropped as soon as a
 //! connection to it fails. One question per name at a time, however many ask.
 //!
+//! That a name does not exist is an answer; that nobody could say is none, and never told as one: a name server that is
+//! away says nothing about the pods.
+//!
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
 //! turning one question into four. `Host` never carries it.
 
@@ -11,10 +14,12 @@ mod srv;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use dns_lookup::LookupErrorKind;
 
 use crate::core::address::HostPort;
 use crate::single_flight::SingleFlight;
@@ -31,15 +36,24 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// A name with this many dots is a full one: `service.namespace.svc.cluster.local` has four.
 const QUALIFIED: usize = 4;
 
-/// The cache, shared by all worker threads. Its size is bounded by the pods and backends there are.
+/// The cache, shared by all worker threads. What is over is dropped before it grows.
 #[derive(Clone, Debug, Default)]
 pub struct Dns {
     known: Arc<Mutex<HashMap<HostPort, Known>>>,
     asking: SingleFlight<HostPort, Answer>,
 }
 
-/// `None`: the name has no address.
-type Answer = Option<Arc<[SocketAddr]>>;
+/// The addresses behind a name, at least one.
+type Answer = Result<Arc<[SocketAddr]>, DnsError>;
+
+/// Why a name led nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsError {
+    /// It does not exist or has no address: that is the answer.
+    NoAddress,
+    /// There was no answer: the name server is away, or fails.
+    Unanswered,
+}
 
 #[derive(Clone, Debug)]
 struct Known {
@@ -52,42 +66,72 @@ impl Dns {
     ///
     /// # Errors
     ///
-    /// `NotFound` where the name has none now.
-    pub async fn resolve(&self, target: &HostPort) -> io::Result<Arc<[SocketAddr]>> {
-        if let Some(ip) = target.ip() {
-            return Ok(Arc::new([SocketAddr::new(ip, target.port)]));
-        }
-        self.ask(target).await.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+    /// The name has none now, or nobody could say.
+    pub async fn resolve(&self, target: &HostPort) -> Answer {
+        self.ask(target, || self.remembered(target)).await
     }
 
-    /// The pods that a service's SRV record lists, with their weights; `None` where nobody answered. Not cached: who asks
-    /// does so rarely.
-    pub async fn services(&self, name: &str) -> Option<Vec<(HostPort, u32)>> {
-        let asked = srv::ask(name).await;
-        asked.inspect_err(|error| tracing::debug!(name, %error, "SRV record not found")).ok()
+    /// The same, by an answer to a question that has not been put before: for who asks from time to time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::resolve`].
+    pub async fn resolve_anew(&self, target: &HostPort) -> Answer {
+        self.ask(target, || None).await
+    }
+
+    /// The pods that a service's SRV record lists, with their weights: none where there is no such record. Not cached: who
+    /// asks does so rarely.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answered.
+    pub async fn services(&self, name: &str) -> Result<Vec<(HostPort, u32)>, DnsError> {
+        srv::ask(name).await.map_err(|error| {
+            tracing::debug!(name, %error, "no answer about SRV records");
+            DnsError::Unanswered
+        })
     }
 
     /// Forgets a name, because a connection to one of its addresses failed. That it has none is not forgotten.
     pub fn forget(&self, target: &HostPort) {
         let mut known = self.known();
-        if known.get(target).is_some_and(|known| known.answer.is_some()) {
+        if known.get(target).is_some_and(|known| known.answer.is_ok()) {
             known.remove(target);
         }
     }
 
-    async fn ask(&self, target: &HostPort) -> Answer {
-        let known =
-            || self.known().get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone());
+    async fn ask(&self, target: &HostPort, known: impl Fn() -> Option<Answer>) -> Answer {
+        if let Some(ip) = target.ip() {
+            return Ok(Arc::new([SocketAddr::new(ip, target.port)]));
+        }
         let question = |target| {
             let dns = self.clone();
             async move {
                 let answer = ask(&target).await;
-                let lifetime = if answer.is_some() { POSITIVE } else { NEGATIVE };
-                dns.known().insert(target, Known { answer: answer.clone(), until: Instant::now() + lifetime });
+                dns.remember(target, answer.clone(), Instant::now());
                 answer
             }
         };
-        self.asking.answer(target, known, question).await.flatten()
+        self.asking.answer(target, known, question).await.unwrap_or(Err(DnsError::Unanswered))
+    }
+
+    fn remembered(&self, target: &HostPort) -> Option<Answer> {
+        self.known().get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone())
+    }
+
+    fn remember(&self, target: HostPort, answer: Answer, now: Instant) {
+        let lifetime = if answer.is_ok() { POSITIVE } else { NEGATIVE };
+        let mut known = self.known();
+        let is_good = |known: &Known| known.answer.is_ok() && known.until > now;
+        if answer == Err(DnsError::Unanswered) && known.get(&target).is_some_and(is_good) {
+            return;
+        }
+        // Names come and go with the pods that carry them.
+        if known.len() == known.capacity() {
+            known.retain(|_, known| known.until > now);
+        }
+        known.insert(target, Known { answer, until: now + lifetime });
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<HostPort, Known>> {
@@ -96,6 +140,17 @@ impl Dns {
     }
 }
 
+impl fmt::Display for DnsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoAddress => "the name has no address",
+            Self::Unanswered => "the name could not be looked up: the name server is away, or fails",
+        })
+    }
+}
+
+impl std::error::Error for DnsError {}
+
 /// A pod's full name gets a trailing dot; a short one (`backend-service`, `backend.default`) needs the search list.
 fn as_asked(host: &str) -> Cow<'_, str> {
     if host.matches('.').count() >= QUALIFIED && !host.ends_with('.') { format!("{host}.").into() } else { host.into() }
@@ -103,17 +158,24 @@ fn as_asked(host: &str) -> Cow<'_, str> {
 
 /// Asks the system's resolver once.
 async fn ask(target: &HostPort) -> Answer {
-    let name = as_asked(&target.host);
-    let looked_up = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((&*name, target.port))).await;
-    match looked_up {
-        Ok(Ok(addresses)) => Some(addresses.collect::<Vec<_>>()).filter(|found| !found.is_empty()).map(Arc::from),
-        Ok(Err(error)) => {
-            tracing::debug!(%target, %error, "name not resolved");
-            None
+    let (name, port) = (as_asked(&target.host).into_owned(), target.port);
+    let lookup = tokio::task::spawn_blocking(move || {
+        let found = dns_lookup::lookup_host(&name).map_err(|error| error.kind())?;
+        Ok(found.map(|ip| SocketAddr::new(ip, port)).collect::<Arc<[_]>>())
+    });
+    match tokio::time::timeout(DEADLINE, lookup).await {
+        Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
+        Ok(Ok(Ok(_) | Err(LookupErrorKind::NoName | LookupErrorKind::NoData))) => {
+            tracing::debug!(%target, "the name has no address");
+            Err(DnsError::NoAddress)
         }
-        Err(_) => {
+        Ok(Ok(Err(kind))) => {
+            tracing::debug!(%target, ?kind, "name not resolved");
+            Err(DnsError::Unanswered)
+        }
+        Ok(Err(_)) | Err(_) => {
             tracing::warn!(%target, "the resolver did not answer in time");
-            None
+            Err(DnsError::Unanswered)
         }
     }
 }
@@ -147,7 +209,7 @@ mod tests {
         let remembered = |target: &HostPort, longest| {
             let known = dns.known().get(target).cloned()?;
             assert!(known.until <= Instant::now() + longest, "remembered for too long");
-            Some(known.answer.is_some())
+            Some(known.answer.is_ok())
         };
         let local = target("localhost:7");
         dns.resolve(&local).await.expect("localhost resolves everywhere");
@@ -160,5 +222,33 @@ mod tests {
         assert_eq!(remembered(&nowhere, NEGATIVE), Some(false));
         dns.forget(&nowhere);
         assert_eq!(remembered(&nowhere, NEGATIVE), Some(false), "a failure keeps its pause");
+    }
+
+    #[test]
+    fn no_answer_takes_no_address_away_before_its_time() {
+        let (dns, start, name) = (Dns::default(), Instant::now(), target("pod-0:7"));
+        let after = |answer: Answer, seconds| {
+            dns.remember(name.clone(), answer, start + Duration::from_secs(seconds));
+            dns.known()[&name].answer.clone().map(|found| found.len())
+        };
+        let address: Arc<[SocketAddr]> = Arc::new(["10.0.0.1:7".parse().expect("an address")]);
+        assert_eq!(after(Ok(Arc::clone(&address)), 0), Ok(1));
+        assert_eq!(after(Err(DnsError::Unanswered), 4), Ok(1));
+        assert_eq!(after(Err(DnsError::Unanswered), 5), Err(DnsError::Unanswered), "its time is over");
+        assert_eq!(after(Ok(address), 6), Ok(1));
+        assert_eq!(after(Err(DnsError::NoAddress), 7), Err(DnsError::NoAddress), "that is an answer");
+    }
+
+    /// Where pods have names of their own by SRV records, each rollout brings new ones.
+    #[test]
+    fn names_that_nobody_asks_for_any_more_are_dropped() {
+        let (dns, start) = (Dns::default(), Instant::now());
+        let later = |n: u32| start + POSITIVE * n;
+        for n in 0..1000 {
+            let address: Arc<[SocketAddr]> = Arc::new([]);
+            dns.remember(target(&format!("pod-{n}:7")), Ok(address), later(n));
+        }
+        assert!(dns.known().len() <= 4, "{} names", dns.known().len());
+        assert!(dns.known().contains_key(&target("pod-999:7")));
     }
 }

@@ -31,6 +31,7 @@
 //! | choosing a pod for a new room | [`core::placement`] |
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
 //! | the pods of a backend: from where, in what state | [`backends`] |
+//! | a question over HTTP of the router's own | [`probe`] |
 //! | choosing one of them for a request | `proxy/balance.rs` |
 //! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
@@ -66,7 +67,7 @@
 //! proxy         the path of one request
 //! backends      the pods for requests without a room
 //! directory dns who owns a room  |  where a name leads
-//! drain limits metrics single_flight telemetry   mechanics without domain words
+//! drain limits metrics probe single_flight telemetry   mechanics without domain words
 //! config        what was typed → what was meant
 //! core          values and decisions
 //! conformance   names the tests of each RFC clause; no code, imported by none
@@ -117,6 +118,10 @@
 //! - **Sessions without a room need no memory of ours.** The pod stands in the `sid`, in a signed cookie or in a hash of the
 //!   client's address: any replica finds it, and a restarted one as well. Where none of them says, a session's request is
 //!   refused with Engine.IO's own words rather than balanced anew: its client starts over at once instead of failing slowly.
+//! - **Ready is who knows its pods**: each thread has heard from Redis, and each source of a backend has answered once, or
+//!   failed to for five seconds. Later failures change neither readiness nor the pods: that nobody answers says nothing.
+//! - **A pod is known by what it is, not by how it is found**: its StatefulSet name, else its address. A cookie and what is
+//!   held against a pod outlast a change in the number of addresses behind a name.
 //! - **What fails a request without a room is held against the pod for such requests only**: a room's pod is never
 //!   replaced, however it behaves.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.
@@ -143,6 +148,7 @@ pub mod dns;
 pub mod drain;
 pub mod limits;
 pub mod metrics;
+pub mod probe;
 pub mod proxy;
 pub mod server;
 pub mod single_flight;

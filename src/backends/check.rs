@@ -1,46 +1,45 @@
-//! Active health checks: each pod of the backends is asked for a path, all at once, time and again.
+//! Active health checks: each pod of the backends is asked for a path, time and again.
+//!
+//! A pod is asked again once it has answered or its time is over: one that is slow delays no other. Where requests may not
+//! go (`--pod-networks`), no question goes.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use super::{Backends, Member};
-use crate::config::CheckConfig;
-use crate::core::address::HostPort;
+use crate::config::{BackendsConfig, Config, UpstreamConfig};
 use crate::core::check::{Verdict, verdict};
 use crate::dns::Dns;
-
-/// As much of an answer as is read.
-const MAX_ANSWER: usize = 16 * 1024;
-
-/// As much of its body as says something: the first word.
-const FIRST_WORD: usize = 16;
+use crate::probe;
 
 /// Checks for as long as the process lives, if it is configured to.
 pub async fn check_forever(backends: Arc<Backends>, dns: Dns) {
-    let Some(check) = backends.config.backends.check.clone() else {
+    let Some(check) = &backends.config.backends.check else {
         return;
     };
-    let check = Arc::new(check);
-    let mut rounds = interval(check.interval);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut under_way: Vec<(Arc<Member>, JoinHandle<()>)> = Vec::new();
     loop {
-        rounds.tick().await;
-        let mut round = JoinSet::new();
+        under_way.retain(|(_, question)| !question.is_finished());
         for member in backends.iter().flat_map(|backend| backend.set().members.clone()) {
-            let (check, dns) = (Arc::clone(&check), dns.clone());
-            round.spawn_local(async move { one(&member, &check, &dns).await });
+            if under_way.iter().all(|(asked, _)| !Arc::ptr_eq(asked, &member)) {
+                let question = one(Arc::clone(&backends), Arc::clone(&member), dns.clone());
+                under_way.push((member, tokio::task::spawn_local(question)));
+            }
         }
-        round.join_all().await;
+        sleep(check.interval).await;
     }
 }
 
-async fn one(member: &Arc<Member>, check: &CheckConfig, dns: &Dns) {
-    let answered = timeout(check.timeout, ask(&member.address, &check.path, dns)).await;
+async fn one(backends: Arc<Backends>, member: Arc<Member>, dns: Dns) {
+    let Config { backends: BackendsConfig { check: Some(check), .. }, upstream, .. } = &*backends.config else {
+        return;
+    };
+    let answered = timeout(check.timeout, ask(&member, &check.path, upstream, &dns)).await;
     let verdict = match answered {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(error)) => {
@@ -52,67 +51,15 @@ async fn one(member: &Arc<Member>, check: &CheckConfig, dns: &Dns) {
     member.checked(verdict, check.rise, check.fall);
 }
 
-/// One question. HTTP/1.0, so that the answer is in no coding; but some servers keep the connection open all the same.
-async fn ask(address: &HostPort, path: &str, dns: &Dns) -> io::Result<Verdict> {
-    let addresses = dns.resolve(address).await?;
-    let mut stream = TcpStream::connect(&*addresses).await?;
-    let request =
-        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: pod-router\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    while answer.len() < MAX_ANSWER && !says_enough(&answer) && stream.read_buf(&mut answer).await? > 0 {}
-    read(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
-}
-
-/// Whether more of it would change nothing: the head is there, and the body's first word or all of a shorter one.
-fn says_enough(answer: &[u8]) -> bool {
-    let answer = String::from_utf8_lossy(answer);
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        return false;
-    };
-    let fields = head.lines().filter_map(|line| line.split_once(':'));
-    let length = fields.rev().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(usize::MAX);
-    body.len() >= FIRST_WORD.min(length)
-}
-
-fn read(answer: &[u8]) -> Option<Verdict> {
-    let answer = String::from_utf8_lossy(answer);
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.trim();
-    Some(verdict(status.parse().ok()?, body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_need_not_end_to_say_enough() {
-        for (answer, enough) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nmaint", true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nmain", false),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{\"status\":\"fine\"", true),
-            ("HTTP/1.1 200 OK\r\n\r\nup", false),
-            ("HTTP/1.1 200 OK\r\n", false),
-        ] {
-            assert_eq!(says_enough(answer.as_bytes()), enough, "{answer}");
-        }
+async fn ask(member: &Member, path: &str, upstream: &UpstreamConfig, dns: &Dns) -> io::Result<Verdict> {
+    let found = dns.resolve(&member.address).await.map_err(io::Error::other)?;
+    // As requests do: what a backend lists by another name is not confined.
+    let may_be_asked = |found: &&SocketAddr| !member.is_pod || upstream.may_dial(found.ip());
+    let addresses: Vec<_> = found.iter().filter(may_be_asked).copied().collect();
+    if addresses.is_empty() {
+        return Err(io::Error::other(format!("none of {found:?} is within --pod-networks")));
     }
-
-    #[test]
-    fn an_answer_is_a_status_and_perhaps_a_word() {
-        for (answer, expected) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Some(Verdict::Good)),
-            ("HTTP/1.0 503\r\n\r\n", Some(Verdict::Bad)),
-            ("HTTP/1.1 200 OK\r\n\r\ndrain\n", Some(Verdict::Drain)),
-            ("HTTP/1.1 200 OK\r\n", None),
-            ("SSH-2.0-x\r\n\r\n", None),
-            ("HTTP/1.1 OK\r\n\r\n", None),
-            ("", None),
-        ] {
-            assert_eq!(read(answer.as_bytes()), expected, "{answer}");
-        }
-    }
+    let stream = TcpStream::connect(&*addresses).await?;
+    let said = probe::get(stream, &member.address.to_string(), path).await?;
+    Ok(verdict(said.status.as_u16(), &said.word))
 }

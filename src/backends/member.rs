@@ -3,7 +3,7 @@
 //! A pod keeps its [`Member`] for as long as it stays in the set, so that what is held against it, and since when it is
 //! back, outlives a refresh. Nothing here is locked for a pod that behaves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,13 @@ pub struct Member {
     pub name: Arc<str>,
     /// Where it is.
     pub address: HostPort,
+    /// What it stays known by, whatever its name: the pod's name, else the address it was found at.
+    pub(super) origin: Arc<str>,
     /// Whether the name is a pod's of the StatefulSet.
     pub is_pod: bool,
     /// The value of its affinity cookie, where cookies are set.
     pub tag: Option<Box<str>>,
-    weight: u32,
+    weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
     state: Mutex<State>,
@@ -32,7 +34,7 @@ pub struct Member {
     remarkable: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     conduct: Conduct,
     checks: Checks,
@@ -46,6 +48,7 @@ struct State {
 pub(super) struct Found {
     pub(super) name: Arc<str>,
     pub(super) address: HostPort,
+    pub(super) origin: Arc<str>,
     pub(super) is_pod: bool,
     pub(super) weight: u32,
 }
@@ -67,11 +70,36 @@ pub enum Availability {
 
 impl Member {
     pub(super) fn new(found: Found, tag: Option<Box<str>>, metrics: PodMetrics, joined: Option<Instant>) -> Self {
-        let Found { name, address, is_pod, weight } = found;
+        let Found { name, address, origin, is_pod, weight } = found;
+        let weight = AtomicU32::new(weight);
         let id = stable_hash(name.as_bytes());
         let state = Mutex::new(State { back_since: joined, ..State::default() });
         let remarkable = AtomicBool::new(joined.is_some());
-        Self { name, address, is_pod, tag, weight, id, metrics, state, remarkable }
+        Self { name, address, origin, is_pod, tag, weight, id, metrics, state, remarkable }
+    }
+
+    /// With what is known of the same pod under another name.
+    pub(super) fn with_past_of(self, before: &Self) -> Self {
+        let past = before.state().clone();
+        self.remark(&past);
+        *self.state() = past;
+        self
+    }
+
+    /// Whether it is what was found.
+    pub(super) fn is(&self, found: &Found) -> bool {
+        self.name == found.name && self.address == found.address && self.origin == found.origin
+    }
+
+    /// Whether what was found is the same pod under another name, or another one behind the same name: of a name with one
+    /// address nobody can tell.
+    pub(super) fn was(&self, found: &Found) -> bool {
+        self.origin == found.origin || self.name == found.name && self.address == found.address
+    }
+
+    /// Gives it another share: SRV records change theirs with the number of pods.
+    pub(super) fn reweigh(&self, weight: u32) {
+        self.weight.store(weight, Ordering::Relaxed);
     }
 
     /// What is counted for it.
@@ -102,7 +130,7 @@ impl Member {
 
     /// What the policies see of it; `ramp` is `--slow-start`.
     pub fn candidate(&self, slot: usize, ramp: Duration, now: Instant) -> Candidate {
-        let mut weight = f64::from(self.weight);
+        let mut weight = f64::from(self.weight.load(Ordering::Relaxed));
         if !ramp.is_zero() && self.remarkable.load(Ordering::Relaxed) {
             let mut state = self.state();
             if let Some(since) = state.back_since {

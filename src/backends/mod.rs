@@ -9,6 +9,8 @@ mod discovery;
 mod member;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,8 @@ pub struct Backends {
     key: Option<hmac::Key>,
     /// Who has left, and when.
     departed: Mutex<Vec<(Arc<Member>, Instant)>>,
+    /// How many sources are still waited for before the router is ready.
+    awaited: AtomicUsize,
 }
 
 /// One backend.
@@ -48,6 +52,8 @@ pub struct Backend {
     /// As it was configured.
     pub config: BackendConfig,
     set: ArcSwap<Set>,
+    /// What each source has said last; `None` for one that has not answered.
+    heard: Mutex<Vec<Option<Vec<Found>>>>,
 }
 
 /// The pods of a backend at one time.
@@ -73,13 +79,37 @@ impl Backends {
             .as_ref()
             .map(|cookie: &CookieConfig| hmac::Key::new(hmac::HMAC_SHA256, cookie.key.0.as_bytes()));
         let list = config.backends.backends.iter();
-        let list = list.map(|config| Backend { config: config.clone(), set: ArcSwap::default() }).collect();
-        let backends = Self { config, metrics, list, key, departed: Mutex::default() };
+        let list = list.map(|config| Backend {
+            config: config.clone(),
+            set: ArcSwap::default(),
+            heard: Mutex::new(vec![None; config.sources.len()]),
+        });
+        let list: Vec<_> = list.collect();
+        let sources = list.iter().flat_map(|backend| &backend.config.sources);
+        let awaited = AtomicUsize::new(sources.filter(|source| discovery::is_asked(source)).count());
+        let backends = Self { config, metrics, list, key, departed: Mutex::default(), awaited };
         for backend in &backends.list {
-            let written = discovery::as_written(&backend.config, &backends.config.routing);
+            let written = discovery::listed(&backend.config, &backends.config.routing, &backend.heard());
             backends.publish(backend, written, false);
         }
         backends
+    }
+
+    /// Whether every source has been heard, or waited for long enough.
+    pub fn are_known(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) == 0
+    }
+
+    fn no_longer_await_one(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes in what a source has said; `place` is its backend's and its own.
+    fn learn(&self, place: (usize, usize), found: Vec<Found>) {
+        let backend = &self.list[place.0];
+        let mut heard = backend.heard();
+        heard[place.1] = Some(found);
+        self.publish(backend, discovery::listed(&backend.config, &self.config.routing, &heard), true);
     }
 
     /// The backend for a path.
@@ -124,33 +154,41 @@ impl Backends {
     /// Makes `found` the backend's pods, keeping those it has. `later`: they have joined, and were not there at the start.
     fn publish(&self, backend: &Backend, found: Vec<Found>, later: bool) {
         let old = backend.set();
-        let kept = |found: &Found| old.members.iter().find(|m| m.name == found.name && m.address == found.address);
-        if later && found.len() == old.members.len() && found.iter().all(|found| kept(found).is_some()) {
+        let members: Vec<_> = found.into_iter().map(|found| self.member(backend, &old.members, found, later)).collect();
+        let is_in = |members: &[Arc<Member>], member: &Arc<Member>| members.iter().any(|m| Arc::ptr_eq(m, member));
+        if later && members.len() == old.members.len() && members.iter().all(|member| is_in(&old.members, member)) {
             return;
         }
-        let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
-        let members = found.into_iter().map(|found| match kept(&found) {
-            Some(member) => Arc::clone(member),
-            None => Arc::new(Member::new(
-                found.clone(),
-                self.tag(&backend.config.prefix, &found.name),
-                self.metrics.pod(&found.name),
-                joined,
-            )),
-        });
-        let set = Set::new(members.collect(), old.version + 1);
-        if later {
-            let names: Vec<_> = set.members.iter().map(|member| &*member.name).collect();
-            tracing::info!(prefix = backend.config.prefix, pods = ?names, "backend changed");
+        let names = |members: &[Arc<Member>]| members.iter().map(|m| Arc::clone(&m.name)).collect::<Vec<_>>();
+        if later && names(&members) != names(&old.members) {
+            tracing::info!(prefix = backend.config.prefix, pods = ?names(&members), "backend changed");
         }
-        let gone = old.members.iter().filter(|old| !set.members.iter().any(|now| Arc::ptr_eq(old, now)));
+        let gone = old.members.iter().filter(|old| !is_in(&members, old));
         self.departed().extend(gone.map(|member| (Arc::clone(member), Instant::now())));
-        backend.set.store(Arc::new(set));
+        backend.set.store(Arc::new(Set::new(members, old.version + 1)));
+    }
+
+    /// The member that was found: the one it is, or a new one, with what is known of the pod under another name.
+    fn member(&self, backend: &Backend, old: &[Arc<Member>], found: Found, later: bool) -> Arc<Member> {
+        if let Some(member) = old.iter().find(|member| member.is(&found)) {
+            member.reweigh(found.weight);
+            return Arc::clone(member);
+        }
+        let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
+        let before = old.iter().find(|member| member.was(&found));
+        // By its origin: a session must not end because the number of addresses behind a name has changed.
+        let tag = self.tag(&backend.config.prefix, &found.origin);
+        let metrics = self.metrics.pod(&found.name);
+        let member = Member::new(found, tag, metrics, joined);
+        Arc::new(match before {
+            Some(before) => member.with_past_of(before),
+            None => member,
+        })
     }
 
     /// Drops the series of pods that have been gone for a while: where pods go by their addresses, each restart makes a
     /// new one. A StatefulSet's pod comes back under its name and keeps its own.
-    fn forget_departed(&self) {
+    fn forget_departed(&self, now: Instant) {
         let is_listed = |member: &Member| {
             self.list.iter().any(|backend| backend.set().members.iter().any(|listed| listed.name == member.name))
         };
@@ -158,7 +196,8 @@ impl Backends {
             if member.is_pod || is_listed(member) {
                 return false;
             }
-            let over = since.elapsed() > FORGOTTEN && member.load() == 0 && member.metrics().connections.get() == 0;
+            let idle = member.load() == 0 && member.metrics().connections.get() == 0;
+            let over = now.saturating_duration_since(*since) > FORGOTTEN && idle;
             if over {
                 self.metrics.forget(&member.name);
             }
@@ -173,8 +212,8 @@ impl Backends {
 
     /// The cookie's value for a pod of the backend with this prefix: a signature of both, by which only a holder of the key
     /// can find it, and which means nothing to another backend.
-    fn tag(&self, prefix: &str, name: &str) -> Option<Box<str>> {
-        let tag = hmac::sign(self.key.as_ref()?, format!("{prefix} {name}").as_bytes());
+    fn tag(&self, prefix: &str, origin: &str) -> Option<Box<str>> {
+        let tag = hmac::sign(self.key.as_ref()?, format!("{prefix} {origin}").as_bytes());
         Some(tag.as_ref()[..TAG].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
     }
 }
@@ -187,6 +226,11 @@ impl Backend {
         self.set.load_full()
     }
 
+    fn heard(&self) -> MutexGuard<'_, Vec<Option<Vec<Found>>>> {
+        // Assignments only: nothing is left half-done by a panic.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it is the one for every path that no route is for.
     pub fn is_default(&self) -> bool {
         self.config.prefix.is_empty()
@@ -197,16 +241,14 @@ impl Backend {
 
 impl Set {
     fn new(members: Vec<Arc<Member>>, version: u64) -> Self {
-        let mut set = Self { version, ..Self::default() };
-        for (slot, member) in members.iter().enumerate() {
-            // `api-1.api:3000` may be named by `api-1` in a sid, if only one is.
-            let alias = member.address.host.split('.').next().filter(|_| member.address.ip().is_none());
-            set.by_name.extend(alias.filter(|_| !member.is_pod).map(|alias| (Arc::from(alias), slot)));
-            set.by_name.insert(Arc::clone(&member.name), slot);
-            set.by_tag.extend(member.tag.clone().map(|tag| (tag, slot)));
+        let mut by_name: HashMap<_, _> =
+            members.iter().enumerate().map(|(slot, member)| (Arc::clone(&member.name), slot)).collect();
+        for (alias, slot) in aliases(&members) {
+            // The name of a pod is that pod's.
+            by_name.entry(alias.into()).or_insert(slot);
         }
-        set.members = members;
-        set
+        let tags = members.iter().enumerate().filter_map(|(slot, member)| Some((member.tag.clone()?, slot)));
+        Self { by_tag: tags.collect(), by_name, members, version }
     }
 
     /// The pod with this name.
@@ -225,6 +267,21 @@ impl Set {
     }
 }
 
+/// What members may be called in a sid besides their names: `api-1` for `api-1.api:3000`, if only one is.
+fn aliases(members: &[Arc<Member>]) -> impl Iterator<Item = (&str, usize)> {
+    let mut aliases: HashMap<&str, Option<usize>> = HashMap::new();
+    for (slot, member) in members.iter().enumerate() {
+        let label = member.address.host.split('.').next();
+        if let Some(alias) = label.filter(|_| !member.is_pod && member.address.ip().is_none()) {
+            match aliases.entry(alias) {
+                Entry::Vacant(free) => drop(free.insert(Some(slot))),
+                Entry::Occupied(mut taken) => drop(taken.insert(None)),
+            }
+        }
+    }
+    aliases.into_iter().filter_map(|(alias, slot)| Some((alias, slot?)))
+}
+
 impl Member {
     /// Its state in a word, for people and `/status`.
     pub fn word(&self) -> &'static str {
@@ -238,3 +295,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

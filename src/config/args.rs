@@ -136,6 +136,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "COUNT", default_value = "80", help_heading = "Routing")]
     pub(super) max_participants_per_pod: String,
 
+    /// How often the names and heartbeats behind backends are asked for; one that has never answered is asked twice a second
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Balancing")]
+    pub(super) backend_refresh: String,
     /// How a pod is chosen for a request without a room and without a session
     #[arg(
         long,

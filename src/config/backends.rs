@@ -16,6 +16,8 @@ use crate::core::ejection::EjectionLimits;
 pub struct BackendsConfig {
     /// `--route` and `--default-backend`, the longest prefix first; the last one has the empty prefix.
     pub backends: Vec<BackendConfig>,
+    /// `--backend-refresh`: how often their sources are asked.
+    pub refresh: Duration,
     /// `--session-affinity`, `--affinity-cookie`.
     pub session: SessionConfig,
     /// `--max-fails`, `--fail-timeout`; `None` when it is off.

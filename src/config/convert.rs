@@ -147,11 +147,12 @@ impl Args {
         }
         backends.sort_by_key(|backend| std::cmp::Reverse(backend.prefix.len()));
         let fails = setting("max-fails", &self.max_fails, |text| count(text, 0..=1_000_000))?;
-        let timeout = setting("fail-timeout", &self.fail_timeout, timeout)?;
+        let fail_timeout = setting("fail-timeout", &self.fail_timeout, timeout)?;
         Ok(BackendsConfig {
             backends,
+            refresh: setting("backend-refresh", &self.backend_refresh, timeout)?,
             session: self.session()?,
-            ejection: (fails > 0).then_some(EjectionLimits { fails, timeout }),
+            ejection: (fails > 0).then_some(EjectionLimits { fails, timeout: fail_timeout }),
             fail_status: setting("fail-status", &self.fail_status, fail_status)?,
             check: setting("health-check", &self.health_check, health_check)?,
             slow_start: setting("slow-start", &self.slow_start, duration)?,

@@ -17,7 +17,7 @@ mod value;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -212,6 +212,16 @@ impl RoutingConfig {
     /// Where this pod is.
     pub fn address_of(&self, pod: &PodId) -> HostPort {
         self.fixed_pods.get(pod).cloned().unwrap_or_else(|| self.pod_address.of(pod))
+    }
+}
+
+// === impl UpstreamConfig ===
+
+impl UpstreamConfig {
+    /// Whether a pod may have this address: `--pod-networks`.
+    pub fn may_dial(&self, ip: IpAddr) -> bool {
+        let networks = self.pod_networks.as_ref();
+        networks.is_none_or(|networks| networks.iter().any(|network| network.contains(&ip.to_canonical())))
     }
 }
 

@@ -134,7 +134,7 @@ impl Config {
 }
 
 impl Config {
-    fn effective_balancing(&self) -> [(&'static str, String); 11] {
+    fn effective_balancing(&self) -> [(&'static str, String); 12] {
         let backends = &self.backends;
         let SessionConfig { sid, client_ip, cookie } = &backends.session;
         let affinity: Vec<_> =
@@ -147,6 +147,7 @@ impl Config {
             .ejection
             .map_or(("0".to_owned(), "unused".to_owned()), |limits| (limits.fails.to_string(), time(limits.timeout)));
         [
+            ("--backend-refresh", time(backends.refresh)),
             ("--balance", backends.default_backend().policy.to_string()),
             ("--session-affinity", if affinity.is_empty() { "off".to_owned() } else { affinity.join(",") }),
             ("--affinity-cookie", name.to_owned()),

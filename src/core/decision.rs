@@ -80,7 +80,7 @@ pub fn plan(page_load: bool, resolution: Resolution, on_unassigned: OnUnassigned
 /// How far an attempt to reach a pod got when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Its name has no address.
+    /// Its name has no address, or could not be looked up.
     Resolve,
     /// The pod has as many requests and tunnels as it may have, and as many that wait.
     Queue,
@@ -114,7 +114,7 @@ pub struct Failure {
     pub stage: Stage,
     /// Whether the pod may have seen any of the request.
     pub sent: bool,
-    /// Whether time ran out, as against being refused or broken off.
+    /// Whether time ran out or nobody could say, as against a refusal, a name without an address, a break.
     pub timed_out: bool,
 }
 

@@ -159,6 +159,8 @@ impl Balancer {
             // Never balanced anew; but where there is only one pod, it is the one.
             Session::Sid(_) => match &*set.members {
                 [only] => Bound::Member(Arc::clone(only), AffinitySource::None),
+                // That nobody is known says nothing about the session's pod.
+                [] => Bound::Free,
                 _ if !affinity.sid && cookie.is_none() => Bound::Free,
                 _ => Bound::Gone,
             },

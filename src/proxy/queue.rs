@@ -14,7 +14,7 @@ use crate::config::UpstreamConfig;
 use crate::core::decision::{Failure, Stage};
 use crate::metrics::{Held, Metrics, PodMetrics, seconds};
 
-/// The queues of all pods.
+/// The queues of all pods, as long as somebody may come to one: where pods go by their addresses, old ones pile up.
 #[derive(Clone, Debug, Default)]
 pub struct Queues(Arc<Mutex<HashMap<Arc<str>, Arc<Queue>>>>);
 
@@ -40,6 +40,10 @@ impl Queues {
     pub(super) fn of(&self, pod: &Arc<str>, config: &UpstreamConfig, metrics: &Arc<Metrics>) -> Option<Arc<Queue>> {
         let max = config.max_connections?;
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !queues.contains_key(pod) {
+            // A tunnel has its place for longer than its thread remembers the pod.
+            queues.retain(|_, queue| Arc::strong_count(queue) > 1 || queue.places.available_permits() < max);
+        }
         let queue = queues.entry(Arc::clone(pod)).or_insert_with(|| {
             Arc::new(Queue {
                 places: Arc::new(Semaphore::new(max)),
@@ -131,6 +135,26 @@ mod tests {
         assert_eq!((pod.queued.get(), metrics.queue_duration.get_sample_count()), (0, 1));
         drop(second);
         queue.enter(&pod).await.expect("free again");
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_kept_as_long_as_somebody_may_come_to_it_or_has_a_place() {
+        let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
+        let limits = config(Some(1), 1, Duration::from_millis(5));
+        let of = |name: String| queues.of(&Arc::from(name), &limits, &metrics).expect("a limit");
+        let known = || queues.0.lock().expect("nobody panics").len();
+        let (kept, tunnels) = (of("10.0.0.1:1".to_owned()), of("10.0.0.2:1".to_owned()));
+        let place = tunnels.enter(&metrics.pod("10.0.0.2:1")).await.expect("free");
+        drop(tunnels);
+        for n in 3..100 {
+            drop(of(format!("10.0.0.{n}:1")));
+        }
+        assert_eq!(known(), 3, "those two and the last");
+        let tunnels = of("10.0.0.2:1".to_owned());
+        tunnels.enter(&metrics.pod("10.0.0.2:1")).await.expect_err("the tunnel has the only place");
+        drop((place, tunnels, kept));
+        drop(of("10.0.0.100:1".to_owned()));
+        assert_eq!(known(), 1);
     }
 
     #[tokio::test]

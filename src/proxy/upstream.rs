@@ -26,7 +26,7 @@ use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
 use crate::core::session::AffinitySource;
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsError};
 use crate::metrics::{Held, Met, Metrics, PodMetrics};
 
 /// How often idle connections past their time are looked for.
@@ -191,7 +191,9 @@ impl Pool {
             Failure { stage, sent: false, timed_out }
         };
         let found = self.dns.resolve(&endpoint.address).await;
-        let mut addresses = found.map_err(|error| failed(Stage::Resolve, &error.to_string(), false))?;
+        // A name server that is away says nothing of the pod.
+        let unresolved = |error: DnsError| failed(Stage::Resolve, &error.to_string(), error == DnsError::Unanswered);
+        let mut addresses = found.map_err(unresolved)?;
         if endpoint.confined {
             let inside = self.within(&addresses);
             if inside.is_empty() {
@@ -213,10 +215,7 @@ impl Pool {
 
     /// Those addresses that lie within `--pod-networks`.
     fn within(&self, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
-        let networks = self.config.pod_networks.as_deref().unwrap_or_default();
-        let inside =
-            |address: &&SocketAddr| networks.iter().any(|network| network.contains(&address.ip().to_canonical()));
-        addresses.iter().filter(inside).copied().collect()
+        addresses.iter().filter(|address| self.config.may_dial(address.ip())).copied().collect()
     }
 
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.

@@ -1,5 +1,8 @@
 //! Pods by their StatefulSet name, with a name server of the test's own: one question a name, short memories, and a pod
 //! that comes back under another address.
+//!
+//! A name server has port 53: without root these tests, and those of `balance/backends.rs` that need one, say SKIPPED and
+//! pass.
 
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
@@ -76,6 +79,24 @@ fn a_name_that_stays_missing_is_a_pod_that_cannot_be_reached() {
     assert_eq!(response.head.value("x-pod-router-error"), Some("pod-unreachable"));
     // A failure is remembered for a second: the attempts of 300 ms have shared one question.
     assert_eq!(names.asked().len(), 1);
+}
+
+/// A name server in trouble says nothing about the pods, and their sessions live on: the client asks again.
+#[test]
+fn a_name_server_that_fails_ends_no_session() {
+    let Some(names) = NameServer::start() else { return };
+    let redis = Redis::start();
+    // The address of the template: nothing has resolved it before.
+    let session = |router: &Router| {
+        let answer = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~x");
+        (answer.status(), answer.head.value("x-pod-router-error").map(str::to_owned))
+    };
+    names.fail(true);
+    let away = ["--pod-wait", "0s", "--default-backend", "127.0.0.1:1"];
+    let router = router(&names, &redis, 1, &away);
+    assert_eq!(session(&router), (503, Some("pod-unreachable".to_owned())));
+    names.fail(false);
+    eventually("the name is known not to exist", || session(&router) == (400, Some("session-unknown".to_owned())));
 }
 
 /// A default backend in the same namespace is a short name: it needs the search list that a full name must not walk.

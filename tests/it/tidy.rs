@@ -5,23 +5,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
     ("drain", &[]),
     ("limits", &["core"]),
     ("metrics", &[]),
+    ("probe", &["core"]),
     ("single_flight", &[]),
     ("telemetry", &["config"]),
     ("directory", &["core", "config", "metrics", "single_flight"]),
     ("dns", &["core", "single_flight"]),
-    ("backends", &["config", "core", "directory", "dns", "metrics"]),
+    ("backends", &["config", "core", "directory", "dns", "metrics", "probe"]),
     ("proxy", &["backends", "config", "core", "directory", "dns", "drain", "limits", "metrics", "single_flight"]),
     ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy"]),
     ("admin", &["backends", "core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
-    ("cli", &["config", "core", "directory", "proxy"]),
+    ("cli", &["config", "core", "directory", "probe", "proxy"]),
     (
         "app",
         &[

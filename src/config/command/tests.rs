@@ -65,6 +65,7 @@ fn the_defaults_are_the_contracts() {
         ("--on-unassigned", "default-backend"),
         ("--max-rooms-per-pod", "20"),
         ("--max-participants-per-pod", "80"),
+        ("--backend-refresh", "5s"),
         ("--balance", "round_robin"),
         ("--session-affinity", "sid,client_ip"),
         ("--affinity-cookie", "off"),

@@ -1,6 +1,6 @@
 //! Where a backend's pods come from, and which backend a path is for.
 
-use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually};
+use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually, script};
 
 #[test]
 fn the_longest_prefix_decides() {
@@ -31,14 +31,15 @@ fn the_longest_prefix_decides() {
 fn a_backend_can_be_the_pods_with_a_heartbeat() {
     let (redis, pods) = (Redis::start(), Pods::start(3));
     let mut builder = Router::builder().redis(&redis).args(&["--default-backend", "heartbeats", "--threads", "1"]);
+    builder = builder.args(&["--backend-refresh", "50ms"]);
     for pod in pods.iter() {
         builder = builder.pod(pod);
     }
     redis.heartbeat(0, 1, 1, 0);
     redis.heartbeat(2, 1, 1, 0);
     redis.heartbeat(1, 1, 1, 600_000);
+    // Ready is who knows its pods.
     let router = builder.start_ready();
-    eventually("the heartbeats are read", || router.get("/").status() == 200);
     let picks: Vec<_> = (0..10).map(|_| router.get("/").pod().to_owned()).collect();
     assert!(!picks.iter().any(|pod| pod == "backend-1"), "{picks:?}");
     assert_eq!(picks.iter().filter(|pod| *pod == "backend-0").count(), 5);
@@ -58,6 +59,128 @@ fn a_backend_without_a_pod_says_so() {
     assert_eq!(router.get("/").expect_error(503), "no-backend");
 }
 
+/// An empty set says nothing about a session: its pod may be there, and the client may come again.
+#[test]
+fn a_backend_without_a_pod_ends_no_session() {
+    let redis = Redis::start();
+    let args = ["--default-backend", "heartbeats", "--session-affinity", "sid"];
+    let router = Router::builder().redis(&redis).args(&args).start_ready();
+    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=x").expect_error(503), "no-backend");
+}
+
+/// Redis comes late, and with it the heartbeats: until then there is nobody to send requests to.
+#[test]
+fn a_router_that_does_not_know_its_pods_is_not_ready() {
+    let (redis, pods) = (Redis::start(), Pods::start(1));
+    redis.heartbeat(0, 1, 1, 0);
+    redis.pause();
+    let args = ["--default-backend", "heartbeats", "--backend-refresh", "10m"];
+    let router = Router::builder().redis(&redis).pod(&pods[0]).args(&args).start();
+    let said = router.get_admin("/readyz");
+    assert_eq!((said.status(), &*said.text()), (503, "the directory has not answered yet\n"));
+    redis.resume();
+    // The ten minutes are for what follows the first answer.
+    eventually("it answers, or says that it is not ready", || {
+        let ready = router.get_admin("/readyz").status() == 200;
+        let status = router.get("/").status();
+        assert!(!ready || status == 200, "{status} from a router that was ready");
+        ready
+    });
+}
+
+/// Rooms need no backend: a name server that says nothing delays the router, but does not keep it from them.
+#[test]
+fn a_source_that_does_not_answer_is_waited_for_and_not_for_ever() {
+    const NAME: &str = "_http._tcp.backend.default.svc.cluster.local";
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pods) = (Redis::start(), Pods::start(1));
+    redis.assign("room_a", 0);
+    names.fail(true);
+    let args = ["--default-backend", NAME, "--backend-refresh", "50ms"];
+    let router = Router::builder().nameserver(&names).redis(&redis).pod(&pods[0]).args(&args).start();
+    eventually("it waits for the pods", || {
+        router.get_admin("/readyz").text() == "the backends' pods are not known yet\n"
+    });
+    router.wait_log("the warning", |line| line["source"] == NAME && line["level"] == "WARN");
+    router.wait_ready();
+    assert_eq!(router.get("/room_a").pod(), "backend-0");
+    assert_eq!(router.get("/").expect_error(503), "no-backend");
+    names.fail(false);
+    router.wait_log("it answers again", |line| line["source"] == NAME && line["level"] == "INFO");
+    // Nor where nothing comes back at all.
+    names.fall_silent();
+    let silent = ["--default-backend", "backend.default.svc.cluster.local:1"];
+    let router = Router::builder().nameserver(&names).redis(&redis).pod(&pods[0]).args(&silent).start_ready();
+    assert_eq!(router.get("/room_a").pod(), "backend-0");
+}
+
+/// A name that does not exist is an answer; and it holds up no other source, nor hides what that says later.
+#[test]
+fn a_missing_name_leaves_the_others_alone() {
+    const NAME: &str = "backend.default.svc.cluster.local";
+    let Some(names) = NameServer::start() else { return };
+    let redis = Redis::start();
+    let first = Pod::start("first");
+    let port = first.addr().port();
+    let second = Pod::start_at_port("second", port);
+    names.set_all(NAME, &[first.addr().ip()]);
+    let router = Router::builder()
+        .nameserver(&names)
+        .redis(&redis)
+        .arg("--default-backend", format!("{NAME}:{port},missing.default.svc.cluster.local:{port}"))
+        .args(&["--backend-refresh", "50ms"])
+        .start_ready();
+    let pods = || {
+        let status = router.json("/status");
+        let pods = status["backends"][0]["pods"].as_array().expect("a list").clone();
+        pods.iter().map(|pod| pod["pod"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(pods(), [format!("{NAME}:{port}")]);
+    // Two names, and far more often than every five seconds.
+    eventually("they are asked for at that pace", || names.asked().len() >= 40);
+    names.set_all(NAME, &[first.addr().ip(), second.addr().ip()]);
+    eventually("the second address is seen", || pods().len() == 2);
+    // What fails says nothing: the pods stay.
+    names.fail(true);
+    router.wait_log("the failure", |line| line["level"] == "WARN" && line["source"].is_string());
+    assert_eq!(pods().len(), 2);
+}
+
+/// A cookie is for a pod, however many others there are beside it.
+#[test]
+fn a_cookie_session_outlives_a_moment_with_one_pod() {
+    const NAME: &str = "backend.default.svc.cluster.local";
+    const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
+    let Some(names) = NameServer::start() else { return };
+    let redis = Redis::start();
+    let first = Pod::start("first");
+    let port = first.addr().port();
+    let second = Pod::start_at_port("second", port);
+    names.set_all(NAME, &[first.addr().ip()]);
+    let router = Router::builder()
+        .nameserver(&names)
+        .redis(&redis)
+        .arg("--default-backend", format!("{NAME}:{port}"))
+        .args(&["--affinity-cookie", "c", "--affinity-key", "0123456789abcdef0123456789abcdef"])
+        .args(&["--session-affinity", "off", "--backend-refresh", "50ms"])
+        .start_ready();
+    let greeted = router.get("/");
+    let cookie = greeted.head.value("set-cookie").and_then(|line| line.split(';').next()).expect("a cookie").to_owned();
+    let session = || {
+        let answer = router.request(format!("GET {POLL} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
+        (answer.status(), answer.head.value("x-pod").map(str::to_owned))
+    };
+    let at_first = (200, Some("first".to_owned()));
+    let pods = || router.json("/status")["backends"][0]["pods"].as_array().expect("a list").len();
+    for addresses in
+        [&[first.addr().ip(), second.addr().ip()][..], &[first.addr().ip()], &[second.addr().ip(), first.addr().ip()]]
+    {
+        names.set_all(NAME, addresses);
+        eventually("the change is seen", || pods() == addresses.len());
+        assert_eq!(session(), at_first, "{addresses:?}");
+    }
+}
+
 /// A headless service: one name, an address for each pod.
 #[test]
 fn each_address_of_a_name_is_a_pod() {
@@ -72,7 +195,7 @@ fn each_address_of_a_name_is_a_pod() {
         .nameserver(&names)
         .redis(&redis)
         .arg("--default-backend", format!("{NAME}:{port}"))
-        .args(&["--threads", "1"])
+        .args(&["--threads", "1", "--backend-refresh", "50ms"])
         .start_ready();
     let reached = |pod: &str| (0..3).any(|_| router.get("/").pod() == pod);
     eventually("both get requests", || reached("first") && reached("second"));
@@ -97,8 +220,37 @@ fn a_services_srv_record_names_its_pods() {
     }
     names.set_services(NAME, &[target(0), target(1)]);
     let router = builder.start_ready();
-    eventually("the record is read", || router.get("/").status() == 200);
+    assert_eq!(router.get("/").status(), 200, "ready is who knows its pods");
     assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x").pod(), "backend-1");
     let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-7~x");
     assert_eq!((gone.status(), gone.head.value("x-pod-router-error")), (400, Some("session-unknown")));
+}
+
+/// A pod that never answers has all the time of `timeout`; the others are asked at their pace.
+#[test]
+fn a_slow_pod_delays_no_check_but_its_own() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    pods[0].play(script::silence);
+    pods[1].play(script::answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndrain"));
+    let router = Router::builder()
+        .redis(&redis)
+        .default_backend(pods.iter())
+        .args(&["--health-check", "/health interval=50ms timeout=10m"])
+        .start_ready();
+    let asked = |n: usize| pods[n].received().len();
+    eventually("the other is asked again and again", || asked(1) >= 5);
+    assert_eq!(asked(0), 1, "once at a time");
+    assert_eq!(router.json("/status")["backends"][0]["pods"][1]["state"], "drain");
+}
+
+/// Where a request may not go, no check goes: the name may lead to somebody else by now.
+#[test]
+fn a_pod_outside_its_networks_is_not_asked_how_it_is() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let check = ["--health-check", "/health interval=50ms fall=1", "--pod-networks", "192.0.2.0/24"];
+    let router = Router::builder().redis(&redis).pod(&pods[0]).default_backend(pods.iter()).args(&check).start_ready();
+    let state = |n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
+    eventually("it counts as down", || state(0) == "down");
+    eventually("what is no pod of the StatefulSet is asked", || pods[1].accepted() > 0);
+    assert_eq!(pods[0].accepted(), 0);
 }

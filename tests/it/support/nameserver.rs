@@ -25,12 +25,16 @@ pub(crate) struct NameServer {
     serving: Option<JoinHandle<()>>,
 }
 
+/// A pod in an SRV record: its name, port and weight.
+type Target = (String, u16, u16);
+
 #[derive(Default)]
 struct Shared {
     names: Mutex<HashMap<String, Vec<Ipv4Addr>>>,
-    services: Mutex<HashMap<String, Vec<(String, u16)>>>,
+    services: Mutex<HashMap<String, Vec<Target>>>,
     asked: Mutex<Vec<String>>,
     silent: AtomicBool,
+    failing: AtomicBool,
     over: AtomicBool,
 }
 
@@ -74,14 +78,21 @@ impl NameServer {
         lock(&self.shared.names).insert(name.to_owned(), addresses.iter().map(v4).collect());
     }
 
-    /// From here on this service has these pods, by name and port.
+    /// From here on this service has these pods, by name and port, each of the weight that CoreDNS gives one of so many.
     pub(crate) fn set_services(&self, name: &str, targets: &[(String, u16)]) {
-        lock(&self.shared.services).insert(name.to_owned(), targets.to_vec());
+        let weight = 100 / u16::try_from(targets.len()).expect("a handful").max(1);
+        let targets = targets.iter().map(|(host, port)| (host.clone(), *port, weight));
+        lock(&self.shared.services).insert(name.to_owned(), targets.collect());
     }
 
     /// From here on nothing is answered.
     pub(crate) fn fall_silent(&self) {
         self.shared.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// From here on it says that it fails (SERVFAIL), or not any more.
+    pub(crate) fn fail(&self, failing: bool) {
+        self.shared.failing.store(failing, Ordering::SeqCst);
     }
 
     /// The names whose A records were asked for, in order.
@@ -134,10 +145,14 @@ impl Shared {
         let found: Option<Vec<Vec<u8>>> = match kind {
             A => addresses.map(|all| all.iter().map(|address| address.octets().to_vec()).collect()),
             AAAA => addresses.map(|_| Vec::new()),
-            SRV => targets.map(|all| all.iter().map(|(host, port)| target(host, *port)).collect()),
+            SRV => targets.map(|all| all.iter().map(|(host, port, weight)| target(host, *port, *weight)).collect()),
             _ => None,
         };
-        let (code, found) = found.map_or((3, Vec::new()), |found| (0, found));
+        let (code, found) = match found {
+            _ if self.failing.load(Ordering::SeqCst) => (2, Vec::new()),
+            Some(found) => (0, found),
+            None => (3, Vec::new()),
+        };
         let mut answer = query.get(..2)?.to_vec();
         answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(found.len()).ok()?, 0, 0, 0, 0]);
         answer.extend(query.get(12..end + 4)?);
@@ -151,9 +166,10 @@ impl Shared {
     }
 }
 
-/// Priority 0, weight 1, the port and the name.
-fn target(host: &str, port: u16) -> Vec<u8> {
-    let mut data = vec![0, 0, 0, 1];
+/// Priority 0, the weight, the port and the name.
+fn target(host: &str, port: u16, weight: u16) -> Vec<u8> {
+    let mut data = vec![0, 0];
+    data.extend(weight.to_be_bytes());
     data.extend(port.to_be_bytes());
     for label in host.split('.') {
         data.push(u8::try_from(label.len()).expect("a label has at most 63 bytes"));
