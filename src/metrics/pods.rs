@@ -61,7 +61,7 @@ impl Pods {
         Self {
             requests: counted(
                 "pod_router_upstream_requests_total",
-                "Responses from pods; code \"none\" where none came.",
+                "Responses from pods, uncommon codes by their class; code \"none\" where none came.",
                 &["pod", "code"],
             ),
             picks: counted("pod_router_picks_total", "Pods chosen, by what decided.", &["pod", "source"]),
