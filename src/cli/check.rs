@@ -51,7 +51,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
 }
 
 /// What a Redis user needs to be asked for rooms and heartbeats.
-const READING: &str = "+getrange and +get on this key and all like it";
+const READING: &str = "+ping, and +getrange and +get on this key and all like it";
 
 /// What it needs besides to place rooms.
 const PLACING: &str = "+eval, +exists, +time, +set and +getrange on this key and all like it";
@@ -87,7 +87,8 @@ async fn ask<D: Directory>(config: &Config, directory: &D, out: &mut impl Write)
 /// The directory's reason, and for a missing right what is needed.
 fn advice(error: &DirectoryError, rights: &str) -> String {
     match error {
-        DirectoryError::Refused(why) if is_right_missing(why) => {
+        // Without the right to ping there is no connection that counts as one.
+        DirectoryError::Refused(why) | DirectoryError::Unavailable(why) if is_right_missing(why) => {
             format!("{error}; the user needs {rights}")
         }
         DirectoryError::Refused(_) | DirectoryError::Unavailable(_) | DirectoryError::Timeout => error.to_string(),

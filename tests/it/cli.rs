@@ -340,6 +340,7 @@ fn check_says_what_redis_refuses() {
     let (url, address) = (format!("redis://router:s3cret@{}/0", redis.addr()), any.addr().to_string());
     for (rights, refused, granted) in [
         ("~room:* ~pod:* +ping +get", "a room: room:", None),
+        ("~room:* ~pod:* +getrange +get", "a room: room:", None),
         ("~pod:* +ping +getrange +get", "a room: room:", Some("heartbeats: pod:backend-0:metrics")),
         ("~room:* +ping +getrange +get", "heartbeats: pod:backend-0:metrics", Some("a room: room:")),
     ] {
