@@ -27,7 +27,7 @@ use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
 use crate::core::session::AffinitySource;
 use crate::dns::Dns;
-use crate::metrics::{Held, Met, Metrics, PodMetrics, code_label};
+use crate::metrics::{Held, Met, Metrics, PodMetrics};
 
 /// How often idle connections past their time are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -263,7 +263,7 @@ impl Endpoint {
 
     /// Counts a response.
     pub(super) fn count(&self, status: StatusCode) {
-        self.responses.inc(status.as_u16(), || self.metrics.requests(code_label(status.as_u16())));
+        self.responses.inc(status.as_u16(), || self.metrics.requests(status.as_str()));
     }
 
     /// Counts a choice of this pod.
