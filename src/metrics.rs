@@ -7,6 +7,7 @@
 //! The `prometheus` crate writes the text format (0.0.4) that the contract promises; prometheus-client
 //! writes OpenMetrics only, and takes a lock per histogram observation.
 
+mod codes;
 mod pods;
 
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use codes::code_label;
 pub use pods::PodMetrics;
 
 use self::pods::Pods;
@@ -25,9 +27,12 @@ use self::pods::Pods;
 const REQUEST_BUCKETS: [f64; 18] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// 50 µs to 1 s: a lookup on a quiet network, and the longest sensible `--redis-timeout`.
-const DIRECTORY_BUCKETS: [f64; 13] =
-    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+/// 50 µs to 60 s: a lookup on a quiet network, and far more than the longest sensible `--redis-timeout`. Close together
+/// around its default of 250 ms, so that a Redis that comes near it is told from one that is past it.
+const DIRECTORY_BUCKETS: [f64; 22] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.225, 0.25, 0.3, 0.5,
+    1.0, 2.5, 10.0, 30.0, 60.0,
+];
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -131,7 +136,7 @@ impl Metrics {
             requests: counters(
                 &registry,
                 "pod_router_requests_total",
-                "Requests answered.",
+                "Requests answered, uncommon codes by their class.",
                 &["kind", "code", "source"],
             ),
             request_duration: histogram(

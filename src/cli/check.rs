@@ -11,6 +11,7 @@ use tokio::net::{TcpStream, lookup_host};
 use crate::config::{Config, DirectoryKind, Source};
 use crate::core::address::HostPort;
 use crate::core::assignment::PodId;
+use crate::core::decision::OnUnassigned;
 use crate::directory::{Directory, DirectoryError, nobodys_room};
 
 /// Prints the configuration and a line for everything that is tried; whether all of it could be reached.
@@ -49,8 +50,15 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
     Ok(reached)
 }
 
-/// Puts the two questions to the directory: a room, by a key of the form of all others, and the heartbeats, which stand
-/// elsewhere and may be refused alone. Whether both were answered, and the pods that have a heartbeat.
+/// What a Redis user needs to be asked for rooms and heartbeats.
+const READING: &str = "+ping, and +getrange and +get on this key and all like it";
+
+/// What it needs besides to place rooms.
+const PLACING: &str = "+eval, +exists, +time, +set and +getrange on this key and all like it";
+
+/// Puts the questions to the directory: a room, by a key of the form of all others; where rooms are placed, whether one
+/// could be; and the heartbeats, which stand elsewhere and may be refused alone. Whether all were answered, and the pods
+/// that have a heartbeat.
 async fn ask<D: Directory>(config: &Config, directory: &D, out: &mut impl Write) -> io::Result<(bool, Vec<PodId>)> {
     let room = nobodys_room();
     let key = match &config.directory.kind {
@@ -59,24 +67,37 @@ async fn ask<D: Directory>(config: &Config, directory: &D, out: &mut impl Write)
     };
     let asked = Instant::now();
     let found = directory.lookup(&room).await.map(|_| asked);
-    let looked_up = report(out, &format!("directory, a room: {key}"), found.map_err(|why| advice(&why)))?;
+    let looked_up = report(out, &format!("directory, a room: {key}"), found.map_err(|why| advice(&why, READING)))?;
+    let placed = match config.routing.on_unassigned {
+        OnUnassigned::Assign => {
+            let asked = Instant::now();
+            let answer = directory.try_claiming().await.map(|()| asked);
+            report(out, &format!("directory, placing a room: {key}"), answer.map_err(|why| advice(&why, PLACING)))?
+        }
+        OnUnassigned::DefaultBackend | OnUnassigned::Reject => true,
+    };
     let asked = Instant::now();
     let beats = directory.heartbeats().await;
     let sample = config.routing.statefulset.nth(0);
     let what = format!("directory, heartbeats: pod:{sample}:metrics");
-    let heard = report(out, &what, beats.as_ref().map(|_| asked).map_err(advice))?;
-    Ok((looked_up && heard, beats.unwrap_or_default().into_iter().map(|(pod, _)| pod).collect()))
+    let heard = report(out, &what, beats.as_ref().map(|_| asked).map_err(|why| advice(why, READING)))?;
+    Ok((looked_up && placed && heard, beats.unwrap_or_default().into_iter().map(|(pod, _)| pod).collect()))
 }
 
 /// The directory's reason, and for a missing right what is needed.
-fn advice(error: &DirectoryError) -> String {
-    let hint = match error {
-        DirectoryError::Refused(why) if why.contains("NOPERM") => {
-            "; the user needs +getrange and +get on this key and all like it"
+fn advice(error: &DirectoryError, rights: &str) -> String {
+    match error {
+        // Without the right to ping there is no connection that counts as one.
+        DirectoryError::Refused(why) | DirectoryError::Unavailable(why) if is_right_missing(why) => {
+            format!("{error}; the user needs {rights}")
         }
-        DirectoryError::Refused(_) | DirectoryError::Unavailable(_) | DirectoryError::Timeout => "",
-    };
-    format!("{error}{hint}")
+        DirectoryError::Refused(_) | DirectoryError::Unavailable(_) | DirectoryError::Timeout => error.to_string(),
+    }
+}
+
+/// Whether Redis refuses for want of a right. Of a command inside a script, 7.0 and 7.2 each have words of their own.
+fn is_right_missing(why: &str) -> bool {
+    ["NOPERM", "can't run this command", "ACL failure"].iter().any(|words| why.contains(words))
 }
 
 /// Where the template leads for the first pod. It may not be running: that it cannot be reached is no failure, but why it

@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use super::args::{Action, Cli, ExplainArgs};
 use super::convert::Surroundings;
 use super::environment::{Environment, LOG_FILTER, map_settings, variables};
-use super::error::ConfigError;
+use super::error::{ConfigError, masked};
 use super::{Config, LogFormat, log_filter};
 
 /// What the program was asked to do.
@@ -212,6 +212,10 @@ fn sentence(error: &clap::Error) -> String {
     let text = error.to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let line = paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    // A password may hold what ends a word, so the sentence alone does not tell where it ends.
+    let typed = [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand];
+    let typed = typed.into_iter().filter_map(|kind| error.get(kind)).map(ToString::to_string);
+    let line = typed.fold(line, |line, typed| line.replace(&typed, &masked(&typed)));
     let said = line.trim_start_matches("error: ");
     let suggestions = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand];
     let meant = suggestions.into_iter().find_map(|kind| error.get(kind)).map(ContextValue::to_string);

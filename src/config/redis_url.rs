@@ -60,6 +60,9 @@ fn check(url: &str) -> Result<(), String> {
     if !rest.bytes().all(|b| b.is_ascii_graphic()) || rest.contains('#') {
         return Err("spaces, # and other special characters have to be percent-encoded".to_owned());
     }
+    if !percent_encoded(rest) {
+        return Err("a % begins two hexadecimal digits; one of its own is %25".to_owned());
+    }
     let (base, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = base.split_once('/').unwrap_or((base, ""));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -75,6 +78,12 @@ fn check(url: &str) -> Result<(), String> {
         return Err("after the host comes a database number from 0 to 255".to_owned());
     }
     check_query(kind, query)
+}
+
+/// Whether two hexadecimal digits follow each `%`: fred would take anything else as it stands, and send another password
+/// than was meant.
+fn percent_encoded(text: &str) -> bool {
+    text.split('%').skip(1).all(|tail| tail.len() >= 2 && tail.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Parameters that fred would not read are refused: somebody means something by them.
@@ -197,6 +206,8 @@ mod tests {
             (&[("REDIS_PORT", "tcp://10.0.0.1")], ["REDIS_PORT", "tcp://10.0.0.1'"]),
             (&[("REDIS_HOST", "redis:6379")], ["REDIS_HOST", "'redis:6379'"]),
             (&[("REDIS_HOST", "redis://redis")], ["REDIS_HOST", "alone"]),
+            (&[("REDIS_HOST", "redis://u:hunter2@redis")], ["REDIS_HOST", "'redis://***'"]),
+            (&[("REDIS_PORT", "tcp://u:hunter2@redis:6379")], ["REDIS_PORT", "'tcp://***'"]),
             (&[("REDIS_DB", "256")], ["REDIS_DB", "'256'"]),
             (&[("REDIS_USERNAME", "me")], ["REDIS_USERNAME", "REDIS_PASSWORD"]),
             (&[("REDIS_PASSWORD", "hunter2\n")], ["REDIS_PASSWORD", "line break"]),
@@ -228,6 +239,9 @@ mod tests {
             ("http://redis:6379", "'http://redis:6379'", "rediss-cluster://"),
             ("redis:6379", "'redis:6379'", "redis://"),
             ("tcp://u:hunter2@redis:6379", "'***'", "redis://"),
+            ("redis://u:hunter2%ZZ@h:1", "'redis://***'", "%25"),
+            ("redis://:hunter2%@h", "'redis://***'", "%25"),
+            ("redis-sentinel://h?sentinelServiceName=main&sentinelPassword=hunter2%4", "'redis-sentinel://***'", "%25"),
             ("redis://redis:x/1", "'redis://***'", "host:port"),
             ("redis://", "'redis://***'", "host:port"),
             ("redis://user:hunter2", "'redis://***'", "host:port"),

@@ -30,6 +30,11 @@ pub trait Directory: Clone + Send + Sync + 'static {
     /// answer, whoever won. The new epoch is the directory's own clock, in milliseconds.
     fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
 
+    /// Whether [`Directory::claim`] would be answered, tried without giving any room to anybody.
+    fn try_claiming(&self) -> impl Future<Output = Result<(), DirectoryError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The heartbeats of all pods that have one.
     fn heartbeats(&self) -> impl Future<Output = Result<Vec<(PodId, Heartbeat)>, DirectoryError>> + Send;
 

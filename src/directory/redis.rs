@@ -75,6 +75,16 @@ end
 return redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
 "#;
 
+/// Asks for everything [`CLAIM`] asks for and changes nothing: `XX` sets what exists, and this does not. A script is
+/// undivided, so nobody comes in between.
+const TRY_CLAIMING: &str = r#"
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('TIME')
+  redis.call('SET', KEYS[1], '', 'XX')
+end
+return redis.call('GETRANGE', KEYS[1], 0, 0)
+"#;
+
 /// Redis, shared by all replicas and the backends, over this handle's connection. Cheap to clone.
 #[derive(Clone)]
 pub struct RedisDirectory {
@@ -170,6 +180,12 @@ impl Directory for RedisDirectory {
             self.common.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
         };
         self.common.claims.note(self.link.ask(question).await)
+    }
+
+    async fn try_claiming(&self) -> Result<(), DirectoryError> {
+        let key = &self.common.room_key.key(&nobodys_room());
+        let question = |client: Client| async move { client.eval(TRY_CLAIMING, key, "").await };
+        self.common.claims.note(self.link.ask::<Bytes, _>(question).await).map(drop)
     }
 
     async fn heartbeats(&self) -> Result<Vec<(PodId, Heartbeat)>, DirectoryError> {

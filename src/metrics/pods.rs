@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{counters, gauges};
+use super::{code_label, counters, gauges};
 
 /// Pods and default-backend addresses with series of their own. Names come out of Redis: it may hold as many as there are
 /// ordinals (10,000), and each would be a handful of series for as long as the process lives.
@@ -61,7 +61,7 @@ impl Pods {
         Self {
             requests: counted(
                 "pod_router_upstream_requests_total",
-                "Responses from pods; code \"none\" where none came.",
+                "Responses from pods, uncommon codes by their class; code \"none\" where none came.",
                 &["pod", "code"],
             ),
             picks: counted("pod_router_picks_total", "Pods chosen, by what decided.", &["pod", "source"]),
@@ -148,7 +148,8 @@ impl PodMetrics {
 
     /// `pod_router_upstream_requests_total{pod,code}`: responses by their status, or "none".
     pub fn requests(&self, code: &str) -> IntCounter {
-        self.requests.with_label_values(&[&*self.name, code])
+        let label = code.parse().map_or(code, |status| code_label(status));
+        self.requests.with_label_values(&[&*self.name, label])
     }
 
     /// `pod_router_picks_total{pod,source}`.

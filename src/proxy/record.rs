@@ -14,7 +14,7 @@ use super::client::{Downstream, Ending};
 use super::upload::Progress;
 use crate::core::room::RoomId;
 use crate::drain::Roster;
-use crate::metrics::{Met, Metrics, seconds};
+use crate::metrics::{Met, Metrics, code_label, seconds};
 
 /// Counted for a request whose client went away before there was an answer; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -196,7 +196,7 @@ impl Ledger {
 
     fn count(&self, exchange: RequestKind, source: RouteSource, code: u16) {
         self.requests.inc((exchange, source, code), || {
-            let labels = [exchange.as_str(), &code.to_string(), source.as_str()];
+            let labels = [exchange.as_str(), code_label(code), source.as_str()];
             self.metrics.requests.with_label_values(&labels)
         });
     }

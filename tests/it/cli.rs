@@ -340,6 +340,7 @@ fn check_says_what_redis_refuses() {
     let (url, address) = (format!("redis://router:s3cret@{}/0", redis.addr()), any.addr().to_string());
     for (rights, refused, granted) in [
         ("~room:* ~pod:* +ping +get", "a room: room:", None),
+        ("~room:* ~pod:* +getrange +get", "a room: room:", None),
         ("~pod:* +ping +getrange +get", "a room: room:", Some("heartbeats: pod:backend-0:metrics")),
         ("~room:* +ping +getrange +get", "heartbeats: pod:backend-0:metrics", Some("a room: room:")),
     ] {
@@ -351,6 +352,54 @@ fn check_says_what_redis_refuses() {
         let line = said.lines().find(|line| line.starts_with(&format!("FAILED  directory, {refused}")));
         assert!(line.is_some_and(|line| line.contains("NOPERM") && line.contains("+getrange")), "{rights}: {said}");
         assert!(granted.is_none_or(|what| said.contains(&format!("ok      directory, {what}"))), "{rights}: {said}");
+    }
+}
+
+/// With `--on-unassigned assign` the router also writes: what it would ask for is tried, and nothing is written.
+#[test]
+fn check_tries_whether_rooms_can_be_placed() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    let (url, address) = (format!("redis://router:s3cret@{}/0", redis.addr()), any.addr().to_string());
+    let check = |rights: &str, more: &[&str]| {
+        let user = format!("ACL SETUSER router reset on >s3cret ~room:* ~pod:* +ping +getrange +get {rights}");
+        redis.command(&user.split_whitespace().collect::<Vec<_>>());
+        let output = run(&[&["check", "--redis-url", &url, "--default-backend", &address], more].concat(), &[]);
+        (output.status.code(), stdout(&output))
+    };
+    let assign = ["--on-unassigned", "assign"];
+    for rights in ["", "+exists +set +time", "+eval +set +time", "+eval +exists +time", "+eval +exists +set"] {
+        let (status, said) = check(rights, &assign);
+        let line = said.lines().find(|line| line.starts_with("FAILED  directory, placing a room: room:"));
+        let line = line.unwrap_or_else(|| panic!("{rights}: {said}"));
+        assert!(status == Some(69) && line.contains("+eval, +exists, +time, +set"), "{rights}: {line}");
+        assert_eq!(check(rights, &[]).0, Some(0), "nothing is placed: {rights}");
+    }
+    let (status, said) = check("+eval +exists +set +time", &assign);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("ok      directory, placing a room: room:"), "{said}");
+    assert_eq!(format!("{:?}", redis.command(&["DBSIZE"])), "Int(0)", "something was written");
+}
+
+/// A URL that was given in the wrong place may hold a password, too.
+#[test]
+fn no_mistake_shows_a_password() {
+    for (args, variables) in [
+        (&["serve", "redis://u:hunter2@h"][..], &[][..]),
+        (&["redis://u:hunter2@h"], &[]),
+        (&["check", "redis://u:hun'ter hunter2@h"], &[]),
+        (&["--redis-ulr=redis://u:hunter2@h"], &[]),
+        (&["--default-backend", "redis://u:hunter2@h"], &[]),
+        (&["--pod", "backend-0=redis://u:hunter2@h"], &[]),
+        (&["--redis-url", "redis://u:hunter2%ZZ@h"], &[]),
+        (&["explain", "redis://u:hunter2@h/x"], &[]),
+        (&["check"], &[("REDIS_PORT", "tcp://u:hunter2@h")]),
+        (&["check"], &[("REDIS_HOST", "redis://u:hunter2@h")]),
+        (&["check"], &[("POD_ROUTER_PODS", "redis://u:hunter2@h")]),
+    ] {
+        let output = run(args, variables);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(64), 1), "{args:?}: {said}");
+        assert!(!said.contains("hunter2") && output.stdout.is_empty(), "{args:?}: {said}");
     }
 }
 

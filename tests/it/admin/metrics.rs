@@ -54,6 +54,34 @@ fn the_labels_are_those_of_the_contract() {
     }
 }
 
+/// A pod may say any status; the series it can make are few.
+#[test]
+fn the_status_codes_of_a_pod_are_bounded() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        loop {
+            let (head, _) = conn.whole_request()?;
+            let status = head.second_word().rsplit('/').next().unwrap_or_default().to_owned();
+            conn.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nok"))?;
+        }
+    });
+    let mut client = stage.client();
+    // 204 to 205 have no body, and below 200 there is no answer yet.
+    for status in (206..304).chain(305..=999) {
+        assert_eq!(client.get(&format!("/room_a/{status}")).status(), status);
+    }
+    let text = stage.router.get_admin("/metrics").text();
+    for family in ["pod_router_upstream_requests_total{", "pod_router_requests_total{"] {
+        let series = text.lines().filter(|line| line.starts_with(family)).count();
+        assert!(series < 60, "{series} of {family}");
+    }
+    for (code, count) in [("2xx", 93.0), ("418", 0.0), ("503", 1.0), ("other", 400.0)] {
+        let labels = [("pod", "backend-0"), ("code", code)];
+        let counted = stage.router.metric("pod_router_upstream_requests_total", &labels);
+        assert!((counted - count).abs() < 0.5, "{code}: {counted}");
+    }
+}
+
 /// Room ids have no bound, so they are no labels; a `sid` is a secret.
 #[test]
 fn no_room_and_no_secret_is_in_the_metrics() {

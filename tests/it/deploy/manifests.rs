@@ -102,6 +102,13 @@ fn the_yaml_is_clean() {
     run_ok(python("yamllint"), &args, "");
 }
 
+/// The image says of itself which version it is, in a label that no build can read out of Cargo.toml.
+#[test]
+fn the_image_has_the_version_of_the_crate() {
+    let version = format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"));
+    assert!(super::tools::read("Dockerfile").contains(&version), "the Dockerfile should say {version}");
+}
+
 /// The Secret is made by hand: no overlay for a real cluster may hold one.
 #[test]
 fn production_holds_no_secret_and_no_floating_image() {

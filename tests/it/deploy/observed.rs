@@ -29,8 +29,8 @@ const QUIET_PANELS: [&str; 7] = [
 const QUIET_METRICS: [&str; 1] = ["pod_router_epoch_regressions_total"];
 
 /// The values of alerts that are zero where nothing is wrong.
-const QUIET_ALERTS: [&str; 3] =
-    ["PodRouterConnectionsUnbalanced", "PodRouterPodsUnbalanced", "PodRouterTurnsConnectionsAway"];
+const QUIET_ALERTS: [&str; 4] =
+    ["PodRouterConnectionsUnbalanced", "PodRouterPodsUnbalanced", "PodRouterRestarts", "PodRouterTurnsConnectionsAway"];
 
 /// A session that its pod does not know.
 const SESSION: &str = "/socket.io/?EIO=4&transport=polling&sid=unknown";

@@ -135,6 +135,16 @@ fn by_hand(secret: &str) {
     assert!(how.contains(&command), "nobody makes the Secret {secret}");
 }
 
+/// kube-prometheus-stack overlooks what does not carry its release's name.
+#[test]
+fn the_operator_takes_in_monitor_and_rules() {
+    let production = &overlay("production").1;
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        let labels = &one(production, kind, "pod-router")["metadata"]["labels"];
+        assert_eq!(labels["release"], "kube-prometheus-stack", "{kind}");
+    }
+}
+
 /// The job in rules and dashboard is the label's value, of the one Service with the admin port.
 #[test]
 fn the_service_monitor_finds_the_admin_listener() {
@@ -203,7 +213,7 @@ fn one_router_at_a_time_goes() {
 fn the_flags_that_are_spoken_of_exist() {
     let known: BTreeSet<_> = pod_router::config::settings().into_iter().map(|setting| setting.flag).collect();
     // Of kubectl, redis-server, prometheus and the like.
-    let others = ["--from-literal", "--save", "--appendonly", "--config"];
+    let others = ["--from-literal", "--save", "--appendonly", "--config", "--previous", "--raw"];
     let mut spoken_of = BTreeSet::new();
     for (file, words) in
         super::tools::texts().iter().flat_map(|(file, text)| text.split_whitespace().map(move |word| (file, word)))

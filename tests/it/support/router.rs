@@ -105,7 +105,7 @@ impl RouterBuilder {
         let listening = wait_for("pod-router listens", || {
             let exit = process.try_wait();
             assert!(exit.is_none(), "pod-router has ended, {exit:?}:\n{}", output.tail());
-            output.find(|line| line["message"] == "listening")
+            output.find(|line| line["message"] == "listening").or_else(|| output.listening_as_text())
         });
         let addr = |field: &str| {
             let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
@@ -290,6 +290,13 @@ impl Output {
 
     fn find(&self, matches: impl Fn(&Json) -> bool) -> Option<Json> {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|line| matches(line)).cloned()
+    }
+
+    /// The same line with `--log-format text`, its fields alone.
+    fn listening_as_text(&self) -> Option<Json> {
+        let other = self.other.lock().unwrap_or_else(PoisonError::into_inner);
+        let fields = other.iter().find_map(|line| line.split_once("pod_router::app: listening "))?.1;
+        Some(fields.split(' ').filter_map(|field| field.split_once('=')).collect())
     }
 
     fn tail(&self) -> String {

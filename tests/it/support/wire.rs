@@ -67,7 +67,13 @@ impl Wire {
 
     /// Reads once; `false` at the end of the stream.
     fn fill(&mut self) -> io::Result<bool> {
-        let read = (&*self.stream).read(&mut self.scratch)?;
+        let read = loop {
+            match (&*self.stream).read(&mut self.scratch) {
+                // A socket with a timeout is not read again by itself after a signal.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.buffer.extend_from_slice(&self.scratch[..read]);
         if let Some(tape) = &self.tape {
             tape.bytes().extend_from_slice(&self.scratch[..read]);
