@@ -187,7 +187,7 @@ fn the_autoscaler_goes_by_a_metric_that_there_is() {
     assert_eq!(one(&overlay("dev").1, "Deployment", "pod-router")["spec"]["replicas"], 2);
 }
 
-/// 40 MB for the process and its cache, 7.1 KB a tunnel, and 4.1 MB for each of the 80 clients of which the manifest says
+/// 40 MB for the process and its cache, 7.1 KB a tunnel, and 0.3 MB for each of the 1,000 clients of which the manifest says
 /// that they may read nothing of a large answer.
 #[test]
 fn the_memory_limit_fits_the_connections_that_are_allowed() {
@@ -197,7 +197,7 @@ fn the_memory_limit_fits_the_connections_that_are_allowed() {
         let mebibytes: u64 = limit.strip_suffix("Mi").and_then(|number| number.parse().ok()).expect("a limit in Mi");
         let most: u64 = settings(documents)("MAX_CONNECTIONS").parse().expect("a number");
         assert!(
-            mebibytes * 1_048_576 > 40_000_000 + most * 7_100 + 80 * 4_100_000,
+            mebibytes * 1_048_576 > 40_000_000 + most * 7_100 + 1_000 * 300_000,
             "{name}: {limit} for {most} connections"
         );
     }
