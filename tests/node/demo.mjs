@@ -58,7 +58,8 @@ async function ghosts() {
   const rooms = [];
   for (const [pod, signal] of [[killed, "SIGKILL"], [stopped, "SIGSTOP"]]) {
     const ghost = await stage.waitInQueue(pod);
-    pod.signal(signal);
+    if (signal === "SIGKILL") await pod.kill();
+    else pod.signal(signal);
     // The one is known to be gone at once, without its patience being at an end; the other one after that.
     if (signal === "SIGSTOP") await eventually("it is forgotten", async () => !(await stage.isInQueue(ghost)));
     const [ada, grace] = [stage.wait(third), stage.wait(third)];

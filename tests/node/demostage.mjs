@@ -105,6 +105,8 @@ export class Stage {
       POD_ROUTER_POD: pods.map((pod) => `${pod.pod}=127.0.0.1:${pod.port}`).join(),
       POD_ROUTER_DEFAULT_BACKEND: backend,
       POD_ROUTER_SESSION_AFFINITY: "sid",
+      // A Service picks a pod for a connection: next to none is used again.
+      POD_ROUTER_UPSTREAM_IDLE: "1ms",
     });
     const isReady = () => fetch(`http://127.0.0.1:${admin}/readyz`).then(({ ok }) => ok, () => false);
     await eventually("the router is ready", isReady);
