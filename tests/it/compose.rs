@@ -1,11 +1,16 @@
 //! The demo of `deploy/compose`, its topology run as plain processes: two people in a real browser, through HAProxy,
-//! two routers and three Socket.IO backends. `tests/run docker` does the same with containers.
+//! two routers and three Socket.IO backends. `tests/run docker` does the same with containers. What the application
+//! itself makes of odd requests, killed pods and a lost Redis is in `demo`.
+
+mod demo;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -131,13 +136,85 @@ fn between<'a>(text: &'a str, before: &'a str, after: &'a str) -> Vec<&'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
 }
 
+/// A file of `deploy/compose`.
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose").join(name);
+    fs::read_to_string(path).expect("it is there")
+}
+
+/// Whoever sends requests must be the first to close an idle connection: 90 s is what Traefik does by itself.
+#[test]
+fn traefik_closes_idle_connections_before_the_node_servers_do() {
+    let kept = |app: &str| -> u64 {
+        let text = read(app);
+        let number = between(&text, "server.keepAliveTimeout = ", ";").concat().replace('_', "");
+        number.parse().expect("milliseconds")
+    };
+    let traefik = read("traefik.yaml");
+    let (services, transports) = traefik.split_once("serversTransports:").expect("both are there");
+    // The part of a text below this key, of the second level.
+    let below = |text: &str, key: &str| text.split(&format!("\n    {key}:\n")).nth(1).expect("it is there").to_owned();
+    for (service, app) in [("backends", "app/backend.mjs"), ("frontend", "app/frontend.mjs")] {
+        let service = below(services, service);
+        let transport = below(transports, between(&service, "serversTransport: ", "\n")[0]);
+        let idle: u64 = between(&transport, "idleConnTimeout: ", "s\n")[0].parse().expect("seconds");
+        assert!(1000 * idle < kept(app), "{idle} s to {app}");
+    }
+}
+
+/// What ends by itself, for whatever reason, comes back.
+#[test]
+fn every_service_is_restarted_when_it_ends() {
+    let compose = read("compose.yaml");
+    let (_, services) = compose.split_once("\nservices:\n").expect("they are there");
+    // A service begins with its name, two columns in.
+    let begins = |line: &&str| line.strip_prefix("  ").is_some_and(|name| name.starts_with(char::is_alphabetic));
+    let names: Vec<_> = services.lines().filter(begins).collect();
+    assert_eq!(names.len(), 8, "{names:?}");
+    for name in names {
+        let rest = compose.split(&format!("\n{name}")).nth(1).expect("it is there");
+        let section = rest.lines().take_while(|line| !begins(line)).collect::<Vec<_>>().join("\n");
+        let template = ["*router", "*backend\n"].into_iter().find(|it| format!("{name}\n{section}").contains(it));
+        let inherited =
+            |it: &str| between(&compose, &format!(": &{}\n", it.trim_matches(['*', '\n'])), "\n\n").concat();
+        let text = template.map_or(section, inherited);
+        assert!(text.contains("  restart: unless-stopped\n"), "{name} {text}");
+    }
+}
+
+/// A program that is missing is named, with what to do about it.
+#[test]
+fn run_local_says_what_is_missing() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-path-{}", own_ip()));
+    fs::create_dir_all(&folder).expect("a folder for temporary files is writable");
+    let run = || {
+        let mut command = Command::new("/bin/bash");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose/run-local"));
+        command.env("PATH", &folder).env_remove("POD_ROUTER").env_remove("PIDS");
+        let output = command.output().expect("bash is there");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    symlink("/usr/bin/dirname", folder.join("dirname")).expect("a new name");
+    for (program, word) in [
+        ("redis-server", "apt-get install redis-server"),
+        ("haproxy", "apt-get install haproxy"),
+        ("node", "apt-get install nodejs"),
+        ("npm", "apt-get install npm"),
+        ("curl", "apt-get install curl"),
+        ("setpriv", "apt-get install util-linux"),
+        ("cargo", "Rust toolchain"),
+    ] {
+        let (success, said) = run();
+        assert!(!success && said.contains(word), "without {program}: {said}");
+        // Only looked for until all are there.
+        symlink("/bin/true", folder.join(program)).expect("a new name");
+    }
+    fs::remove_dir_all(&folder).expect("the folder is ours");
+}
+
 /// Traefik itself runs in no test. Its rules are those of HAProxy, which does, and the names in them are services.
 #[test]
 fn the_rules_for_traefik_are_those_for_haproxy() {
-    let read = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose").join(name);
-        fs::read_to_string(path).expect("it is there")
-    };
     let (traefik, haproxy, compose) = (read("traefik.yaml"), read("haproxy.cfg"), read("compose.yaml"));
 
     let rules: Vec<Vec<_>> = between(&traefik, "rule: ", "priority:")

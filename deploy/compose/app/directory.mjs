@@ -1,129 +1,137 @@
-// What lies in Redis: who owns a room, how full the pods are, who waits. The keys are those pod-router reads.
+// Who owns a room, and how full the pods are. The first two keys are those pod-router reads.
 //
-//   room:<roomId>:pod                    {"podId","participantCount","assignedAt"}   written here, read by pod-router
-//   pod:<podId>:metrics                  {"activeRooms","totalParticipants",…}       the heartbeat
-//   waiting:<experimentId>:participants  a set of participant ids
+//   room:<roomId>:pod      {"podId","participantCount","assignedAt"}
+//   pod:<podId>:metrics    {"activeRooms","totalParticipants",…}: the heartbeat
+//   pod:<podId>:reserved   rooms on their way to the pod, not in its heartbeat yet, and when each is given up
+//   placements             a number that grows with each room that is placed
 
 /** An assignment nobody has renewed for this long is of a room that nobody is in. */
 const ASSIGNMENT_SECONDS = 3600;
 
-/** A pod that has been silent for this long is not given rooms: three heartbeats. */
-const FRESH_MS = 180_000;
+/** How long a room's place is kept for participants who have been told of it and have not come. */
+const RESERVED_MS = 30_000;
 
 /**
- * Writes an assignment. `assignedAt` is the room's epoch: in Redis's own time, and above what is stored, so that
- * routers that know the older assignment follow the newer one, however the clocks of the pods differ.
+ * For scripts. `assignedAt` is the room's epoch: in Redis's own time, and above what is stored, so that routers that
+ * know the older assignment follow the newer one, however the clocks of the pods differ.
  */
-const ASSIGN = `
+const LUA = `
   local time = redis.call('TIME')
-  local epoch = time[1] * 1000 + math.floor(time[2] / 1000)
-  local stored = redis.call('GET', KEYS[1])
-  if stored then epoch = math.max(epoch, cjson.decode(stored).assignedAt + 1) end
-  local value = string.format('{"podId":%s,"participantCount":%d,"assignedAt":%.0f}',
-    cjson.encode(ARGV[1]), ARGV[2], epoch)
-  redis.call('SET', KEYS[1], value, 'EX', ARGV[3])
-  return value`;
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-/** Deletes an assignment only while it names this pod. */
-const RELEASE = `
-  local stored = redis.call('GET', KEYS[1])
-  if stored and cjson.decode(stored).podId == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-  return 0`;
+  local function stored(key)
+    local value = redis.call('GET', key)
+    local read, assignment = pcall(cjson.decode, value or '')
+    return read and type(assignment) == 'table' and assignment or nil
+  end
 
-/** Takes this many members of a set at once, or none: two pods must not match the same participant. */
-const TAKE = `
-  if redis.call('SCARD', KEYS[1]) < tonumber(ARGV[1]) then return {} end
-  return redis.call('SPOP', KEYS[1], ARGV[1])`;
+  local function assign(key, pod, participants)
+    local before = stored(key)
+    local epoch = math.max(now, before and tonumber(before.assignedAt) and before.assignedAt + 1 or 0)
+    local value = string.format('{"podId":%s,"participantCount":%d,"assignedAt":%.0f}',
+      cjson.encode(pod), participants, epoch)
+    redis.call('SET', key, value, 'EX', ${ASSIGNMENT_SECONDS})
+  end`;
+
+/** For scripts, with the above: gives a room to a pod. */
+export const PLACE = `${LUA}
+  local function place(room, pod, participants)
+    redis.call('INCR', 'placements')
+    redis.call('ZADD', 'pod:' .. pod .. ':reserved', now + ${RESERVED_MS}, room)
+    assign('room:' .. room .. ':pod', pod, participants)
+  end`;
+
+/**
+ * The heartbeat and the pod's rooms in one step: no reader finds a room in both counts, or in neither. A room that
+ * Redis has lost is assigned again; those that it knows at another pod are returned.
+ */
+const BEAT = `${LUA}
+  local pod, metrics, reserved = ARGV[1], KEYS[1], KEYS[2]
+  redis.call('SET', metrics, ARGV[2])
+  redis.call('ZREMRANGEBYSCORE', reserved, '-inf', now)
+  local moved = {}
+  for i = 3, #ARGV, 2 do
+    local room, participants = ARGV[i], ARGV[i + 1]
+    local key = 'room:' .. room .. ':pod'
+    local assignment = stored(key)
+    redis.call('ZREM', reserved, room)
+    if not assignment then
+      assign(key, pod, participants)
+    elseif assignment.podId == pod then
+      redis.call('EXPIRE', key, ${ASSIGNMENT_SECONDS})
+    else
+      table.insert(moved, room)
+    end
+  end
+  return moved`;
+
+/** Deletes the pod's heartbeat, and its rooms' assignments where they still name it. */
+const LEAVE = `${LUA}
+  redis.call('DEL', KEYS[1], KEYS[2])
+  for i = 2, #ARGV do
+    local key = 'room:' .. ARGV[i] .. ':pod'
+    local assignment = stored(key)
+    if assignment and assignment.podId == ARGV[1] then redis.call('DEL', key) end
+  end`;
 
 export class Directory {
   #redis;
-  #limits;
 
-  constructor(redis, limits) {
+  constructor(redis) {
     this.#redis = redis;
-    this.#limits = limits;
-  }
-
-  async assign(room, pod, participantCount) {
-    const args = [pod, String(participantCount), String(ASSIGNMENT_SECONDS)];
-    return JSON.parse(await this.#redis.eval(ASSIGN, { keys: [roomKey(room)], arguments: args }));
   }
 
   /** The pod of a room, or null. */
   async owner(room) {
-    const value = await this.#redis.get(roomKey(room));
+    const value = await this.#redis.run((client) => client.get(`room:${room}:pod`));
     return value && JSON.parse(value).podId;
   }
 
-  async beat(pod, { activeRooms, totalParticipants, rooms }) {
+  /** Tells how full a pod is, from its rooms' sizes. Returns those of them that are another pod's by now. */
+  async beat(pod, sizes) {
     const { rss } = process.memoryUsage();
     const { user, system } = process.cpuUsage();
     const metrics = {
-      activeRooms,
-      totalParticipants,
+      activeRooms: sizes.size,
+      totalParticipants: [...sizes.values()].reduce((sum, size) => sum + size, 0),
       cpuUsage: Math.round((user + system) / (process.uptime() * 10_000)),
       memoryUsage: Math.round(rss / 1_048_576),
       lastUpdate: Date.now(),
     };
-    await this.#redis.set(metricsKey(pod), JSON.stringify(metrics));
-    await Promise.all(rooms.map((room) => this.#redis.expire(roomKey(room), ASSIGNMENT_SECONDS)));
+    return this.#redis.script(BEAT, keysOf(pod), [pod, JSON.stringify(metrics), ...[...sizes].flat()]);
   }
 
   /** Takes the pod and its rooms out. */
   async leave(pod, rooms) {
-    await this.#redis.del(metricsKey(pod));
-    await Promise.all(rooms.map((room) => this.release(room, pod)));
+    await this.#redis.script(LEAVE, keysOf(pod), [pod, ...rooms]);
   }
 
-  async release(room, pod) {
-    await this.#redis.eval(RELEASE, { keys: [roomKey(room)], arguments: [pod] });
+  /** How full the pods are, and how many rooms had been placed before that was read. */
+  async pods() {
+    const version = (await this.#redis.run((client) => client.get("placements"))) ?? "0";
+    const pods = await Promise.all((await this.#redis.run(podNames)).map((name) => this.#pod(name)));
+    return { version, pods: pods.filter(Boolean) };
   }
 
-  async wait(experiment, participant) {
-    await this.#redis.sAdd(waitingKey(experiment), participant);
-  }
-
-  async stopWaiting(experiment, participant) {
-    await this.#redis.sRem(waitingKey(experiment), participant);
-  }
-
-  /** As many participants as a room needs, no longer waiting; an empty list while there are fewer. */
-  async takeWaiting(experiment, count) {
-    return this.#redis.eval(TAKE, { keys: [waitingKey(experiment)], arguments: [String(count)] });
-  }
-
-  /** The best pod for a room of this size, or null where all are full. */
-  async choosePod(participantCount) {
-    const { rooms, participants } = this.#limits;
-    const open = (await this.#pods()).filter(
-      (pod) =>
-        Date.now() - pod.lastUpdate < FRESH_MS &&
-        pod.activeRooms < rooms &&
-        pod.totalParticipants + participantCount <= participants,
-    );
-    const load = (pod) => (pod.activeRooms / rooms + pod.totalParticipants / participants) / 2;
-    const mean = open.reduce((sum, pod) => sum + load(pod), 0) / (open.length || 1);
-    const score = (pod) =>
-      35 * (1 - pod.activeRooms / rooms) +
-      35 * (1 - pod.totalParticipants / participants) +
-      20 * (0.5 + (mean - load(pod)) / 2) +
-      10 * (1 - (Date.now() - pod.lastUpdate) / FRESH_MS);
-    const scored = open.map((pod) => ({ pod: pod.name, score: score(pod) }));
-    return scored.sort((a, b) => b.score - a.score)[0]?.pod ?? null;
-  }
-
-  async #pods() {
-    const pods = [];
-    for await (const keys of this.#redis.scanIterator({ MATCH: "pod:*:metrics" })) {
-      for (const key of keys) {
-        const value = await this.#redis.get(key);
-        if (value) pods.push({ name: key.split(":")[1], ...JSON.parse(value) });
-      }
+  async #pod(name) {
+    const [metrics, reserved] = keysOf(name);
+    // In one step, as the heartbeat is written.
+    const both = (client) => client.multi().get(metrics).zCard(reserved).exec();
+    const [value, reservedRooms] = await this.#redis.run(both);
+    try {
+      return { name, reservedRooms, ...JSON.parse(value) };
+    } catch {
+      return null;
     }
-    return pods;
   }
 }
 
-const roomKey = (room) => `room:${room}:pod`;
-const metricsKey = (pod) => `pod:${pod}:metrics`;
-const waitingKey = (experiment) => `waiting:${experiment}:participants`;
+async function podNames(client) {
+  const names = new Set();
+  for await (const keys of client.scanIterator({ MATCH: "pod:*:metrics", COUNT: 1000 })) {
+    for (const key of keys) names.add(key.split(":")[1]);
+  }
+  return [...names];
+}
+
+const keysOf = (pod) => [`pod:${pod}:metrics`, `pod:${pod}:reserved`];

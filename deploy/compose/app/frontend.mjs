@@ -7,22 +7,28 @@ import { createServer } from "node:http";
 import { extname } from "node:path";
 
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css" };
-const FILES = {
-  "/": "index.html",
-  "/experiment": "experiment.html",
-  "/waiting.js": "waiting.js",
-  "/room.js": "room.js",
-  "/style.css": "style.css",
-};
+const FILES = new Map([
+  ["/", "index.html"],
+  ["/experiment", "experiment.html"],
+  ["/waiting.js", "waiting.js"],
+  ["/room.js", "room.js"],
+  ["/style.css", "style.css"],
+]);
 
 const server = createServer(async (request, response) => {
-  const { pathname } = new URL(request.url, "http://frontend");
-  if (pathname === "/health") return response.end("ok");
-  const name = FILES[pathname];
+  // As it came, and not through `URL`, which throws at some: `//`, for one.
+  const path = request.url.replace(/[?#].*$/s, "");
+  if (path === "/health") return response.end("ok");
+  const name = FILES.get(path);
   if (!name) return response.writeHead(404, { "Content-Type": "text/plain" }).end("not found\n");
-  const body = await readFile(new URL(`public/${name}`, import.meta.url));
-  const type = `${TYPES[extname(name)]}; charset=utf-8`;
-  response.writeHead(200, { "Content-Type": type, "Cache-Control": "no-cache" }).end(body);
+  try {
+    const body = await readFile(new URL(`public/${name}`, import.meta.url));
+    const type = `${TYPES[extname(name)]}; charset=utf-8`;
+    response.writeHead(200, { "Content-Type": type, "Cache-Control": "no-cache" }).end(body);
+  } catch (error) {
+    console.log(JSON.stringify({ message: "failed", error: error.message }));
+    response.writeHead(500).end();
+  }
 });
 server.keepAliveTimeout = 120_000;
 server.listen(Number(process.env.PORT ?? 8080), process.env.HOST ?? "0.0.0.0", () => {

@@ -87,23 +87,22 @@ fn the_ports_are_the_same_everywhere() {
     }
 }
 
-/// Room-less requests go to any pod that is ready, and the router has to see which there are.
+/// Room-less requests go to any pod that is ready, and the router has to see which there are. (In dev they go to the front
+/// end, and by routes to the pods of the heartbeats: see `application`.)
 #[test]
 fn the_default_backend_is_a_headless_service_of_the_ready_pods() {
-    for name in OVERLAYS {
-        let documents = &overlay(name).1;
-        let setting = settings(documents);
-        let backend = setting("DEFAULT_BACKEND");
-        let (host, port) = backend.split_once(':').expect("host:port");
-        let service = &one(documents, "Service", host)["spec"];
-        assert_eq!(service["clusterIP"], "None", "{name}: {host} has one address for all pods");
-        assert_ne!(service["publishNotReadyAddresses"], true, "{name}: {host} lists pods that are starting or going");
-        assert_eq!(service["ports"][0]["port"].to_string(), port, "{name}");
-        let pods = &one(documents, "StatefulSet", &setting("STATEFULSET"))["spec"]["template"];
-        assert!(selects(&service["selector"], &pods["metadata"]["labels"]), "{name}");
-        // A headless Service translates no ports: the pods are dialled on its own.
-        assert_eq!(container_port(&pods["spec"]["containers"][0], "http").to_string(), port, "{name}");
-    }
+    let documents = &overlay("production").1;
+    let setting = settings(documents);
+    let backend = setting("DEFAULT_BACKEND");
+    let (host, port) = backend.split_once(':').expect("host:port");
+    let service = &one(documents, "Service", host)["spec"];
+    assert_eq!(service["clusterIP"], "None", "{host} has one address for all pods");
+    assert_ne!(service["publishNotReadyAddresses"], true, "{host} lists pods that are starting or going");
+    assert_eq!(service["ports"][0]["port"].to_string(), port);
+    let pods = &one(documents, "StatefulSet", &setting("STATEFULSET"))["spec"]["template"];
+    assert!(selects(&service["selector"], &pods["metadata"]["labels"]));
+    // A headless Service translates no ports: the pods are dialled on its own.
+    assert_eq!(container_port(&pods["spec"]["containers"][0], "http").to_string(), port);
 }
 
 /// `<pod>.<headless Service>.<namespace>…`: all three parts are made in different files.

@@ -14,11 +14,13 @@ form.addEventListener("submit", (event) => {
 });
 
 function wait() {
-  // WebSocket only: the polls of a session without a room would go to one pod and then to another, which refuses them.
-  // A session with a room may poll, see room.js.
-  const socket = io("/waiting", { transports: ["websocket"] });
+  // Polls first, then a WebSocket, as Socket.IO does by itself: the session's id names its pod. Who comes back after a
+  // broken connection says who they were: the same participant, whichever pod it is this time.
+  let participant;
+  const socket = io("/waiting", { auth: (send) => send({ participant }) });
   state.textContent = "Connecting…";
   socket.on("waiting", (welcome) => {
+    participant = welcome.participant;
     pod.textContent = welcome.pod;
     pod.dataset.pod = welcome.pod.split("-").at(-1) % 3;
     state.textContent = "Waiting for somebody else…";
