@@ -7,4 +7,5 @@ mod messages;
 mod redirect;
 mod routing;
 mod target;
+mod trailers;
 mod unread;

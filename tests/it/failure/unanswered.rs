@@ -1,13 +1,13 @@
 //! Requests that got no answer: which are sent again (none that the pod may have seen), which time out.
 
 use std::io;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Stage, eventually, script};
+use crate::support::{Gate, Stage, eventually, script};
 
 const POST: &str = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -121,6 +121,55 @@ fn a_slow_upload_is_not_timed_out() {
         client.send("x");
     }
     assert_eq!(client.read_response().json()["bodyLength"], 20);
+}
+
+/// Waits until `--response-timeout` is over once more: so long a silent pod is waited for.
+fn sit_out(stage: &Stage) {
+    stage.any.play(script::silence);
+    assert_eq!(stage.get("/").expect_error(504), "pod-timeout");
+}
+
+/// Nor does it run before there is a connection: a place in the queue is no fault of the pod's.
+#[test]
+fn the_queue_does_not_count_as_the_pods_time() {
+    let stage = Stage::with(&["--response-timeout", "1s", "--pod-max-connections", "1", "--pod-queue-timeout", "60s"]);
+    let gate = Gate::shared();
+    let opens = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        let head = conn.whole_request()?.0;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")?;
+        if head.second_word().ends_with("first") {
+            opens.wait();
+        }
+        conn.send("k")
+    });
+    let mut first = stage.client();
+    first.send("GET /room_a/first HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = first.read_head();
+    let mut queued = ["GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n", POST].map(|request| {
+        let client = stage.client();
+        client.send(request);
+        client
+    });
+    stage.router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], 2.0);
+    sit_out(&stage);
+    gate.open();
+    assert_eq!(first.read_body(&head).expect("all of it"), b"ok");
+    for client in &mut queued {
+        assert_eq!(client.read_response().text(), "ok");
+    }
+}
+
+/// Nor does a lookup.
+#[test]
+fn the_directory_does_not_count_as_the_pods_time() {
+    let stage = Stage::with(&["--response-timeout", "1s", "--redis-timeout", "60s"]);
+    stage.redis.pause();
+    let mut client = stage.client();
+    client.send(POST);
+    sit_out(&stage);
+    stage.redis.resume();
+    assert_eq!(client.read_response().json()["body"], "hello");
 }
 
 /// It ends with the response's head: a download may take its time.
