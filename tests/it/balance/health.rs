@@ -74,9 +74,13 @@ fn never_more_than_half_is_left_out() {
     for pod in [1, 2, 3] {
         pods.get_mut(pod).kill();
     }
+    let ejections = || (0..4).map(|n| router.metric(EJECTIONS, &[("pod", &format!("backend-{n}"))])).sum::<f64>();
+    eventually("two are left out", || {
+        answers(&router, 4);
+        ejections() > 1.5
+    });
     assert_eq!(answers(&router, 60).keys().collect::<Vec<_>>(), ["backend-0"]);
-    let ejections: f64 = (0..4).map(|n| router.metric(EJECTIONS, &[("pod", &format!("backend-{n}"))])).sum();
-    assert_eq!(ejections, 2.0);
+    assert_eq!(ejections(), 2.0);
 }
 
 #[test]
@@ -85,8 +89,12 @@ fn a_rooms_pod_is_never_replaced() {
     redis.assign("room_a", 1);
     let router = router(&redis, &pods, &["--pod-wait", "0s"]);
     pods.get_mut(1).kill();
-    answers(&router, 20);
-    assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
+    // Not at once: what several learn of one dial is one failure.
+    let ejected = || router.metric(EJECTIONS, &[("pod", "backend-1")]) > 0.5;
+    eventually("it is left out", || {
+        answers(&router, 6);
+        ejected()
+    });
     assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
     pods.get_mut(1).bind();
     // Still left out for requests without a room, and there for its room.
