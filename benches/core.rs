@@ -216,7 +216,7 @@ async fn router(pod: SocketAddr, directory: MemoryDirectory) -> SocketAddr {
     let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
     let listener = server::listen(([127, 0, 0, 1], 0).into(), false).expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let server = Server::new(proxy, roster, &config.downstream, None, metrics);
+    let server = Server::new(proxy, roster, &config.downstream, limits::Places::new(16), None, metrics);
     tokio::task::spawn_local(async move {
         let signal = Signal::new();
         let listener = TcpListener::from_std(listener).expect("non-blocking");

@@ -24,7 +24,7 @@ use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::dns::Dns;
 use crate::drain::{Phase, Roster, Signal, Watch};
-use crate::limits::{Limiter, Limits, Seats};
+use crate::limits::{Limiter, Limits, Places, Seats};
 use crate::metrics::Metrics;
 use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
 use crate::server::{Server, listen, listen_again};
@@ -53,6 +53,7 @@ struct Shared<D> {
     resolver: Resolver<D>,
     strangers: Strangers,
     commons: Commons,
+    places: Arc<Places>,
     watch: Watch,
 }
 
@@ -133,6 +134,7 @@ impl App {
             resolver: resolver.clone(),
             strangers: Arc::clone(&strangers),
             commons: commons.clone(),
+            places: Places::new(config.downstream.max_connections),
             watch: ending.watch(),
         };
         let (alive, mut ended) = mpsc::channel::<()>(1);
@@ -276,13 +278,13 @@ async fn meet<D: Directory>(resolver: Resolver<D>, strangers: Strangers) {
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         let served = runtime.block_on(async move {
-            let Shared { config, resolver, strangers, commons, watch } = shared;
+            let Shared { config, resolver, strangers, commons, places, watch } = shared;
             let resolver = resolver.attach();
             tokio::task::spawn_local(meet(resolver.clone(), strangers));
             let roster = Roster::new();
             let (metrics, seats) = (Arc::clone(&commons.metrics), commons.limits.seats.clone());
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
-            let server = Server::new(proxy, roster, &config.downstream, seats, metrics);
+            let server = Server::new(proxy, roster, &config.downstream, places, seats, metrics);
             server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
             io::Result::Ok(())
         });

@@ -40,7 +40,8 @@
 //! | `check`, `explain`, `health` | [`cli`] |
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
-//! | an answer to what never became a request | `proxy/canned.rs` |
+//! | how what never became a request is answered | `proxy/canned.rs` |
+//! | when a client's connection carries no other request | `proxy/doubt.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
@@ -76,7 +77,7 @@
 //! # Invariants
 //!
 //! 1. [`core`] never awaits and reads no clock, environment or randomness.
-//! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status for a proxied request; only [`config`]
+//! 2. Only `directory/redis` names fred; only `proxy/reject.rs` picks a status on the data listener; only [`config`]
 //!    reads the environment (`RUST_LOG` apart, which it checks and `tracing-subscriber` reads in [`telemetry`]).
 //! 3. A connection failure never moves a room. Only the directory does.
 //! 4. For one room, no request goes to a pod under a lower epoch than one this replica has used and still remembers,
@@ -87,7 +88,7 @@
 //! 8. Every wait has a deadline; nothing queues without a bound. Requests that wait for a pod are bounded by
 //!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`, questions for
 //!    heartbeats by one at a time and the same.
-//! 9. Passwords, query strings (`sid`s, tokens) and header values never reach a log line or a label.
+//! 9. Passwords, query strings, path parameters (`sid`s, tokens) and header values never reach a log line or a label.
 //! 10. Every library default the router depends on is set explicitly, with the default in a comment.
 //!
 //! # Decisions
@@ -134,6 +135,12 @@
 //!
 //! - **Interim responses (1xx) are not passed on**: hyper's server cannot send them. The final response is intact, and the
 //!   router answers `Expect: 100-continue` itself when the pod's connection takes the body.
+//! - **Response trailers reach some clients only**: hyper's server sends those that the response names in `Trailer`, to a
+//!   client that sent `TE: trailers`. Others are dropped, which RFC 9110 section 6.5.1 allows.
+//! - **A bare LF in a chunked request's trailer section** ends a line, but not the section: hyper goes on to the next empty
+//!   line, and what others read as the next request is gone with it. It cannot be read before hyper does. What comes of it
+//!   is bounded: a request that ends in a trailer section is the last of its connection (`proxy/doubt.rs`), so that no
+//!   answer can be taken for another request's, and none of what was swallowed reaches a pod.
 
 pub mod admin;
 pub mod app;

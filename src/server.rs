@@ -29,10 +29,10 @@ use crate::config::DownstreamConfig;
 use crate::core::prefix::Prefix;
 use crate::directory::Directory;
 use crate::drain::{Member, Phase, Roster, Watch};
-use crate::limits::Seats;
+use crate::limits::{Places, Seats};
 use crate::metrics::{Held, Metrics};
 use crate::proxy::{
-    Canned, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT,
+    Answer, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT,
     UNREADABLE, Unheard, tune,
 };
 
@@ -98,7 +98,8 @@ pub struct Server<D> {
     proxy: Rc<Proxy<D>>,
     roster: Rc<Roster>,
     http: Builder,
-    max_connections: i64,
+    /// `--max-connections`.
+    places: Arc<Places>,
     /// `--max-connections-per-client`.
     seats: Option<Arc<Seats>>,
     limits: patience::Limits,
@@ -116,6 +117,7 @@ impl<D: Directory> Server<D> {
         proxy: Rc<Proxy<D>>,
         roster: Rc<Roster>,
         config: &DownstreamConfig,
+        places: Arc<Places>,
         seats: Option<Arc<Seats>>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
@@ -126,7 +128,6 @@ impl<D: Directory> Server<D> {
             .half_close(false) // hyper's default: a client that is gone takes its request with it
             .keep_alive(true) // hyper's default
             .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
-        let max_connections = i64::try_from(config.max_connections).unwrap_or(i64::MAX);
         let limits = patience::Limits { idle: config.idle, head: config.header_timeout, write: config.write_stall };
         if config.max_headers != HYPERS_MAX_HEADERS {
             http.max_headers(config.max_headers);
@@ -136,7 +137,7 @@ impl<D: Directory> Server<D> {
             proxy,
             roster,
             http,
-            max_connections,
+            places,
             seats,
             limits,
             announced,
@@ -174,10 +175,10 @@ impl<D: Directory> Server<D> {
     async fn accepted(self: &Rc<Self>, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
             Ok((stream, peer)) => {
-                let permit = Held::new(&self.metrics.downstream_connections);
-                if self.metrics.downstream_connections.get() > self.max_connections {
+                let Some(place) = self.places.take() else {
                     return self.refuse(stream, peer.ip(), &TOO_MANY_CONNECTIONS);
-                }
+                };
+                let permit = Permit::new(place, Held::new(&self.metrics.downstream_connections));
                 let server = Rc::clone(self);
                 // It counts from here: an empty roster ends the drain.
                 tokio::task::spawn_local(server.serve(stream, peer, permit, self.roster.join()));
@@ -200,7 +201,7 @@ impl<D: Directory> Server<D> {
     }
 
     /// Serves one connection to its end, or until it has become a tunnel.
-    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Held, member: Member) {
+    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Permit, member: Member) {
         let mut client = self.proxy.client(peer.ip());
         if self.announced && client.trusted {
             // Boxed, as what most connections do without: a connection's future is as large as its largest branch.
@@ -214,7 +215,7 @@ impl<D: Directory> Server<D> {
             },
             _ => None,
         };
-        let downstream = Rc::new(Downstream::new(client, Permit::new(permit, seat)));
+        let downstream = Rc::new(Downstream::new(client, permit.seated(seat)));
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
@@ -224,6 +225,11 @@ impl<D: Directory> Server<D> {
         let ended = poll_fn(|cx| {
             let mut ended = connection.as_mut().poll(cx);
             // What is known only in part may become a handshake.
+            if ended.is_pending() && !told && downstream.doubts.is_last() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+                ended = connection.as_mut().poll(cx);
+            }
             let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
             if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
                 // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
@@ -291,9 +297,9 @@ impl<D: Directory> Server<D> {
     }
 
     /// hyper refuses what it cannot parse by itself (400, 414, 431), which the client's socket makes an answer of ours. Where
-    /// none was written, it is `canned`'s code all the same: to the preface of HTTP/2 hyper says nothing, and its own answer
+    /// none was written, it is `answer`'s code all the same: to the preface of HTTP/2 hyper says nothing, and its own answer
     /// goes to a client that has not taken an earlier one.
-    fn note_unreadable(&self, downstream: &Downstream, canned: &'static Canned) {
+    fn note_unreadable(&self, downstream: &Downstream, answer: &'static Answer) {
         let count = |code| self.metrics.rejected.with_label_values(&[code]).inc();
         let client = downstream.client.ip;
         match downstream.unheard() {
@@ -302,19 +308,19 @@ impl<D: Directory> Server<D> {
                 unheard.log(client);
             }
             None => {
-                count(canned.code);
-                Unheard::new(canned).log_unanswered(client);
+                count(answer.code);
+                Unheard::new(answer).log_unanswered(client);
             }
         }
     }
 
     /// Tells a connection over a limit that it is, where that costs little.
-    fn refuse(&self, mut stream: TcpStream, client: IpAddr, canned: &'static Canned) {
-        self.metrics.rejected.with_label_values(&[canned.code]).inc();
+    fn refuse(&self, mut stream: TcpStream, client: IpAddr, answer: &'static Answer) {
+        self.metrics.rejected.with_label_values(&[answer.code]).inc();
         if self.refusals.get() >= MAX_REFUSALS {
             return;
         }
-        let unheard = Unheard::new(canned);
+        let unheard = Unheard::new(answer);
         unheard.log(client);
         self.refusals.set(self.refusals.get() + 1);
         let refusals = Rc::clone(&self.refusals);

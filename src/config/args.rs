@@ -250,15 +250,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "ORIGIN,…", default_value = "off", help_heading = "Downstream")]
     pub(super) allowed_origins: String,
     /// `100r/m burst=20`: requests of one client, as nginx's `limit_req` with `nodelay`; by `r/s`, `r/m` or `r/h`; with a path in
-    /// front, `/api/=100r/m burst=20`, for what begins with it (of several the longest counts, alone). Repeatable; the
-    /// variable takes a comma-separated list. Each replica counts for itself
+    /// front, `/api/=100r/m burst=20`, for what begins with it: the rules of the longest such path apply, all of them where it
+    /// has several, and no others. Repeatable; the variable takes a comma-separated list. Each replica counts for itself
     #[arg(long, value_name = "[PATH=]RATE", help_heading = "Downstream")]
     pub(super) rate_limit: Vec<String>,
     /// Rooms unknown to the directory that one client may ask for, for example `10r/s burst=100`; `off` for no limit
     #[arg(long, value_name = "RATE", default_value = "off", help_heading = "Downstream")]
     pub(super) lookup_rate: String,
     /// Whose `X-Forwarded-*` is believed: networks, comma-separated; `loopback` and `private` (RFC 1918 and `fc00::/7`)
-    /// stand for theirs, `none` for nobody
+    /// stand for theirs, `none` for nobody. Clients must not be able to connect from
+    /// there (README, Trust)
     #[arg(long, value_name = "NETWORK,…", default_value = "loopback,private", help_heading = "Downstream")]
     pub(super) trusted_proxies: String,
     /// `on`: connections from `--trusted-proxies` begin with a PROXY protocol header, version 1 or 2, and whom it names is

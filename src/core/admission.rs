@@ -14,15 +14,3 @@ pub enum Refusal {
     /// A WebSocket handshake from a web page that is not one of `--allowed-origins`.
     Origin,
 }
-
-impl Refusal {
-    /// The reason, for programs and metrics.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::BodyTooLarge => "body-too-large",
-            Self::Origin => "origin-refused",
-            Self::RateLimited(..) => "rate-limited",
-            Self::UnknownRooms(_) => "too-many-lookups",
-        }
-    }
-}

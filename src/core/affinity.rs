@@ -112,19 +112,6 @@ impl AffinityRule {
     }
 }
 
-impl AffinityError {
-    /// The reason, for programs and metrics.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::EncodedRoom => "encoded-room",
-            Self::DotSegment => "dot-segment",
-            Self::InvalidRoom => "invalid-room",
-            Self::DuplicateRoom => "duplicate-room",
-            Self::DuplicateSid => "duplicate-sid",
-        }
-    }
-}
-
 /// The room in a query string; also where a doubled `sid` is noticed, since a backend and a router that
 /// disagree about the session disagree about the pod.
 fn query_room<'a>(query: &'a str, name: &str) -> Result<Option<RoomId<'a>>, AffinityError> {

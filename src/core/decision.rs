@@ -45,17 +45,6 @@ pub enum RoomRefusal {
     DirectoryUnavailable,
 }
 
-impl RoomRefusal {
-    /// The reason, for programs and metrics.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Unassigned => "unassigned-room",
-            Self::BadAssignment(_) => "bad-assignment",
-            Self::DirectoryUnavailable => "directory-unavailable",
-        }
-    }
-}
-
 /// The routing table for a request that names a room; `page_load` is [`super::redirect::Redirect::applies_to`].
 pub fn plan(page_load: bool, resolution: Resolution, on_unassigned: OnUnassigned) -> Plan {
     match resolution {

@@ -17,6 +17,16 @@ pub fn readings(path: &str) -> impl Iterator<Item = String> {
     [true, false].into_iter().take(count).map(move |keep_empty| resolve(&decoded, keep_empty))
 }
 
+/// A path without the parameters of its segments (`;jsessionid=…`, RFC 3986 section 3.3), which may name a session as a
+/// query does.
+pub fn without_parameters(path: &str) -> Cow<'_, str> {
+    if !path.contains(';') {
+        return Cow::Borrowed(path);
+    }
+    let names = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    names.collect::<Vec<_>>().join("/").into()
+}
+
 /// Whether there is only one way to read a path. Most have neither of what makes for others.
 pub fn is_plain(path: &str) -> bool {
     let bytes = path.as_bytes();
@@ -51,6 +61,21 @@ mod tests {
         for path in ["/", "/api/x", "/socket.io/", "/a.b/c-d_e~f", ""] {
             assert_eq!(readings(path).count(), 0, "{path}");
         }
+    }
+
+    #[test]
+    fn parameters_are_cut_from_each_segment() {
+        for (path, cut) in [
+            ("/a;jsessionid=secret/b;v=1;w=2", "/a/b"),
+            ("/;x/a;/", "//a/"),
+            ("/a;b", "/a"),
+            ("*", "*"),
+            ("", ""),
+            ("/a%3Bb/c", "/a%3Bb/c"),
+        ] {
+            assert_eq!(without_parameters(path), cut, "{path}");
+        }
+        assert!(matches!(without_parameters("/a/b"), Cow::Borrowed("/a/b")));
     }
 
     #[test]

@@ -97,8 +97,10 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let (family, transport) = (fixed[13] >> 4, fixed[13] & 0xf);
     let of_addresses = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     let length = V2_FIXED + of_addresses;
-    // Values that are not assigned have to be rejected.
-    if version != 2 || command > 1 || family > 3 || transport > 2 || length > MAX_LENGTH {
+    // Values that are not assigned have to be rejected; but of LOCAL "the receiver [...] must discard the protocol block
+    // including the family which is ignored".
+    let of_somebody = command == 1;
+    if version != 2 || command > 1 || length > MAX_LENGTH || (of_somebody && (family > 3 || transport > 2)) {
         return Err(Malformed);
     }
     let Some(addresses) = rest.get(..of_addresses) else {
@@ -210,6 +212,7 @@ mod tests {
             (&v2(&[0x20, 0x00, 0, 0]), ""),
             (&v2(&[&[0x20, 0x11, 0, 12][..], &INET].concat()), ""),
             (&v2(&[0x20, 0x11, 0, 0]), ""),
+            (&v2(&[0x20, 0xff, 0, 2, 1, 2]), ""),
             // UNSPEC, and datagrams.
             (&v2(&[0x21, 0x00, 0, 0]), ""),
             (&v2(&[&[0x21, 0x12, 0, 12][..], &INET].concat()), ""),

@@ -113,18 +113,23 @@ impl fmt::Display for RateRule {
     }
 }
 
-/// Which of these scopes a path is in: the longest that it begins with, and of equal ones the first. It counts as whatever
-/// a backend may read in it: neither `/%61pi/` nor `/x/../api/` must be a way around a limit on `/api/`.
-pub fn scope_of<'a>(path: &str, scopes: impl Iterator<Item = &'a str>) -> Option<usize> {
+/// Which rules, by the numbers of their scopes, apply to a path: those of the longest scope that it begins with. It counts
+/// as whatever a backend may read in it, and as all of it: neither `/%61pi/` nor `/x/../api/` must be a way around a limit on
+/// `/api/`, nor `/free/../api/` around it by way of a laxer one on `/free/`.
+pub fn rules_for<'a, S>(path: &str, scopes: S) -> impl Iterator<Item = usize>
+where
+    S: Iterator<Item = &'a str> + Clone,
+{
     let readings: Vec<_> = readings(path).collect();
-    let is_inside = |scope: &str| path.starts_with(scope) || readings.iter().any(|read| read.starts_with(scope));
-    let inside = scopes.enumerate().filter(|(_, scope)| is_inside(scope));
-    inside
-        .fold(None, |best: Option<(usize, &str)>, next| match best {
-            Some(best) if best.1.len() >= next.1.len() => Some(best),
-            _ => Some(next),
-        })
-        .map(|(index, _)| index)
+    let all = scopes.clone();
+    let applies = move |read: &str, scope: &str| {
+        let is_inside = |scope: &str| read.starts_with(scope);
+        is_inside(scope) && !all.clone().any(|other| other.len() > scope.len() && is_inside(other))
+    };
+    let applying = scopes
+        .enumerate()
+        .filter(move |(_, scope)| applies(path, scope) || readings.iter().any(|read| applies(read, scope)));
+    applying.map(|(number, _)| number)
 }
 
 #[cfg(test)]
@@ -185,23 +190,33 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_scope_counts_alone() {
-        let of = |path| scope_of(path, ["/api/", "/", "/api/room/", "/"].into_iter());
-        for (path, index) in [
-            ("/api/x", 0),
-            ("/api", 1),
-            ("/", 1),
-            ("/api/room/a", 2),
-            ("/%61pi/room%2Fa", 2),
-            ("/API/x", 1),
-            ("/x/../api/x", 0),
-            ("/api\\x", 0),
-            ("//api/x", 0),
-        ] {
-            assert_eq!(of(path), Some(index), "{path}");
+    fn the_closest_scope_counts_and_all_rules_for_it() {
+        let of = |path| rules_for(path, ["/api/", "/", "/api/room/", "/"].into_iter()).collect::<Vec<_>>();
+        for (path, rules) in
+            [("/api/x", &[0][..]), ("/api", &[1, 3]), ("/", &[1, 3]), ("/api/room/a", &[2]), ("/API/x", &[1, 3])]
+        {
+            assert_eq!(of(path), rules, "{path}");
         }
-        assert_eq!(scope_of("/x", ["/api/"].into_iter()), None);
-        assert_eq!(scope_of("*", ["/"].into_iter()), None);
+        assert_eq!(rules_for("/x", ["/api/"].into_iter()).count(), 0);
+        assert_eq!(rules_for("*", ["/"].into_iter()).count(), 0);
+    }
+
+    /// A path counts as each that a backend may read in it.
+    #[test]
+    fn no_scope_is_a_way_around_another() {
+        let of = |path| rules_for(path, ["/api/", "/static/img/", "/api/room/"].into_iter()).collect::<Vec<_>>();
+        for (path, rules) in [
+            ("/static/img/../../api/login", &[0, 1][..]),
+            ("/static/img/%2e%2e/%2e%2e/api/login", &[0, 1]),
+            ("/api/room/../login", &[0, 2]),
+            ("/x/../api/x", &[0]),
+            ("/%61pi/room%2Fa", &[2]),
+            ("/api\\x", &[0]),
+            ("//api/x", &[0]),
+            ("/static/img/x", &[1]),
+        ] {
+            assert_eq!(of(path), rules, "{path}");
+        }
     }
 
     #[test]

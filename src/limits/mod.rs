@@ -1,14 +1,16 @@
-//! What one client may take of what all share: connections now, lookups and requests over time.
+//! What all clients, and what one of them, may take of what all share: connections now, lookups and requests over time.
 //!
 //! Mechanics without domain words: who counts as one client is `core::prefix`, how much is the configuration's, and what
 //! a refusal says is `proxy/reject.rs`. Shared by all worker threads; what is not configured is not there.
 
+mod places;
 mod rate;
 mod seats;
 
 use std::sync::Arc;
 
-pub use rate::{CLIENTS, Limiter};
+pub use places::{Place, Places};
+pub use rate::{CLIENTS, Limiter, Turn};
 pub use seats::{Seat, Seats};
 
 /// All that is limited per client. Cheap to clone: handles.

@@ -27,9 +27,20 @@ pub const CLIENTS: usize = 65_536;
 pub struct Limiter {
     rate: Rate,
     clock: Since,
+    /// What governor counts from, or a moment later.
+    zero: Duration,
     cells: RateLimiter<Prefix, Cells, Since, NoOpMiddleware<Duration>>,
     /// The same cells, which governor does not let go.
     known: Arc<Cache<Prefix, Arc<AtomicU64>>>,
+}
+
+/// One that was taken.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "it is either spent or given back"]
+pub struct Turn {
+    client: Prefix,
+    /// When time gives it back, in nanoseconds since the limiter was made.
+    until: u64,
 }
 
 /// What governor remembers of each client: nanoseconds since the limiter was made, 0 for nothing.
@@ -53,7 +64,8 @@ impl Limiter {
         let quota = Quota::with_period(rate.interval()).expect("a rate has an interval").allow_burst(at_once);
         let clock = Since(Instant::now());
         let known = Arc::new(Cache::new(clients));
-        Self { rate, clock, cells: RateLimiter::new(quota, Cells(Arc::clone(&known)), clock), known }
+        let cells = RateLimiter::new(quota, Cells(Arc::clone(&known)), clock);
+        Self { rate, clock, zero: clock.now(), cells, known }
     }
 
     /// Takes one of what this client may have.
@@ -61,17 +73,23 @@ impl Limiter {
     /// # Errors
     ///
     /// There is none now.
-    pub fn take(&self, client: Prefix) -> Result<(), Exceeded> {
+    pub fn take(&self, client: Prefix) -> Result<Turn, Exceeded> {
         let taken = self.cells.check_key(&client);
-        taken.map_err(|until| Exceeded::new(self.rate, until.wait_time_from(self.clock.now())))
+        taken.map_err(|until| Exceeded::new(self.rate, until.wait_time_from(self.clock.now())))?;
+        Ok(Turn { client, until: self.known.get(&client).map_or(0, |cell| cell.load(Ordering::Relaxed)) })
     }
 
     /// Gives one back that was taken, because it turned out not to count.
-    pub fn give_back(&self, client: Prefix) {
-        if let Some(cell) = self.known.get(&client) {
-            let one = u64::try_from(self.rate.interval().as_nanos()).unwrap_or(u64::MAX);
-            // Less than what was taken is left only where it has come back with time already: then there is nothing to do.
-            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| until.checked_sub(one));
+    pub fn give_back(&self, turn: Turn) {
+        self.give_back_at(turn, self.clock.now().saturating_sub(self.zero));
+    }
+
+    /// What time has given back already is not given back again: it would be somebody else's.
+    fn give_back_at(&self, turn: Turn, now: Duration) {
+        let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let left = turn.until.saturating_sub(nanoseconds(now)).min(nanoseconds(self.rate.interval()));
+        if let Some(cell) = self.known.get(&turn.client) {
+            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(until.saturating_sub(left)));
         }
     }
 }
@@ -121,34 +139,56 @@ mod tests {
         Prefix::of(number.to_be_bytes().into())
     }
 
+    /// Takes one that there is.
+    #[track_caller]
+    fn spend(limiter: &Limiter, number: u32) {
+        let _spent = limiter.take(client(number)).expect("there is one");
+    }
+
     #[test]
     fn the_burst_is_on_top_of_the_rate() {
         let limiter = Limiter::new(HOURLY);
         for _ in 0..3 {
-            assert_eq!(limiter.take(client(1)), Ok(()));
+            spend(&limiter, 1);
         }
-        assert_eq!(limiter.take(client(1)).map_err(|exceeded| exceeded.wait), Err(3600));
-        assert_eq!(limiter.take(client(2)), Ok(()), "another client");
+        assert_eq!(limiter.take(client(1)).expect_err("it is used up").wait, 3600);
+        spend(&limiter, 2);
     }
 
     #[test]
     fn what_is_given_back_can_be_taken_again() {
         let limiter = Limiter::new(HOURLY);
         for _ in 0..100 {
-            assert_eq!(limiter.take(client(1)), Ok(()));
-            limiter.give_back(client(1));
+            let turn = limiter.take(client(1)).expect("there is one");
+            limiter.give_back(turn);
         }
-        (0..3).for_each(|_| assert_eq!(limiter.take(client(1)), Ok(())));
+        (0..2).for_each(|_| spend(&limiter, 1));
+        let last = limiter.take(client(1)).expect("there is one");
         assert!(limiter.take(client(1)).is_err());
-        limiter.give_back(client(1));
-        limiter.give_back(client(2));
-        assert!(limiter.take(client(1)).is_ok() && limiter.take(client(1)).is_err() && limiter.take(client(2)).is_ok());
+        limiter.give_back(last);
+        spend(&limiter, 1);
+        assert!(limiter.take(client(1)).is_err());
+        spend(&limiter, 2);
+    }
+
+    /// Where an interval is shorter than what is waited for, time is the first to give back.
+    #[test]
+    fn nothing_is_given_back_twice() {
+        const HOUR: Duration = HOURLY.per;
+        for (after, left) in [(Duration::ZERO, 2), (2 * HOUR, 1), (5 * HOUR, 1)] {
+            let limiter = Limiter::new(HOURLY);
+            let early = limiter.take(client(1)).expect("there is one");
+            spend(&limiter, 1);
+            limiter.give_back_at(early, after);
+            let more = (0..9).take_while(|_| limiter.take(client(1)).is_ok()).count();
+            assert_eq!(more, left, "given back after {after:?}");
+        }
     }
 
     #[test]
     fn what_was_taken_comes_back_with_time() {
         let limiter = Limiter::new(Rate { number: 1000, per: Duration::from_secs(1), burst: 0 });
-        assert_eq!(limiter.take(client(1)), Ok(()));
+        spend(&limiter, 1);
         while limiter.take(client(1)).is_err() {
             std::thread::yield_now();
         }
@@ -161,7 +201,7 @@ mod tests {
         let regular = client(0);
         while limiter.take(regular).is_ok() {}
         for stranger in 1..100_000 {
-            assert_eq!(limiter.take(client(stranger)), Ok(()));
+            spend(&limiter, stranger);
             if stranger % 100 == 0 {
                 assert!(limiter.take(regular).is_err(), "forgotten after {stranger} strangers");
             }

@@ -1,6 +1,7 @@
 //! What a request has to pass before it is routed: limits that are off unless somebody asked for them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::request::Parts;
 use hyper::body::{Body, Incoming};
@@ -34,40 +35,66 @@ impl<D: Directory> Proxy<D> {
         }
     }
 
-    /// Counts the request against the rate that applies to it, if one does.
+    /// Counts the request against each rate that applies to it, or, as nginx does, against none where one is used up.
     fn take_turn(&self, head: &Parts, client: IpAddr) -> Result<(), Refusal> {
         let rules = &self.limits.requests;
         if rules.is_empty() {
             return Ok(());
         }
-        let Some(index) = rate::scope_of(head.uri.path(), rules.iter().map(|(scope, _)| scope.as_str())) else {
-            return Ok(());
-        };
-        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
-        rules[index].1.take(Prefix::of(client)).map_err(|exceeded| Refusal::RateLimited(number, exceeded))
+        let client = Prefix::of(client);
+        let mut taken = Vec::new();
+        for index in rate::rules_for(head.uri.path(), rules.iter().map(|(scope, _)| scope.as_str())) {
+            let limiter = &rules[index].1;
+            match limiter.take(client) {
+                Ok(turn) => taken.push((limiter, turn)),
+                Err(exceeded) => {
+                    taken.into_iter().for_each(|(limiter, turn)| limiter.give_back(turn));
+                    return Err(Refusal::RateLimited(u32::try_from(index + 1).unwrap_or(u32::MAX), exceeded));
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// The room's pod by the directory, which is not asked for a client that has asked for too many rooms it did not
-    /// know. Only those count in the end: whoever has many rooms may ask for them all. While it is not known which it is,
-    /// it counts, or as many as there are connections could be asked for at once.
-    pub(super) async fn look_up_sparingly(
+    /// The room's pod by the directory, as far as the client may ask it.
+    pub(super) async fn look_up(&self, room: &RoomId<'_>, record: &mut Record) -> Result<Resolution, Refusal> {
+        let resolution = match &self.limits.lookups {
+            None => Ok(self.resolver.resolve(room, record.started(), None).await),
+            Some(limiter) => self.look_up_sparingly(limiter, room, record).await,
+        };
+        record.route_awaited();
+        resolution
+    }
+
+    /// The same for a client that may not ask for many rooms which the directory does not know. Only those count in the
+    /// end: whoever has many rooms may ask for them all. While it is not known which it is, it counts, or as many as there
+    /// are connections could be asked for at once. Which it is does not depend on the client's patience, so it is found out
+    /// in a task of its own: who hangs up gets back what was not spent, and no more.
+    async fn look_up_sparingly(
         &self,
-        limiter: &Limiter,
+        limiter: &Arc<Limiter>,
         room: &RoomId<'_>,
         record: &Record,
     ) -> Result<Resolution, Refusal> {
         let client = Prefix::of(record.client());
-        if let Err(wait) = limiter.take(client) {
+        let turn = match limiter.take(client) {
+            Ok(turn) => turn,
             // A room that was known a moment ago is no guess: who shares an address with a guesser stays in it.
-            return match self.resolver.last_known(room) {
-                known @ Resolution::Stale(_) => Ok(known),
-                Resolution::Fresh(_) | Resolution::Unknown => Err(Refusal::UnknownRooms(wait)),
-            };
-        }
-        let resolution = self.resolver.resolve(room, record.started(), None).await;
-        if !matches!(resolution, Resolution::Fresh(Answer::Unassigned | Answer::Unusable(_))) {
-            limiter.give_back(client);
-        }
-        Ok(resolution)
+            Err(wait) => match self.resolver.last_known(room) {
+                known @ Resolution::Stale(_) => return Ok(known),
+                Resolution::Fresh(_) | Resolution::Unknown => return Err(Refusal::UnknownRooms(wait)),
+            },
+        };
+        let (resolver, limiter) = (self.resolver.clone(), Arc::clone(limiter));
+        let (room, started) = (room.clone().into_owned(), record.started());
+        let asking = tokio::task::spawn_local(async move {
+            let resolution = resolver.resolve(&room, started, None).await;
+            if !matches!(resolution, Resolution::Fresh(Answer::Unassigned | Answer::Unusable(_))) {
+                limiter.give_back(turn);
+            }
+            resolution
+        });
+        // It ends unanswered only with its thread.
+        Ok(asking.await.unwrap_or(Resolution::Unknown))
     }
 }

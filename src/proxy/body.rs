@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::duplex::Duplex;
 use super::exchange::{Broken, Exchange};
 use super::record::Record;
-use crate::core::admission::Refusal;
+use super::reject::BODY_TOO_LARGE;
 use crate::core::wire::Part;
 
 /// A response body on its way to the client. Dropped before its end, when the client has gone, it takes the exchange
@@ -80,7 +80,7 @@ impl ResponseBody {
         match broken {
             Broken::Connection(_) | Broken::Body(_) => self.record.broken_by_pod(),
             Broken::Stalled => self.record.cut("pod-stalled"),
-            Broken::Limit => self.record.cut(Refusal::BodyTooLarge.code()),
+            Broken::Limit => self.record.cut(BODY_TOO_LARGE.code),
             Broken::SlowUpload => self.record.cut("slow-body"),
             Broken::Upload(_) => {}
         }

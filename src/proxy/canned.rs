@@ -1,111 +1,44 @@
 //! Answers to what never became a request: a head that cannot be read or does not come, a connection too many.
 //!
-//! They are like all others of the router's own: a code, a sentence, an id, and an access line with it; that has no
-//! method and no path, because nobody knows them. What refuses a request that has been read is `reject.rs`.
+//! They are like all others of the router's own, from the same table (`reject.rs`), with an id, and an access line with it;
+//! that has no method and no path, because nobody knows them. They are apart because hyper writes none of them.
 
 use std::net::IpAddr;
 
 use http::HeaderValue;
 
 use super::record::CUT_OFF;
-
-/// An answer that is the same for everybody but for its id.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Canned {
-    /// Status and reason phrase.
-    status: u16,
-    phrase: &'static str,
-    /// For programs, metrics and the log; listed in the README.
-    pub code: &'static str,
-    /// For people.
-    message: &'static str,
-    /// Whether it may pass: `Retry-After`.
-    passes: bool,
-}
+use super::reject::{Answer, HEAD_TOO_LARGE, TARGET_TOO_LONG, UNREADABLE};
 
 /// One such answer, to one client.
 #[derive(Debug)]
 pub struct Unheard {
-    canned: &'static Canned,
+    answer: &'static Answer,
     id: HeaderValue,
 }
 
-/// Over `--max-connections-per-client`.
-pub static TOO_MANY_OF_CLIENT: Canned = Canned {
-    status: 429,
-    phrase: "Too Many Requests",
-    code: "too-many-client-connections",
-    message: "You have too many connections open here; close some first.",
-    passes: true,
-};
-
-/// Over `--max-connections`.
-pub static TOO_MANY_CONNECTIONS: Canned = Canned {
-    status: 503,
-    phrase: "Service Unavailable",
-    code: "too-many-connections",
-    message: "This router has reached --max-connections; try again.",
-    passes: true,
-};
-
-/// A head that does not come to its end.
-pub(super) static SLOW_HEAD: Canned = Canned {
-    status: 408,
-    phrase: "Request Timeout",
-    code: "slow-head",
-    message: "The request's head was not complete in time.",
-    passes: false,
-};
-
-/// Bytes that are no HTTP/1.1.
-pub static UNREADABLE: Canned = Canned {
-    status: 400,
-    phrase: "Bad Request",
-    code: "bad-request",
-    message: "This is no request as RFC 9112 has it.",
-    passes: false,
-};
-
-/// Too many bytes or fields.
-pub static HEAD_TOO_LARGE: Canned = Canned {
-    status: 431,
-    phrase: "Request Header Fields Too Large",
-    code: "head-too-large",
-    message: "The request's head is larger, or has more fields, than is accepted here.",
-    passes: false,
-};
-
-/// A target beyond what hyper can hold.
-static TARGET_TOO_LONG: Canned = Canned {
-    status: 414,
-    phrase: "URI Too Long",
-    code: "head-too-large",
-    message: "The request's target is longer than is accepted here.",
-    passes: false,
-};
-
 /// The answer that says what hyper would say with this head, with everything that ours have.
-pub(super) fn instead_of(hypers: &[u8]) -> Option<&'static Canned> {
+pub(super) fn instead_of(hypers: &[u8]) -> Option<&'static Answer> {
     let status = hypers.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
-    [&UNREADABLE, &HEAD_TOO_LARGE, &TARGET_TOO_LONG].into_iter().find(|own| own.status.to_string().as_bytes() == status)
+    [&UNREADABLE, &HEAD_TOO_LARGE, &TARGET_TOO_LONG].into_iter().find(|own| own.status.as_str().as_bytes() == status)
 }
 
 impl Unheard {
     /// This answer, under a new id.
-    pub fn new(canned: &'static Canned) -> Self {
-        Self { canned, id: new_id() }
+    pub fn new(answer: &'static Answer) -> Self {
+        Self { answer, id: new_id() }
     }
 
     /// All of it as bytes. `hypers` is the head that it takes the place of, whose date it keeps.
     pub fn bytes(&self, hypers: &[u8]) -> Vec<u8> {
-        let Canned { status, phrase, code, message, passes } = self.canned;
+        let Answer { status, code, message } = self.answer;
         let id = self.id.to_str().unwrap_or_default();
-        let retry = if *passes { "retry-after: 1\r\n" } else { "" };
+        let retry = if self.answer.may_pass() { "retry-after: 1\r\n" } else { "" };
         let date = std::str::from_utf8(hypers).unwrap_or_default().lines().find(|line| line.starts_with("date: "));
         let date = date.map(|date| format!("{date}\r\n")).unwrap_or_default();
         let body = format!(r#"{{"error":"{code}","message":"{message}","requestId":"{id}"}}"#);
         let head = format!(
-            "HTTP/1.1 {status} {phrase}\r\nx-pod-router-error: {code}\r\nx-request-id: {id}\r\n{retry}connection: close\r\n\
+            "HTTP/1.1 {status}\r\nx-pod-router-error: {code}\r\nx-request-id: {id}\r\n{retry}connection: close\r\n\
              cache-control: no-store\r\n{date}content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
@@ -114,12 +47,12 @@ impl Unheard {
 
     /// Its code.
     pub fn code(&self) -> &'static str {
-        self.canned.code
+        self.answer.code
     }
 
     /// Writes the access line of an answer that was sent.
     pub fn log(&self, client: IpAddr) {
-        self.log_with(self.canned.status, client);
+        self.log_with(self.answer.status.as_u16(), client);
     }
 
     /// The same where the connection ended without it.
@@ -134,7 +67,7 @@ impl Unheard {
             kind = "http",
             status,
             source = "none",
-            error = self.canned.code,
+            error = self.answer.code,
             %client,
             "request"
         );
@@ -155,14 +88,12 @@ pub(super) fn new_id() -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::CODES;
+    use crate::proxy::reject::{ALL, CODES};
 
     #[test]
     fn the_canned_answers_are_well_formed() {
-        for canned in
-            [&TOO_MANY_CONNECTIONS, &TOO_MANY_OF_CLIENT, &SLOW_HEAD, &UNREADABLE, &HEAD_TOO_LARGE, &TARGET_TOO_LONG]
-        {
-            let unheard = Unheard::new(canned);
+        for answer in ALL {
+            let unheard = Unheard::new(answer);
             let text = String::from_utf8(unheard.bytes(b"")).expect("ASCII");
             let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());

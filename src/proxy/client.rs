@@ -16,10 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::canned::{self, SLOW_HEAD, Unheard};
+use super::canned::{self, Unheard};
+use super::doubt::Doubts;
+use super::reject::SLOW_HEAD;
 use super::socket::with_buffer;
 use crate::core::forwarded::Client;
-use crate::limits::Seat;
+use crate::limits::{Place, Seat};
 use crate::metrics::Held;
 
 /// Up to this many bytes, copying the parts of an answer together and one plain send cost less than a vectored write.
@@ -33,6 +35,8 @@ pub struct Downstream {
     /// Set while a handshake may still be answered with a 101: a graceful shutdown of the connection would turn that
     /// 101's `Connection: upgrade` into `close` (hyper's `enforce_version`).
     pub upgrading: Cell<bool>,
+    /// Whether another request may be taken from it.
+    pub doubts: Doubts,
     /// Since when nothing is under way; `None` while a request is.
     idle_since: Cell<Option<Instant>>,
     /// The requests so far.
@@ -90,15 +94,21 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A place among `--max-connections`, and among those of its client.
 #[derive(Debug)]
 pub struct Permit {
-    _place: Held,
+    _place: Place,
+    _counted: Held,
     /// Boxed, because most have none, and an idle tunnel holds its permit.
     _seat: Option<Box<Seat>>,
 }
 
 impl Permit {
-    /// A permit that is one among all, and one of its client's where those are counted.
-    pub fn new(place: Held, seat: Option<Seat>) -> Self {
-        Self { _place: place, _seat: seat.map(Box::new) }
+    /// A permit that is one among all.
+    pub fn new(place: Place, counted: Held) -> Self {
+        Self { _place: place, _counted: counted, _seat: None }
+    }
+
+    /// And one of its client's, where those are counted.
+    pub fn seated(self, seat: Option<Seat>) -> Self {
+        Self { _seat: seat.map(Box::new), ..self }
     }
 }
 
@@ -108,6 +118,7 @@ impl Downstream {
         Self {
             client,
             upgrading: Cell::new(false),
+            doubts: Doubts::default(),
             idle_since: Cell::new(Some(Instant::now())),
             requests: Cell::new(0),
             under_way: Cell::new(0),
@@ -315,9 +326,9 @@ impl ClientSocket {
         parts: &[IoSlice<'_>],
     ) -> Option<Poll<io::Result<usize>>> {
         let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
-        let canned = canned::instead_of(hypers)?;
-        let answer = self.state.unheard.get_or_init(|| Unheard::new(canned).into()).bytes(hypers);
-        let written = self.stream().poll_write(cx, &answer);
+        let answer = canned::instead_of(hypers)?;
+        let bytes = self.state.unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
+        let written = self.stream().poll_write(cx, &bytes);
         if written.is_ready() {
             // No head is under way any more, and more of what was none may come.
             self.state.heard.store(false, Ordering::Relaxed);

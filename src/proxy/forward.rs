@@ -13,12 +13,13 @@ use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
 use super::body::ResponseBody;
+use super::doubt::Doubt;
 use super::exchange::{Exchange, Patience, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{self, Offer};
 use super::upload::Upload;
-use super::upstream::Endpoint;
+use super::upstream::{Endpoint, NoLease};
 use super::{Downstream, Proxy, Route};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
@@ -66,7 +67,7 @@ impl<D: Directory> Forwarding<'_, D> {
         record: &mut Record,
     ) -> Result<Answered, GivenUp> {
         let close = !body.is_end_stream();
-        let upload = self.upload(&head, body, record);
+        let upload = self.upload(&head, body, record).await;
         record.upload = upload.progress();
         // The request's fields are written; their map takes the response's.
         head.headers.clear();
@@ -74,7 +75,7 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// The request as the pod gets it.
-    fn upload(&self, head: &Parts, body: Incoming, record: &Record) -> Upload {
+    async fn upload(&self, head: &Parts, body: Incoming, record: &Record) -> Upload {
         let framing = match body.size_hint().exact() {
             Some(0) if !head.headers.contains_key(CONTENT_LENGTH) => Framing::None,
             Some(length) => Framing::Length(length),
@@ -83,7 +84,11 @@ impl<D: Directory> Forwarding<'_, D> {
         let client = &self.downstream.client;
         let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
         let longest = self.proxy.config.downstream.max_body;
-        Upload::new(request::head(head, &added), body, framing, longest, record.started())
+        let upload = Upload::new(request::head(head, &added), body, framing, longest, record.started());
+        match framing {
+            Framing::Chunked => upload.doubted(Doubt::about(self.downstream).await),
+            Framing::None | Framing::Length(_) => upload,
+        }
     }
 
     async fn attempts(
@@ -103,14 +108,14 @@ impl<D: Directory> Forwarding<'_, D> {
             });
             let UpstreamConfig { connect_timeout, pod_wait, .. } = self.proxy.config.upstream;
             let (now, connect) = match attempt {
-                0 => (started, connect_timeout),
+                0 => (record.routed(), connect_timeout),
                 _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
             };
-            let Unanswered { failure, unsent } = match self.attempt(head, upload, &endpoint, now, connect).await {
+            let Unanswered { failure, unsent, own } = match self.attempt(head, upload, &endpoint, now, connect).await {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &route)),
                 Err(unanswered) => unanswered,
             };
-            let elsewhere = self.note_failure(&mut route, failure)? && unsent.is_some();
+            let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
             let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
                 if failure.stage != Stage::Upload {
@@ -140,18 +145,18 @@ impl<D: Directory> Forwarding<'_, D> {
         Answered { head, exchange, cookie }
     }
 
-    /// Holds a failure against a pod of a backend, and looks for another one; whether there is one.
+    /// Holds a failure of the request's `own` against a pod of a backend, and looks for another one; whether there is one.
     ///
     /// # Errors
     ///
     /// A session's pod that refuses connections has lost its sessions: waiting for it would bring none back.
-    fn note_failure(&self, route: &mut Route, failure: Failure) -> Result<bool, Reject> {
+    fn note_failure(&self, route: &mut Route, failure: Failure, own: bool) -> Result<bool, Reject> {
         let Route::Backend(choice) = route else {
             return Ok(false);
         };
         let balancer = &self.proxy.balancer;
         let unreached = matches!(failure.stage, Stage::Resolve | Stage::Confine | Stage::Connect);
-        if unreached || matches!(failure.stage, Stage::Head | Stage::Malformed) {
+        if own && (unreached || matches!(failure.stage, Stage::Head | Stage::Malformed)) {
             balancer.failed(choice);
         }
         if choice.in_session && unreached && !failure.timed_out {
@@ -176,11 +181,11 @@ impl<D: Directory> Forwarding<'_, D> {
         let pool = &self.proxy.pool;
         let lease = match pool.lease(endpoint, now, connect).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(Unanswered { failure, unsent: Some(upload) }),
+            Err(NoLease { failure, own }) => return Err(Unanswered { failure, unsent: Some(upload), own }),
         };
         let reused = lease.was_reused();
         let exchange = Exchange::new(lease, upload, self.patience());
-        exchange.begin(&head.method, &mut head.headers, now).await.map_err(|mut unanswered| {
+        exchange.begin(&head.method, &mut head.headers).await.map_err(|mut unanswered| {
             if !unanswered.failure.timed_out && !unanswered.failure.stage.is_clients() {
                 pool.evict(endpoint);
             }
@@ -279,6 +284,9 @@ impl<D: Directory> Forwarding<'_, D> {
             record.answer(head.status);
             upgrade::start(self.proxy, self.downstream, exchange, on_client, &record);
             return response.map(|()| ResponseBody::own(bytes::Bytes::new(), record));
+        }
+        if self.downstream.doubts.is_last() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.proxy.say_goodbye(response.headers_mut());
         record.answer(head.status);

@@ -9,6 +9,7 @@ mod balance;
 mod body;
 mod canned;
 mod client;
+mod doubt;
 mod duplex;
 mod exchange;
 mod forward;
@@ -34,17 +35,17 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
-pub use canned::{Canned, HEAD_TOO_LARGE, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE, Unheard};
+pub use canned::Unheard;
 pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
 pub use reach::Reach;
-pub use reject::{CODES, Reject};
+pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
 pub use socket::tune;
 
 use self::balance::{Balancer, Choice};
 use self::forward::{Forwarding, GivenUp};
 use self::record::{Ledger, Record, RequestKind, RouteSource};
-use self::reject::Answer;
+use self::reject::Own;
 use self::upgrade::Offer;
 use self::upstream::Pool;
 use crate::backends::Backends;
@@ -133,11 +134,15 @@ impl<D: Directory> Proxy<D> {
         downstream: Rc<Downstream>,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
+        let sound = downstream.doubts.settled().await;
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
         let trusted = &self.config.downstream.trusted_proxies;
         let client = forwarded::address(&head.headers, &downstream.client, trusted);
         let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
+        if !sound {
+            return Ok(self.refuse(record, Reject::BehindTrailers, &body));
+        }
         let kind = match head::inspect(&head) {
             Ok(kind) => kind,
             Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
@@ -176,17 +181,15 @@ impl<D: Directory> Proxy<D> {
             return self.any(head, record).map(Routed::To);
         };
         record.room = Some(room.clone().into_owned());
-        let resolution = match &self.limits.lookups {
-            None => self.resolver.resolve(&room, record.started(), None).await,
-            Some(limiter) => match self.resolver.recall(&room, record.started()) {
-                Some(known) => known,
-                None => Box::pin(self.look_up_sparingly(limiter, &room, record)).await.map_err(Reject::Admission)?,
-            },
+        let resolution = match self.resolver.recall(&room, record.started()) {
+            Some(known) => known,
+            None => Box::pin(self.look_up(&room, record)).await.map_err(Reject::Admission)?,
         };
         let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head, &room));
         let mut plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
         if plan == Plan::Place {
             plan = Box::pin(self.place(&room)).await?;
+            record.route_awaited();
         }
         match (plan, redirect) {
             (Plan::Redirect(pod), Some(redirect)) => {
@@ -240,11 +243,11 @@ impl<D: Directory> Proxy<D> {
     /// for somebody else, as what follows a `CONNECT` is.
     fn refuse(&self, mut record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         self.refuse_with(&mut record, reject);
-        let close = !body.is_end_stream() || matches!(reject, Reject::Head(_));
+        let close = !body.is_end_stream() || matches!(reject, Reject::Head(_) | Reject::BehindTrailers);
         if close {
             record.linger();
         }
-        let answer = reject.answer(record.request_id().to_str().unwrap_or_default(), close);
+        let answer = reject.respond(record.request_id().to_str().unwrap_or_default(), close);
         self.answer(record, answer)
     }
 
@@ -261,7 +264,7 @@ impl<D: Directory> Proxy<D> {
         if given_up.close {
             record.linger();
         }
-        let answer = given_up.reject.answer(record.request_id().to_str().unwrap_or_default(), given_up.close);
+        let answer = given_up.reject.respond(record.request_id().to_str().unwrap_or_default(), given_up.close);
         self.answer(record, answer)
     }
 
@@ -271,7 +274,7 @@ impl<D: Directory> Proxy<D> {
         self.metrics.rejected.with_label_values(&[reject.code()]).inc();
     }
 
-    fn answer(&self, mut record: Box<Record>, answer: Answer) -> Response<ResponseBody> {
+    fn answer(&self, mut record: Box<Record>, answer: Own) -> Response<ResponseBody> {
         record.answer(answer.status);
         record.downstream().upgrading.set(false);
         let request_id = record.request_id().clone();
@@ -294,7 +297,7 @@ impl<D: Directory> Proxy<D> {
 /// What routing came to.
 enum Routed {
     To(Route),
-    Answered(Answer),
+    Answered(Own),
 }
 
 /// The id a trusted proxy gave the request, or a new one.

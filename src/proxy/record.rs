@@ -1,7 +1,8 @@
 //! What is known of one request, written down once: the metrics and the access line, when the record is dropped.
 //!
 //! Dropping is the one thing that happens to every request, however it ends, so nothing can be forgotten. What must
-//! not be written is left out here: no query string (it carries `sid`s and tokens), no header value but the request id.
+//! not be written is left out here: no query string and no path parameter (they carry `sid`s and tokens), no header value
+//! but the request id.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::client::{Downstream, Ending};
 use super::upload::Progress;
+use crate::core::path;
 use crate::core::room::RoomId;
 use crate::drain::Roster;
 use crate::metrics::{Met, Metrics, code_label, seconds};
@@ -61,6 +63,8 @@ pub(super) struct Ledger {
 pub(super) struct Record {
     ledger: Rc<Ledger>,
     started: Instant,
+    /// When it was known where the request goes, where that had to be waited for.
+    routed: Option<Instant>,
     /// When the response head was ready.
     answered: Option<(Instant, StatusCode)>,
     downstream: Rc<Downstream>,
@@ -100,6 +104,7 @@ impl Record {
         Box::new(Self {
             ledger: Rc::clone(ledger),
             started,
+            routed: None,
             answered: None,
             downstream: Rc::clone(downstream),
             client,
@@ -121,6 +126,16 @@ impl Record {
     /// When the request's head had been read.
     pub(super) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Where the request goes is known only now.
+    pub(super) fn route_awaited(&mut self) {
+        self.routed = Some(Instant::now());
+    }
+
+    /// When it was known where the request goes.
+    pub(super) fn routed(&self) -> Instant {
+        self.routed.unwrap_or(self.started)
     }
 
     /// The client's address, as far as the peer is to be believed.
@@ -221,7 +236,7 @@ impl Drop for Record {
             request_id = self.request_id.to_str().unwrap_or_default(),
             kind = self.exchange.as_str(),
             method = self.method.as_str(),
-            path = self.target.path(),
+            path = &*path::without_parameters(self.target.path()),
             status,
             room = self.room.as_ref().map(RoomId::as_str),
             pod = self.pod.as_deref(),

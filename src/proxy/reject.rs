@@ -1,8 +1,8 @@
 //! The answers that are the router's own: the only place that picks a status code.
 //!
-//! Every way a request can fail to be routed or forwarded is a variant of [`Reject`], mapped here by exhaustive
-//! matches to a status, a code for programs, a sentence for people and whether a retry makes sense. What never became
-//! a request is answered by `canned.rs`.
+//! What is said to a client is an [`Answer`] in one table: a status, a code for programs, a sentence for people. Every way
+//! a request can fail to be routed or forwarded is a variant of [`Reject`], and one exhaustive match says which answer is
+//! its. What never became a request has its answers in the same table, and `canned.rs` to write them without hyper.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY};
@@ -22,57 +22,111 @@ pub(super) const X_POD_ROUTER_ERROR: HeaderName = HeaderName::from_static("x-pod
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Every code of an answer of the router's own, the listener's included, and of what is cut without one; the README's
-/// list, and the label values of `pod_router_rejected_total`.
-pub const CODES: [&str; 37] = [
-    "bad-assignment",
-    "bad-host",
-    "bad-proxy-header",
-    "bad-request",
-    "bad-response",
-    "bad-upgrade",
-    "body-too-large",
-    "directory-unavailable",
-    "dot-segment",
-    "duplicate-room",
-    "duplicate-sid",
-    "encoded-room",
-    "expectation",
-    "head-too-large",
-    "invalid-room",
-    "loop",
-    "method-not-allowed",
-    "no-backend",
-    "no-capacity",
-    "origin-refused",
-    "pod-address-refused",
-    "pod-busy",
-    "pod-closed",
-    "pod-stalled",
-    "pod-timeout",
-    "pod-unreachable",
-    "rate-limited",
-    "session-unknown",
-    "slow-body",
-    "slow-head",
-    "slow-reader",
-    "too-many-client-connections",
-    "too-many-connections",
-    "too-many-lookups",
-    "transfer-coding",
-    "unassigned-room",
-    "upgrade-with-body",
-];
+/// What is said to a client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub(super) status: StatusCode,
+    /// For programs, metrics and the log; listed in the README.
+    pub code: &'static str,
+    /// For people: what happened and what to do.
+    pub(super) message: &'static str,
+}
 
-/// What Engine.IO's server says of a `sid` that it does not know (`engine.io/lib/server.ts`, code 1): its client drops the
-/// session and starts over at once.
-const SESSION_UNKNOWN: &str = "Session ID unknown";
+impl Answer {
+    /// Whether another try may be answered better: what says so carries `Retry-After`.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+    }
+}
+
+macro_rules! answers {
+    ($($(#[$doc:meta])* $vis:vis $name:ident: $status:ident, $code:literal, $message:literal;)+) => {
+        $($(#[$doc])* $vis static $name: Answer =
+            Answer { status: StatusCode::$status, code: $code, message: $message };)+
+
+        /// Every code of an answer of the router's own, and of what is cut without one; some have several answers. The
+        /// README's list, and the label values of `pod_router_rejected_total`.
+        pub const CODES: &[&str] = &[$($code,)+ "bad-proxy-header", "pod-stalled", "slow-reader"];
+
+        #[cfg(test)]
+        pub(super) const ALL: &[&Answer] = &[$(&$name),+];
+    };
+}
+
+answers! {
+    // heads
+    BAD_HOST: BAD_REQUEST, "bad-host", "The request needs exactly one valid Host header.";
+    BAD_TARGET: BAD_REQUEST, "bad-request", "The request's target is neither a path nor an http URI.";
+    EXPECTATION: EXPECTATION_FAILED, "expectation", "The only expectation understood here is 100-continue.";
+    LOOP: LOOP_DETECTED, "loop",
+        "The request has passed pod-router several times: a backend's address leads back to the router.";
+    UPGRADE_WITH_BODY: BAD_REQUEST, "upgrade-with-body", "A WebSocket handshake must not have a body.";
+    METHOD: METHOD_NOT_ALLOWED, "method-not-allowed", "CONNECT and TRACE are not served here.";
+    TRANSFER_CODING: NOT_IMPLEMENTED, "transfer-coding", "The only transfer coding understood here is chunked.";
+    BEHIND_TRAILERS: BAD_REQUEST, "bad-request",
+        "The request before this one ended in a trailer section, or not at all; use another connection.";
+    // limits and rules
+    pub(super) BODY_TOO_LARGE: PAYLOAD_TOO_LARGE, "body-too-large", "The request's body is larger than is accepted here.";
+    ORIGIN: FORBIDDEN, "origin-refused", "Pages of this origin may not open WebSockets here.";
+    RATE_LIMITED: TOO_MANY_REQUESTS, "rate-limited", "You make requests too quickly; try again later.";
+    UNKNOWN_ROOMS: TOO_MANY_REQUESTS, "too-many-lookups",
+        "You ask for too many rooms that nobody knows; try again later.";
+    // rooms
+    ENCODED_ROOM: BAD_REQUEST, "encoded-room", "Write the room id in the path without percent-encoding.";
+    DOT_SEGMENT: BAD_REQUEST, "dot-segment",
+        "Resolve the path's dot segments (..): with them it names another room than without.";
+    INVALID_ROOM: BAD_REQUEST, "invalid-room", "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -.";
+    DUPLICATE_ROOM: BAD_REQUEST, "duplicate-room", "The room id is given more than once; give it once.";
+    DUPLICATE_SID: BAD_REQUEST, "duplicate-sid", "The sid is given more than once; give it once.";
+    UNASSIGNED_ROOM: NOT_FOUND, "unassigned-room", "This room is not assigned to a pod.";
+    BAD_ASSIGNMENT: SERVICE_UNAVAILABLE, "bad-assignment",
+        "What the directory holds for this room cannot be used; see the router's log.";
+    DIRECTORY_UNAVAILABLE: SERVICE_UNAVAILABLE, "directory-unavailable",
+        "The room's pod cannot be looked up at the moment; try again.";
+    NO_CAPACITY: SERVICE_UNAVAILABLE, "no-capacity", "No pod has space for another room at the moment; try again.";
+    // pods
+    NO_BACKEND: SERVICE_UNAVAILABLE, "no-backend", "No pod is there to serve this at the moment; try again.";
+    /// What Engine.IO's server says of a `sid` that it does not know (`engine.io/lib/server.ts`, code 1): its client drops
+    /// the session and starts over at once.
+    SESSION_UNKNOWN: BAD_REQUEST, "session-unknown", "Session ID unknown";
+    POD_BUSY: SERVICE_UNAVAILABLE, "pod-busy", "The pod has as many requests as it may have; try again.";
+    POD_UNREACHABLE: SERVICE_UNAVAILABLE, "pod-unreachable", "The pod cannot be reached at the moment; try again.";
+    POD_ADDRESS_REFUSED: BAD_GATEWAY, "pod-address-refused",
+        "The pod's address is outside the networks that pods may be in.";
+    SLOW_BODY: REQUEST_TIMEOUT, "slow-body", "Nothing more came of the request's body.";
+    BROKEN_BODY: BAD_REQUEST, "bad-request", "The request's body broke off, or is malformed.";
+    POD_TIMEOUT: GATEWAY_TIMEOUT, "pod-timeout", "The pod did not answer in time.";
+    POD_CLOSED: BAD_GATEWAY, "pod-closed",
+        "The pod closed the connection without an answer; the request was not repeated.";
+    BAD_RESPONSE: BAD_GATEWAY, "bad-response",
+        "The pod's answer cannot be used, the router's log says why; the request was not repeated.";
+    BAD_UPGRADE: BAD_GATEWAY, "bad-upgrade", "The pod answered the upgrade with something that was not asked for.";
+    // what never became a request
+    /// Over `--max-connections-per-client`.
+    pub TOO_MANY_OF_CLIENT: TOO_MANY_REQUESTS, "too-many-client-connections",
+        "You have too many connections open here; close some first.";
+    /// Over `--max-connections`.
+    pub TOO_MANY_CONNECTIONS: SERVICE_UNAVAILABLE, "too-many-connections",
+        "This router has reached --max-connections; try again.";
+    /// A head that does not come to its end.
+    pub(super) SLOW_HEAD: REQUEST_TIMEOUT, "slow-head", "The request's head was not complete in time.";
+    /// Bytes that are no HTTP/1.1.
+    pub UNREADABLE: BAD_REQUEST, "bad-request", "This is no request as RFC 9112 has it.";
+    /// Too many bytes or fields; to hyper also a length that no 64 bits could count.
+    pub HEAD_TOO_LARGE: REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large",
+        "The request's head is larger, has more fields or names a longer body than is accepted here.";
+    /// A target beyond what hyper can hold.
+    pub(super) TARGET_TOO_LONG: URI_TOO_LONG, "head-too-large", "The request's target is longer than is accepted here.";
+}
 
 /// Why the router answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
     /// The head breaks a rule.
     Head(HeadError),
+    /// It comes behind one of which it is not certain where it ended: see `doubt.rs`.
+    BehindTrailers,
     /// A limit or a rule that somebody set stands against it.
     Admission(Refusal),
     /// The room's source is ambiguous or malformed.
@@ -91,9 +145,9 @@ pub enum Reject {
     BadUpgrade,
 }
 
-/// An answer of the router's own, but for its request id.
+/// An answer of the router's own as a response, but for its request id.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Own {
     /// The status code.
     pub(super) status: StatusCode,
     /// The header fields.
@@ -101,8 +155,6 @@ pub(super) struct Answer {
     /// The body.
     pub(super) body: Bytes,
 }
-
-const TOO_LARGE: &str = "The request's body is larger than is accepted here.";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -113,7 +165,7 @@ struct Body<'a> {
 }
 
 /// The 302 of a page load.
-pub(super) fn redirect(location: &str) -> Answer {
+pub(super) fn redirect(location: &str) -> Own {
     let mut headers = HeaderMap::with_capacity(8);
     let location = HeaderValue::from_str(location).expect("a template checked at start, and validated ids");
     headers.insert(LOCATION, location);
@@ -122,16 +174,16 @@ pub(super) fn redirect(location: &str) -> Answer {
     // RFC 9110 section 12.5.5: the same URL asked for with another Accept goes to the pod.
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Answer { status: StatusCode::FOUND, headers, body: Bytes::new() }
+    Own { status: StatusCode::FOUND, headers, body: Bytes::new() }
 }
 
 /// The answer to an `OPTIONS` that may not be forwarded any more (RFC 9110 section 7.6.2).
-pub(super) fn options(close: bool) -> Answer {
+pub(super) fn options(close: bool) -> Own {
     let mut headers = HeaderMap::with_capacity(4);
     if close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
+    Own { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
 }
 
 /// When to come back, and what the rate is that has been exceeded (draft-ietf-httpapi-ratelimit-headers, from its ninth
@@ -156,20 +208,21 @@ pub(super) fn is_switch(status: StatusCode) -> bool {
 
 impl Reject {
     /// The answer to the request with this id. With `close`, the connection ends: something of the request is unread.
-    pub(super) fn answer(self, request_id: &str, close: bool) -> Answer {
+    pub(super) fn respond(self, request_id: &str, close: bool) -> Own {
+        let answer = self.answer();
+        let Answer { status, code, message } = answer;
         let body = if self == Self::SessionUnknown {
             // Engine.IO's own words, byte for byte: its clients look into them.
-            format!(r#"{{"code":1,"message":"{SESSION_UNKNOWN}"}}"#).into()
+            format!(r#"{{"code":1,"message":"{message}"}}"#).into()
         } else {
-            let body = Body { error: self.code(), message: self.message(), request_id };
+            let body = Body { error: code, message, request_id };
             serde_json::to_vec(&body).expect("a struct of strings always serialises")
         };
         let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(X_POD_ROUTER_ERROR, HeaderValue::from_static(self.code()));
+        headers.insert(X_POD_ROUTER_ERROR, HeaderValue::from_static(code));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let status = self.status();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if answer.may_pass() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if let Self::Admission(refusal) = self {
@@ -178,139 +231,65 @@ impl Reject {
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Answer { status, headers, body: body.into() }
+        Own { status: *status, headers, body: body.into() }
+    }
+
+    /// What is said.
+    pub fn answer(self) -> &'static Answer {
+        match self {
+            Self::Head(HeadError::BadHost) => &BAD_HOST,
+            Self::Head(HeadError::BadTarget) => &BAD_TARGET,
+            Self::Head(HeadError::Expectation) => &EXPECTATION,
+            Self::Head(HeadError::Loop) => &LOOP,
+            Self::Head(HeadError::UpgradeWithBody) => &UPGRADE_WITH_BODY,
+            Self::Head(HeadError::MethodNotAllowed) => &METHOD,
+            Self::Head(HeadError::TransferCoding) => &TRANSFER_CODING,
+            Self::BehindTrailers => &BEHIND_TRAILERS,
+            Self::Admission(Refusal::BodyTooLarge) => &BODY_TOO_LARGE,
+            Self::Admission(Refusal::Origin) => &ORIGIN,
+            Self::Admission(Refusal::RateLimited(..)) => &RATE_LIMITED,
+            Self::Admission(Refusal::UnknownRooms(_)) => &UNKNOWN_ROOMS,
+            Self::Affinity(AffinityError::EncodedRoom) => &ENCODED_ROOM,
+            Self::Affinity(AffinityError::DotSegment) => &DOT_SEGMENT,
+            Self::Affinity(AffinityError::InvalidRoom) => &INVALID_ROOM,
+            Self::Affinity(AffinityError::DuplicateRoom) => &DUPLICATE_ROOM,
+            Self::Affinity(AffinityError::DuplicateSid) => &DUPLICATE_SID,
+            Self::Room(RoomRefusal::Unassigned) => &UNASSIGNED_ROOM,
+            Self::Room(RoomRefusal::BadAssignment(_)) => &BAD_ASSIGNMENT,
+            Self::Room(RoomRefusal::DirectoryUnavailable) | Self::Placement(PlacementError::DirectoryUnavailable) => {
+                &DIRECTORY_UNAVAILABLE
+            }
+            Self::Placement(PlacementError::NoCapacity) => &NO_CAPACITY,
+            Self::NoBackend => &NO_BACKEND,
+            Self::SessionUnknown => &SESSION_UNKNOWN,
+            Self::Pod(failure) => match (failure.stage, failure.timed_out) {
+                (Stage::Queue, _) => &POD_BUSY,
+                (Stage::Resolve | Stage::Connect | Stage::Send, _) => &POD_UNREACHABLE,
+                (Stage::Confine, _) => &POD_ADDRESS_REFUSED,
+                (Stage::Limit, _) => &BODY_TOO_LARGE,
+                (Stage::Upload, true) => &SLOW_BODY,
+                (Stage::Upload, false) => &BROKEN_BODY,
+                (Stage::Head, true) => &POD_TIMEOUT,
+                (Stage::Head, false) => &POD_CLOSED,
+                (Stage::Malformed, _) => &BAD_RESPONSE,
+            },
+            Self::BadUpgrade => &BAD_UPGRADE,
+        }
     }
 
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
-        match self {
-            Self::Head(HeadError::BadHost | HeadError::BadTarget | HeadError::UpgradeWithBody) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::Head(HeadError::Expectation) => StatusCode::EXPECTATION_FAILED,
-            Self::Head(HeadError::Loop) => StatusCode::LOOP_DETECTED,
-            Self::Head(HeadError::MethodNotAllowed) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Head(HeadError::TransferCoding) => StatusCode::NOT_IMPLEMENTED,
-            Self::Admission(Refusal::BodyTooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Admission(Refusal::Origin) => StatusCode::FORBIDDEN,
-            Self::Admission(Refusal::RateLimited(..) | Refusal::UnknownRooms(_)) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Affinity(
-                AffinityError::EncodedRoom
-                | AffinityError::DotSegment
-                | AffinityError::InvalidRoom
-                | AffinityError::DuplicateRoom
-                | AffinityError::DuplicateSid,
-            ) => StatusCode::BAD_REQUEST,
-            Self::Room(RoomRefusal::Unassigned) => StatusCode::NOT_FOUND,
-            Self::Room(RoomRefusal::BadAssignment(_) | RoomRefusal::DirectoryUnavailable)
-            | Self::Placement(PlacementError::NoCapacity | PlacementError::DirectoryUnavailable) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
-            Self::SessionUnknown => StatusCode::BAD_REQUEST,
-            Self::Pod(failure) => match (failure.stage, failure.timed_out) {
-                (Stage::Queue | Stage::Resolve | Stage::Connect | Stage::Send, _) => StatusCode::SERVICE_UNAVAILABLE,
-                (Stage::Confine, _) => StatusCode::BAD_GATEWAY,
-                (Stage::Limit, _) => StatusCode::PAYLOAD_TOO_LARGE,
-                (Stage::Upload, true) => StatusCode::REQUEST_TIMEOUT,
-                (Stage::Upload, false) => StatusCode::BAD_REQUEST,
-                (Stage::Head, true) => StatusCode::GATEWAY_TIMEOUT,
-                (Stage::Head, false) | (Stage::Malformed, _) => StatusCode::BAD_GATEWAY,
-            },
-            Self::BadUpgrade => StatusCode::BAD_GATEWAY,
-        }
+        self.answer().status
     }
 
     /// The reason, for programs and metrics; listed in the README.
     pub fn code(self) -> &'static str {
-        match self {
-            Self::Head(HeadError::BadHost) => "bad-host",
-            Self::Head(HeadError::BadTarget) => "bad-request",
-            Self::Head(HeadError::Expectation) => "expectation",
-            Self::Head(HeadError::Loop) => "loop",
-            Self::Head(HeadError::UpgradeWithBody) => "upgrade-with-body",
-            Self::Head(HeadError::MethodNotAllowed) => "method-not-allowed",
-            Self::Head(HeadError::TransferCoding) => "transfer-coding",
-            Self::Admission(refusal) => refusal.code(),
-            Self::Affinity(error) => error.code(),
-            Self::Room(refusal) => refusal.code(),
-            Self::Placement(PlacementError::NoCapacity) => "no-capacity",
-            Self::Placement(PlacementError::DirectoryUnavailable) => "directory-unavailable",
-            Self::NoBackend => "no-backend",
-            Self::SessionUnknown => "session-unknown",
-            Self::Pod(failure) => match (failure.stage, failure.timed_out) {
-                (Stage::Queue, _) => "pod-busy",
-                (Stage::Resolve | Stage::Connect | Stage::Send, _) => "pod-unreachable",
-                (Stage::Confine, _) => "pod-address-refused",
-                (Stage::Limit, _) => Refusal::BodyTooLarge.code(),
-                (Stage::Upload, true) => "slow-body",
-                (Stage::Upload, false) => "bad-request",
-                (Stage::Head, true) => "pod-timeout",
-                (Stage::Head, false) => "pod-closed",
-                (Stage::Malformed, _) => "bad-response",
-            },
-            Self::BadUpgrade => "bad-upgrade",
-        }
+        self.answer().code
     }
 
     /// What happened and what to do, for people.
     pub fn message(self) -> &'static str {
-        match self {
-            Self::Head(HeadError::BadHost) => "The request needs exactly one valid Host header.",
-            Self::Head(HeadError::BadTarget) => "The request's target is neither a path nor an http URI.",
-            Self::Head(HeadError::Expectation) => "The only expectation understood here is 100-continue.",
-            Self::Head(HeadError::Loop) => {
-                "The request has passed pod-router several times: a backend's address leads back to the router."
-            }
-            Self::Head(HeadError::UpgradeWithBody) => "A WebSocket handshake must not have a body.",
-            Self::Head(HeadError::MethodNotAllowed) => "CONNECT and TRACE are not served here.",
-            Self::Head(HeadError::TransferCoding) => "The only transfer coding understood here is chunked.",
-            Self::Admission(Refusal::BodyTooLarge) => TOO_LARGE,
-            Self::Admission(Refusal::Origin) => "Pages of this origin may not open WebSockets here.",
-            Self::Admission(Refusal::RateLimited(..)) => "You make requests too quickly; try again later.",
-            Self::Admission(Refusal::UnknownRooms(_)) => {
-                "You ask for too many rooms that nobody knows; try again later."
-            }
-            Self::Affinity(AffinityError::EncodedRoom) => "Write the room id in the path without percent-encoding.",
-            Self::Affinity(AffinityError::DotSegment) => {
-                "Resolve the path's dot segments (..): with them it names another room than without."
-            }
-            Self::Affinity(AffinityError::InvalidRoom) => {
-                "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -."
-            }
-            Self::Affinity(AffinityError::DuplicateRoom) => "The room id is given more than once; give it once.",
-            Self::Affinity(AffinityError::DuplicateSid) => "The sid is given more than once; give it once.",
-            Self::Room(RoomRefusal::Unassigned) => "This room is not assigned to a pod.",
-            Self::Room(RoomRefusal::BadAssignment(_)) => {
-                "What the directory holds for this room cannot be used; see the router's log."
-            }
-            Self::Room(RoomRefusal::DirectoryUnavailable) | Self::Placement(PlacementError::DirectoryUnavailable) => {
-                "The room's pod cannot be looked up at the moment; try again."
-            }
-            Self::Placement(PlacementError::NoCapacity) => {
-                "No pod has space for another room at the moment; try again."
-            }
-            Self::NoBackend => "No pod is there to serve this at the moment; try again.",
-            Self::SessionUnknown => SESSION_UNKNOWN,
-            Self::Pod(failure) => match (failure.stage, failure.timed_out) {
-                (Stage::Queue, _) => "The pod has as many requests as it may have; try again.",
-                (Stage::Resolve | Stage::Connect | Stage::Send, _) => {
-                    "The pod cannot be reached at the moment; try again."
-                }
-                (Stage::Confine, _) => "The pod's address is outside the networks that pods may be in.",
-                (Stage::Limit, _) => TOO_LARGE,
-                (Stage::Upload, true) => "Nothing more came of the request's body.",
-                (Stage::Upload, false) => "The request's body broke off, or is malformed.",
-                (Stage::Head, true) => "The pod did not answer in time.",
-                (Stage::Head, false) => {
-                    "The pod closed the connection without an answer; the request was not repeated."
-                }
-                (Stage::Malformed, _) => {
-                    "The pod's answer cannot be used, the router's log says why; the request was not repeated."
-                }
-            },
-            Self::BadUpgrade => "The pod answered the upgrade with something that was not asked for.",
-        }
+        self.answer().message
     }
 }
 
@@ -319,7 +298,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::core::assignment::BadAssignment;
     use crate::core::rate::Rate;
 
     const EXCEEDED: Exceeded =
@@ -327,72 +305,34 @@ mod tests {
 
     #[test]
     fn who_is_limited_is_told_by_what_and_until_when() {
-        let headers = Reject::Admission(Refusal::RateLimited(2, EXCEEDED)).answer("id", false).headers;
+        let headers = Reject::Admission(Refusal::RateLimited(2, EXCEEDED)).respond("id", false).headers;
         assert_eq!(headers[RETRY_AFTER], "7");
         assert_eq!(headers[RATELIMIT_POLICY], "\"requests-2\";q=100;w=60");
         assert_eq!(headers[RATELIMIT], "\"requests-2\";r=0;t=7");
-        let headers = Reject::Admission(Refusal::Origin).answer("id", false).headers;
+        let headers = Reject::Admission(Refusal::Origin).respond("id", false).headers;
         assert!(!headers.contains_key(RETRY_AFTER) && !headers.contains_key(RATELIMIT));
     }
 
     #[test]
-    fn every_code_is_listed() {
-        let stages = [
-            Stage::Resolve,
-            Stage::Confine,
-            Stage::Queue,
-            Stage::Connect,
-            Stage::Send,
-            Stage::Upload,
-            Stage::Limit,
-            Stage::Head,
-            Stage::Malformed,
-        ];
-        let failures = stages
-            .into_iter()
-            .flat_map(|stage| [true, false].map(|timed_out| Reject::Pod(Failure { stage, sent: false, timed_out })));
-        let all = [
-            Reject::Head(HeadError::BadHost),
-            Reject::Head(HeadError::BadTarget),
-            Reject::Head(HeadError::Expectation),
-            Reject::Head(HeadError::Loop),
-            Reject::Head(HeadError::MethodNotAllowed),
-            Reject::Head(HeadError::TransferCoding),
-            Reject::Head(HeadError::UpgradeWithBody),
-            Reject::Admission(Refusal::BodyTooLarge),
-            Reject::Admission(Refusal::Origin),
-            Reject::Admission(Refusal::RateLimited(1, EXCEEDED)),
-            Reject::Admission(Refusal::UnknownRooms(EXCEEDED)),
-            Reject::Affinity(AffinityError::EncodedRoom),
-            Reject::Affinity(AffinityError::DotSegment),
-            Reject::Affinity(AffinityError::InvalidRoom),
-            Reject::Affinity(AffinityError::DuplicateRoom),
-            Reject::Affinity(AffinityError::DuplicateSid),
-            Reject::Room(RoomRefusal::Unassigned),
-            Reject::Room(RoomRefusal::BadAssignment(BadAssignment::Malformed)),
-            Reject::Room(RoomRefusal::DirectoryUnavailable),
-            Reject::Placement(PlacementError::NoCapacity),
-            Reject::Placement(PlacementError::DirectoryUnavailable),
-            Reject::NoBackend,
-            Reject::SessionUnknown,
-            Reject::BadUpgrade,
-        ];
-        for reject in all.into_iter().chain(failures) {
-            assert!(CODES.contains(&reject.code()), "{}", reject.code());
+    fn the_table_is_well_formed() {
+        for Answer { status, code, message } in ALL {
+            assert!(CODES.contains(code) && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{code}");
+            assert!(status.is_client_error() || status.is_server_error(), "{code}");
+            let is_sentence = message.ends_with('.') && message.starts_with(|first: char| first.is_ascii_uppercase());
+            assert!(is_sentence || *code == "session-unknown", "{message}");
         }
-        assert!(CODES.is_sorted());
     }
 
     #[test]
     fn what_may_pass_says_when_to_try_again() {
-        let answer = Reject::Room(RoomRefusal::DirectoryUnavailable).answer("id", true);
+        let answer = Reject::Room(RoomRefusal::DirectoryUnavailable).respond("id", true);
         assert_eq!(answer.status, 503);
         assert_eq!(answer.headers[RETRY_AFTER], "1");
         assert_eq!(answer.headers[CONNECTION], "close");
         assert_eq!(answer.headers[X_POD_ROUTER_ERROR], "directory-unavailable");
         let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
         assert_eq!(body["requestId"], "id");
-        let answer = Reject::Room(RoomRefusal::Unassigned).answer("id", false);
+        let answer = Reject::Room(RoomRefusal::Unassigned).respond("id", false);
         assert!(!answer.headers.contains_key(RETRY_AFTER) && !answer.headers.contains_key(CONNECTION));
     }
 }

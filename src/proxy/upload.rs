@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use super::doubt::Doubt;
 use crate::core::assignment::Assignment;
 use crate::core::room::RoomId;
 use crate::core::wire::request::{self, Framing};
@@ -33,6 +34,8 @@ pub(super) struct Upload {
     sent: bool,
     abandoned: bool,
     progress: Option<Rc<Progress>>,
+    /// Whether it has ended where the client says, where that is not certain.
+    doubt: Option<Doubt>,
 }
 
 /// How far a request body has come; the access record reads it too.
@@ -78,7 +81,13 @@ impl Upload {
             sent: false,
             abandoned: false,
             progress,
+            doubt: None,
         }
+    }
+
+    /// The same, in doubt about its end.
+    pub(super) fn doubted(self, doubt: Doubt) -> Self {
+        Self { doubt: Some(doubt), ..self }
     }
 
     /// Where to follow the body's progress, if there is one.
@@ -97,6 +106,11 @@ impl Upload {
         head.extend_from_slice(request::END);
     }
 
+    /// There is a connection for it now: the time until then was not its body's.
+    pub(super) fn set_off(&self, now: Instant) {
+        self.progress.iter().for_each(|progress| progress.moved.set(now));
+    }
+
     /// Whether the pod may have seen anything of it.
     pub(super) fn was_begun(&self) -> bool {
         self.sent
@@ -112,6 +126,7 @@ impl Upload {
         self.abandoned = true;
         self.lead = (Vec::new(), 0);
         (self.data, self.tail, self.body) = (Bytes::new(), b"", None);
+        self.doubt = None;
         self.progress.iter().for_each(|progress| progress.awaited.set(false));
     }
 
@@ -159,15 +174,21 @@ impl Upload {
                 }
                 // Trailers stop here: a field that was checked in the head could come back in them (RFC 9110 section
                 // 6.5.1; traefik pull request 13822). They end the body.
-                Some(Err(_)) | None => {
-                    self.body = None;
-                    self.tail = if self.chunked { request::LAST_CHUNK } else { b"" };
+                Some(Err(_)) => self.end(),
+                None => {
+                    self.doubt.take().into_iter().for_each(Doubt::dispel);
+                    self.end();
                 }
             }
             if over {
                 self.body = None;
             }
         }
+    }
+
+    fn end(&mut self) {
+        (self.body, self.doubt) = (None, None);
+        self.tail = if self.chunked { request::LAST_CHUNK } else { b"" };
     }
 
     fn send(&mut self, data: Bytes) {

@@ -87,6 +87,16 @@ pub(super) struct Lease {
     busy: Busy,
     connection: Connection,
     reused: bool,
+    since: Instant,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoLease {
+    /// What happened.
+    pub(super) failure: Failure,
+    /// Whether it happened to this request, as against another's dial a moment ago.
+    pub(super) own: bool,
 }
 
 /// A request at a pod, or a tunnel's beginning: counted as in flight, and holding its place, until dropped.
@@ -140,7 +150,8 @@ impl Pool {
         made
     }
 
-    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`.
+    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`. The clock is
+    /// looked at only where something had to be waited for.
     ///
     /// # Errors
     ///
@@ -150,25 +161,28 @@ impl Pool {
         endpoint: &Rc<Endpoint>,
         now: Instant,
         connect: Duration,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
-        let place = match &endpoint.queue {
-            Some(queue) => Some(Box::pin(queue.enter(&endpoint.metrics)).await?),
-            None => None,
+        let (place, now) = match &endpoint.queue {
+            Some(queue) => {
+                let entered = Box::pin(queue.enter(&endpoint.metrics)).await;
+                (Some(entered.map_err(|failure| NoLease { failure, own: true })?), Instant::now())
+            }
+            None => (None, now),
         };
         let busy = Busy::new(endpoint, place);
         if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
-            return Ok(Lease { busy, connection, reused: true });
+            return Ok(Lease { busy, connection, reused: true, since: now });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint, connect)).await?;
-        Ok(Lease { busy, connection, reused: false })
+        Ok(Lease { busy, connection, reused: false, since: Instant::now() })
     }
 
-    async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
+    async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, NoLease> {
         if let Some((at, failure)) = endpoint.last_failure.get().filter(|(at, _)| at.elapsed() < DIAL_PAUSE) {
             tracing::trace!(pod = &*endpoint.name, since = ?at.elapsed(), "not dialled again so soon");
-            return Err(failure);
+            return Err(NoLease { failure, own: false });
         }
         let dialled = self.try_dial(endpoint, connect).await;
         match &dialled {
@@ -182,7 +196,7 @@ impl Pool {
                 }
             }
         }
-        dialled
+        dialled.map_err(|failure| NoLease { failure, own: true })
     }
 
     async fn try_dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
@@ -330,6 +344,11 @@ impl Lease {
         self.reused
     }
 
+    /// Since when it could be used: from then on it is the pod that is waited for.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
     /// Ready when `deadline` has passed.
     pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let timer = self.connection.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
@@ -353,5 +372,44 @@ impl Lease {
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.
     pub(super) fn into_stream(mut self) -> (TcpStream, Kept) {
         (self.connection.stream, Kept((self.connection.open, self.busy.place.take())))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::backends::Backends;
+    use crate::config::{Command, parse};
+
+    /// A pool with the default settings.
+    pub(in crate::proxy) fn pool() -> Rc<Pool> {
+        let Ok(Command::Serve(config)) = parse(["pod-router".into()], [], false) else { panic!("no settings will do") };
+        let (config, metrics): (Arc<crate::config::Config>, _) = (Arc::from(config), Arc::new(Metrics::new()));
+        let commons = Commons {
+            dns: Dns::default(),
+            backends: Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics))),
+            queues: Queues::default(),
+            reach: Reach::default(),
+            limits: crate::limits::Limits::default(),
+            metrics,
+        };
+        Pool::new(config.upstream.clone(), commons)
+    }
+
+    /// Whoever is told of another's failed dial has none of its own.
+    #[tokio::test]
+    async fn a_dial_fails_once() {
+        let pool = pool();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
+        let endpoint = pool.listed("gone", &free.expect("loopback has a free port").to_string().parse().expect("one"));
+        let mut failures = [0, 0];
+        for _ in 0..1000 {
+            let failed =
+                pool.lease(&endpoint, Instant::now(), Duration::from_secs(20)).await.expect_err("nobody there");
+            assert_eq!((failed.failure.stage, failed.failure.sent), (Stage::Connect, false));
+            failures[usize::from(failed.own)] += 1;
+        }
+        assert_eq!(endpoint.metrics().connect_failures.get(), failures[1]);
+        assert!(failures[0] > 0, "each was dialled");
     }
 }

@@ -8,4 +8,5 @@ mod messages;
 mod redirect;
 mod routing;
 mod target;
+mod trailers;
 mod unread;

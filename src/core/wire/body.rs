@@ -11,6 +11,9 @@ use crate::core::headers;
 /// The most that one message may spend on chunk extensions, and again on trailers.
 const MAX_OVERHEAD: usize = 16 * 1024;
 
+/// The digits of a chunk's size that cost nothing: those of 64 bits.
+const MAX_DIGITS: usize = 16;
+
 /// The most trailer fields.
 const MAX_TRAILERS: usize = 64;
 
@@ -51,6 +54,8 @@ pub struct Chunks {
     state: State,
     /// What is left of the current chunk, or its size as far as it has been read.
     left: u64,
+    /// The digits of its size so far.
+    digits: usize,
     overhead: usize,
     trailers: Vec<u8>,
 }
@@ -77,7 +82,7 @@ impl Decoder {
 
     /// A chunked body.
     pub fn chunked() -> Self {
-        Self::Chunked(Chunks { state: State::SizeStart, left: 0, overhead: 0, trailers: Vec::new() })
+        Self::Chunked(Chunks { state: State::SizeStart, left: 0, digits: 0, overhead: 0, trailers: Vec::new() })
     }
 
     /// The next piece of the body in `received`, taken out of it; `None` when more has to be received, or the body is
@@ -181,6 +186,11 @@ impl Chunks {
             (State::SizeStart | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
                 self.left = self.left.checked_mul(16).ok_or(BodyError::Chunk)? + digit;
+                self.digits = if self.state == State::SizeStart { 1 } else { self.digits + 1 };
+                // A size may be padded to a width, on each of any number of chunks, but not without end.
+                if self.digits > MAX_DIGITS {
+                    self.count()?;
+                }
                 Ok(State::Size)
             }
             (State::Size | State::SizeSpace, b' ' | b'\t') => self.count().map(|()| State::SizeSpace),
@@ -324,9 +334,12 @@ mod tests {
     fn nothing_grows_without_end() {
         let extension = [&b"5;"[..], &vec![b'x'; MAX_OVERHEAD + 1]].concat();
         let trailers = [&b"0\r\nx: "[..], &vec![b'x'; MAX_OVERHEAD + 1]].concat();
-        for wire in [extension, trailers] {
+        let zeroes = vec![b'0'; MAX_OVERHEAD + MAX_DIGITS + 1];
+        for wire in [extension, trailers, zeroes] {
             assert_eq!(read(Decoder::chunked(), &wire, 1000), Err(BodyError::TooLarge));
         }
+        let padded = [&b"0000000000000001\r\nx\r\n".repeat(MAX_OVERHEAD)[..], b"0\r\n\r\n"].concat();
+        assert_eq!(read(Decoder::chunked(), &padded, 10_000).expect("a body").0.len(), MAX_OVERHEAD);
     }
 
     #[test]

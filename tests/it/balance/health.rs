@@ -34,7 +34,10 @@ fn a_pod_that_refuses_costs_no_request_and_is_left_out_until_it_is_back() {
     let served = answers(&router, 60);
     assert_eq!(served.get("backend-0").copied().unwrap_or(0) + served.get("backend-2").copied().unwrap_or(0), 60);
     let metric = |name: &str| router.metric(name, &[("pod", "backend-1")]);
-    assert_eq!(metric(EJECTIONS), 1.0);
+    eventually("it is left out", || {
+        answers(&router, 6);
+        metric(EJECTIONS) > 0.5
+    });
     assert!(metric("pod_router_upstream_connect_failures_total") >= 1.0);
     assert!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]) >= 3.0);
 
@@ -74,9 +77,13 @@ fn never_more_than_half_is_left_out() {
     for pod in [1, 2, 3] {
         pods.get_mut(pod).kill();
     }
+    let ejections = || (0..4).map(|n| router.metric(EJECTIONS, &[("pod", &format!("backend-{n}"))])).sum::<f64>();
+    eventually("two are left out", || {
+        answers(&router, 4);
+        ejections() > 1.5
+    });
     assert_eq!(answers(&router, 60).keys().collect::<Vec<_>>(), ["backend-0"]);
-    let ejections: f64 = (0..4).map(|n| router.metric(EJECTIONS, &[("pod", &format!("backend-{n}"))])).sum();
-    assert_eq!(ejections, 2.0);
+    assert_eq!(ejections(), 2.0);
 }
 
 #[test]
@@ -85,8 +92,12 @@ fn a_rooms_pod_is_never_replaced() {
     redis.assign("room_a", 1);
     let router = router(&redis, &pods, &["--pod-wait", "0s"]);
     pods.get_mut(1).kill();
-    answers(&router, 20);
-    assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
+    // Not at once: what several learn of one dial is one failure.
+    let ejected = || router.metric(EJECTIONS, &[("pod", "backend-1")]) > 0.5;
+    eventually("it is left out", || {
+        answers(&router, 6);
+        ejected()
+    });
     assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
     pods.get_mut(1).bind();
     // Still left out for requests without a room, and there for its room.

@@ -1,13 +1,13 @@
 //! Requests that got no answer: which are sent again (none that the pod may have seen), which time out.
 
 use std::io;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Stage, eventually, script};
+use crate::support::{Conn, Gate, Stage, eventually, script};
 
 const POST: &str = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -121,6 +121,75 @@ fn a_slow_upload_is_not_timed_out() {
         client.send("x");
     }
     assert_eq!(client.read_response().json()["bodyLength"], 20);
+}
+
+/// Waits until `--response-timeout` is over once more: so long a silent pod is waited for.
+fn sit_out(stage: &Stage) {
+    stage.any.play(script::silence);
+    assert_eq!(stage.get("/").expect_error(504), "pod-timeout");
+}
+
+/// Takes a moment for its answer, far less than any limit: one that is over already must not be.
+fn after_a_moment(mut conn: Conn) -> io::Result<()> {
+    loop {
+        conn.whole_request()?;
+        thread::sleep(Duration::from_millis(100));
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+    }
+}
+
+/// Nor does it run before there is a connection: a place in the queue is no fault of the pod's.
+#[test]
+fn the_queue_does_not_count_as_the_pods_time() {
+    let stage = Stage::with(&["--response-timeout", "2s", "--pod-max-connections", "1", "--threads", "1"]);
+    let gate = Gate::shared();
+    let opens = Arc::clone(&gate);
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")?;
+        opens.wait();
+        conn.send("k")?;
+        after_a_moment(conn)
+    });
+    let mut first = stage.client();
+    first.send("GET /room_a/first HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = first.read_head();
+    let mut queued = ["GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n", POST].map(|request| {
+        let client = stage.client();
+        client.send(request);
+        client
+    });
+    stage.router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], 2.0);
+    sit_out(&stage);
+    gate.open();
+    assert_eq!(first.read_body(&head).expect("all of it"), b"ok");
+    for client in &mut queued {
+        assert_eq!(client.read_response().text(), "ok");
+    }
+}
+
+/// Nor does a lookup.
+#[test]
+fn the_directory_does_not_count_as_the_pods_time() {
+    let stage = Stage::with(&[
+        "--response-timeout",
+        "2s",
+        "--redis-timeout",
+        "60s",
+        "--threads",
+        "1",
+        "--upstream-idle",
+        "60s",
+    ]);
+    stage.redis.assign("room_b", 0);
+    stage.pods[0].play(after_a_moment);
+    assert_eq!(stage.get("/room_a").text(), "ok", "a connection is kept");
+    stage.redis.pause();
+    let mut client = stage.client();
+    client.send("GET /room_b HTTP/1.1\r\nHost: a\r\n\r\n");
+    sit_out(&stage);
+    stage.redis.resume();
+    assert_eq!(client.read_response().text(), "ok");
 }
 
 /// It ends with the response's head: a download may take its time.

@@ -195,3 +195,23 @@ fn a_default_backend_that_refuses_is_passed_over() {
         assert_eq!(client.get("/").pod(), "backend-1");
     }
 }
+
+/// What one dial finds out is told to others that would dial at the same time. It is one failure all the same.
+#[test]
+fn a_dial_that_fails_is_held_against_the_pod_once() {
+    const MAX_FAILS: usize = 12;
+    let (redis, mut pods) = (Redis::start(), Pods::start(2));
+    let args = ["--threads", "1", "--max-fails", &MAX_FAILS.to_string(), "--pod-wait", "10s"];
+    let router = Router::builder().redis(&redis).default_backend(pods.iter()).args(&args).start_ready();
+    let gone = pods[0].addr().to_string();
+    pods.get_mut(0).unbind();
+    let mut client = router.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(60));
+    for _ in 0..60 {
+        assert_eq!(client.read_response().pod(), "backend-1");
+    }
+    let of = |metric: &str| router.metric(metric, &[("pod", &gone)]).round() as usize;
+    let (dials, ejections) = (of(FAILURES), of("pod_router_ejections_total"));
+    assert!(dials > 0);
+    assert_eq!(ejections > 0, dials >= MAX_FAILS, "{dials} dials have failed, {ejections} ejections");
+}

@@ -259,7 +259,7 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
 
 /// The reason, with the two that are one to the oracle made one.
 fn code(error: AffinityError) -> &'static str {
-    match error.code() {
+    match pod_router::proxy::Reject::Affinity(error).code() {
         "duplicate-sid" | "duplicate-room" => "duplicate",
         other => other,
     }

@@ -58,3 +58,16 @@ fn a_query_names_the_room_that_socket_io_reads_in_it() {
         assert_eq!(stage.get(&format!("/socket.io/?{query}")).pod(), pod, "{query}");
     }
 }
+
+/// What a path's segments have behind a `;` reaches the pod, and no log: it may be a session's id.
+#[test]
+fn path_parameters_are_not_logged() {
+    let stage = Stage::new();
+    let head = stage.get("/room_a;jsessionid=s3cret/b;v=s3cret").json()["head"].as_str().unwrap_or_default().to_owned();
+    assert!(head.starts_with("GET /room_a;jsessionid=s3cret/b;v=s3cret HTTP/1.1\r\n"), "{head}");
+    let response = stage.get("/x;jsessionid=s3cret/room%5Fa");
+    assert_eq!(response.expect_error(400), "encoded-room");
+    let line = stage.router.access_line(response.head.value("x-request-id").expect("an id"));
+    assert_eq!(line["path"], "/x/room%5Fa");
+    assert!(!stage.router.whole_output().contains("s3cret"));
+}

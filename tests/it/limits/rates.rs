@@ -72,6 +72,42 @@ fn a_rate_may_be_for_some_paths() {
     }
 }
 
+/// What backends could read in different ways counts as each: the laxer scope is no way around the stricter one.
+#[test]
+fn a_laxer_rate_is_no_way_around_a_stricter_one() {
+    let stage = Stage::with(&["--rate-limit", "/api/=1r/h burst=1", "--rate-limit", "/static/img/=1000r/s burst=1000"]);
+    let mut client = stage.client();
+    let mut ask = |path: &str| ask(&mut client, path, "203.0.113.7");
+    assert_eq!([ask("/static/img/../../api/login").status(), ask("/api/login").status()], [200, 200]);
+    for around in ["/static/img/../../api/login", "/static/img/%2e%2e/%2e%2e/api/login", "/api/login"] {
+        expect_limited(&ask(around), "rate-limited", "\"requests-1\";q=1;w=3600");
+    }
+    assert_eq!(ask("/static/img/x").status(), 200);
+}
+
+/// As nginx has it: all of them, and what one refuses uses up no other.
+#[test]
+fn two_rates_for_one_path_both_apply() {
+    let stage = Stage::with(&[
+        "--rate-limit",
+        "/api/=1r/h burst=5",
+        "--rate-limit",
+        "/api/=1r/m burst=2",
+        "--rate-limit",
+        "/=1r/h",
+    ]);
+    let mut client = stage.client();
+    let mut ask = |path: &str| ask(&mut client, path, "203.0.113.7");
+    assert_eq!([(); 3].map(|()| ask("/api/x").status()), [200; 3]);
+    for _ in 0..5 {
+        assert_eq!(ask("/api/x").head.value("ratelimit-policy"), Some("\"requests-2\";q=1;w=60"));
+    }
+    assert_eq!([ask("/").status(), ask("/").status()], [200, 429], "another path, another rule");
+    let stage = Stage::with(&["--rate-limit", "/api/=1000r/s burst=1000", "--rate-limit", "/api/=1r/h burst=2"]);
+    let statuses = [(); 5].map(|()| stage.get("/api/x").status());
+    assert_eq!(statuses, [200, 200, 200, 429, 429], "their order does not count");
+}
+
 #[test]
 fn what_is_given_back_with_time_can_be_used() {
     let stage = Stage::with(&["--rate-limit", "20r/s"]);
@@ -150,4 +186,30 @@ fn a_room_that_was_known_is_served_to_a_limited_client() {
     assert_eq!(stage.get("/room_guess1").pod(), "any");
     assert_eq!(stage.get("/room_guess2").expect_error(429), "too-many-lookups");
     assert_eq!(stage.get("/room_a").pod(), "backend-0");
+}
+
+/// Whoever hangs up while the directory is asked pays for what it then says, no more and no less.
+#[test]
+fn a_client_that_hangs_up_pays_for_unknown_rooms_only() {
+    let lookups = "pod_router_room_lookups_total";
+    for (room, then) in [("room_known", 200), ("room_guess", 429)] {
+        let stage = Stage::with(&["--lookup-rate", "1r/h burst=3", "--redis-timeout", "60s", "--threads", "1"]);
+        for number in 0..5 {
+            stage.redis.assign(&format!("room_known{number}"), 1);
+        }
+        let before = stage.router.metric(lookups, &[("result", "miss")]);
+        stage.redis.pause();
+        for number in 0..4 {
+            let client = stage.client();
+            let id = format!("gone-{number}");
+            client.send(format!("GET /{room}{number} HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\n\r\n"));
+            // The one thread has read it when it answers one that came later.
+            assert_eq!(stage.get("/").pod(), "any");
+            drop(client);
+            assert_eq!(stage.router.access_line(&id)["status"], 499);
+        }
+        stage.redis.resume();
+        stage.router.wait_metric(lookups, &[("result", "miss")], before + 4.0);
+        assert_eq!(stage.get("/room_known4").status(), then, "after four of {room}");
+    }
 }
