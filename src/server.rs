@@ -42,8 +42,8 @@ const BACKLOG: i32 = 4096;
 /// The pause after a failed accept: running out of open files passes, and must not be answered by spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two lines about that.
-const ACCEPT_WARNING: Duration = Duration::from_secs(10);
+/// Between two lines in the log about the same trouble with connections, which may come by the thousand.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Connections over the limit that are told so at one time; more are closed without a word.
 const MAX_REFUSALS: usize = 64;
@@ -107,8 +107,24 @@ pub struct Server<D> {
     announced: bool,
     metrics: Arc<Metrics>,
     refusals: Rc<Cell<usize>>,
-    /// When the log said last that a connection could not be accepted.
-    accept_warned: Cell<Option<Instant>>,
+    accept_warned: Warned,
+    header_warned: Warned,
+}
+
+/// When the log said something last.
+#[derive(Debug, Default)]
+struct Warned(Cell<Option<Instant>>);
+
+impl Warned {
+    /// Whether it is time to say it, which is then taken for said.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let due = self.0.get().is_none_or(|last| now - last >= WARNING_PAUSE);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
+    }
 }
 
 impl<D: Directory> Server<D> {
@@ -143,7 +159,8 @@ impl<D: Directory> Server<D> {
             announced,
             metrics,
             refusals: Rc::default(),
-            accept_warned: Cell::default(),
+            accept_warned: Warned::default(),
+            header_warned: Warned::default(),
         })
     }
 
@@ -189,10 +206,7 @@ impl<D: Directory> Server<D> {
             }
             Err(error) => {
                 self.metrics.accept_errors.inc();
-                let now = Instant::now();
-                let last = self.accept_warned.get();
-                if last.is_none_or(|last| now - last >= ACCEPT_WARNING) {
-                    self.accept_warned.set(Some(now));
+                if self.accept_warned.is_due() {
                     tracing::warn!(%error, "a connection could not be accepted");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -274,7 +288,9 @@ impl<D: Directory> Server<D> {
             Ok(source) => Some(source.unwrap_or(peer.ip())),
             Err(error) => {
                 self.metrics.rejected.with_label_values(&["bad-proxy-header"]).inc();
-                tracing::debug!(%peer, %error, "no PROXY header");
+                if self.header_warned.is_due() {
+                    tracing::warn!(%peer, %error, "a trusted peer sent no PROXY header, which --proxy-protocol asks of it");
+                }
                 None
             }
         }

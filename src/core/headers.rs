@@ -74,19 +74,9 @@ enum Whose {
 fn whose(name: &str) -> Whose {
     match name {
         "x-request-id" | "x-room-id" | "x-room-pod" | "x-room-epoch" | "x-forwarded-for" => Whose::Ours,
-        // The list Traefik clears.
-        "x-forwarded-proto"
-        | "x-forwarded-host"
-        | "x-forwarded-port"
-        | "x-forwarded-server"
-        | "x-forwarded-uri"
-        | "x-forwarded-method"
-        | "x-forwarded-prefix"
-        | "x-forwarded-scheme"
-        | "x-forwarded-tls-client-cert"
-        | "x-forwarded-tls-client-cert-info"
-        | "x-scheme"
-        | "x-real-ip" => Whose::Ingresss,
+        // Traefik clears a list of these; backends read more (`-Ssl`, `-Protocol`, `-User`, `-Email`, `-Client-Cert`).
+        "x-scheme" | "x-real-ip" | "x-forwarded" => Whose::Ingresss,
+        _ if name.starts_with("x-forwarded-") => Whose::Ingresss,
         // CGI and what descends from it make the same variable of `X_Room_Id` and `X-Room-Id`.
         _ if name.contains('_') && whose(&name.replace('_', "-")) != Whose::Anyones => Whose::Ours,
         _ => Whose::Anyones,
@@ -166,7 +156,7 @@ mod tests {
     #[test]
     fn a_trusted_proxys_word_passes_and_nobody_elses() {
         let none = Named::default();
-        for claim in ["x-forwarded-proto", "x-forwarded-host", "x-real-ip", "x-forwarded-prefix"] {
+        for claim in ["x-forwarded-proto", "x-forwarded-host", "x-real-ip", "x-forwarded-ssl", "x-forwarded"] {
             assert!(goes_upstream(claim, &none, true) && !goes_upstream(claim, &none, false), "{claim}");
         }
         for never in

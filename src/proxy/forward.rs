@@ -289,6 +289,9 @@ impl<D: Directory> Forwarding<'_, D> {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.proxy.say_goodbye(response.headers_mut());
+        if response.headers().contains_key(UPGRADE) {
+            response.headers_mut().append(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         record.answer(head.status);
         response.map(|()| ResponseBody::from_pod(exchange, record))
     }

@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 
@@ -75,7 +75,7 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let hop = Hop::read(response.headers, version)?;
     let named = headers::Named::collect(connection_lines(response.headers));
-    copy_fields(response.headers, received, &named, map)?;
+    copy_fields(response.headers, received, &named, status, map)?;
     let body = hop.body(method, status);
     // None is a reason as well: hyper would make one up, "<none>" where it knows no other.
     let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
@@ -107,12 +107,15 @@ fn copy_fields(
     fields: &[Header<'_>],
     received: &Bytes,
     named: &headers::Named<'_>,
+    status: StatusCode,
     map: &mut HeaderMap,
 ) -> Result<(), HeadError> {
     map.reserve(fields.len() + ADDED);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
-        if headers::goes_downstream(name.as_str(), named) {
+        // A 426 says in it what the client is to upgrade to (RFC 9110 section 15.5.22).
+        let demanded = status == StatusCode::UPGRADE_REQUIRED && name == UPGRADE;
+        if demanded || headers::goes_downstream(name.as_str(), named) {
             map.append(name, value(received, field.value)?);
         }
     }

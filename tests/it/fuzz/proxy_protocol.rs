@@ -83,7 +83,8 @@ fn expect_stable(bytes: &[u8], input: &mut Input) {
 /// What is taken for a header looks like one: by another reading, of its text or of its fixed part.
 fn expect_plausible(bytes: &[u8], header: &Header) {
     if let Some(rest) = bytes.strip_prefix(SIGNATURE) {
-        assert!([0x20, 0x21].contains(&rest[0]) && rest[1] >> 4 <= 3 && rest[1] & 0xf <= 2, "{:x?}", &rest[..2]);
+        let assigned = rest[1] >> 4 <= 3 && rest[1] & 0xf <= 2;
+        assert!(rest[0] == 0x20 || rest[0] == 0x21 && assigned, "{:x?}", &rest[..2]);
         assert_eq!(header.length, 16 + usize::from(rest[2]) * 256 + usize::from(rest[3]));
         let named = match (rest[0] & 1, rest[1]) {
             (1, 0x11) => Some(octets(header.source.expect("IPv4"))),

@@ -105,10 +105,11 @@ fn a_connection_that_served_requests_can_become_a_tunnel() {
 
 #[test]
 fn a_pods_refusal_reaches_the_client_as_it_is() {
-    const REFUSALS: [(&str, &str, &str, &str); 5] = [
+    const REFUSALS: [(&str, &str, &str, &str); 6] = [
         ("400 Bad Request", "content-type", "application/json", r#"{"code":1,"message":"Session ID unknown"}"#),
         ("401 Unauthorized", "www-authenticate", "Bearer", "who are you?"),
         ("426 Upgrade Required", "sec-websocket-version", "13", "newer please"),
+        ("426 Upgrade Required", "upgrade", "websocket", "RFC 9110 section 15.5.22"),
         ("503 Service Unavailable", "retry-after", "7", "later"),
         ("200 OK", "x-a", "1", "a page"),
     ];
