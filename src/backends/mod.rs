@@ -6,22 +6,25 @@
 
 mod check;
 mod discovery;
+mod load;
 mod member;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use ring::hmac;
 
 pub use check::check_forever;
 pub use discovery::refresh_forever;
-pub use member::{Availability, Member};
+pub use load::{InFlight, Load};
+pub use member::{Member, Trial};
 
+use self::load::Loads;
 use self::member::Found;
 use crate::config::{BackendConfig, Config, CookieConfig};
-use crate::core::ejection::{EjectionLimits, may_eject};
+use crate::core::ejection::{EjectionLimits, most_ejected};
 use crate::metrics::Metrics;
 
 /// How long a pod that has left is still counted. Longer than the worker threads remember it, or they would go on
@@ -37,6 +40,7 @@ pub struct Backends {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     list: Vec<Backend>,
+    loads: Loads,
     key: Option<hmac::Key>,
     /// Who has left, and when.
     departed: Mutex<Vec<(Arc<Member>, Instant)>>,
@@ -48,6 +52,8 @@ pub struct Backend {
     /// As it was configured.
     pub config: BackendConfig,
     set: ArcSwap<Set>,
+    /// Held while the ejected are counted and one is added or taken off, so that two threads cannot take the last place.
+    ejecting: Mutex<()>,
 }
 
 /// The pods of a backend at one time.
@@ -73,8 +79,14 @@ impl Backends {
             .as_ref()
             .map(|cookie: &CookieConfig| hmac::Key::new(hmac::HMAC_SHA256, cookie.key.0.as_bytes()));
         let list = config.backends.backends.iter();
-        let list = list.map(|config| Backend { config: config.clone(), set: ArcSwap::default() }).collect();
-        let backends = Self { config, metrics, list, key, departed: Mutex::default() };
+        let backend = |config: &BackendConfig| Backend {
+            config: config.clone(),
+            set: ArcSwap::default(),
+            ejecting: Mutex::default(),
+        };
+        let list = list.map(backend).collect();
+        let loads = Loads::default();
+        let backends = Self { config, metrics, list, loads, key, departed: Mutex::default() };
         for backend in &backends.list {
             let written = discovery::as_written(&backend.config, &backends.config.routing);
             backends.publish(backend, written, false);
@@ -108,17 +120,34 @@ impl Backends {
         self.config.backends.slow_start
     }
 
+    /// What the pod with this name has to do, listed or not.
+    pub fn load(&self, name: &Arc<str>) -> Load {
+        self.loads.of(name)
+    }
+
     /// A request failed at this member. A pod that keeps failing is ejected, but never more than half of its set.
     pub fn failed(&self, backend: &Backend, member: &Member) {
         let Some(limits) = self.ejection() else {
             return;
         };
-        let (now, set) = (Instant::now(), backend.set());
+        let _one_at_a_time = backend.ejecting();
+        let set = backend.set();
         let ejected = set.members.iter().filter(|other| other.is_ejected()).count();
-        if member.failed(limits, now, may_eject(set.members.len(), ejected)) {
+        if member.failed(limits, Instant::now(), ejected < most_ejected(set.members.len())) {
             member.metrics().ejections.inc();
             tracing::warn!(pod = &*member.name, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
         }
+    }
+
+    /// Takes those back that are too many, the longest ejected first: the set has lost pods since.
+    pub fn readmit_surplus(&self, backend: &Backend) {
+        let _one_at_a_time = backend.ejecting();
+        let set = backend.set();
+        let ejected = set.members.iter().filter_map(|member| Some((member.ejected_until()?, member)));
+        let mut ejected: Vec<_> = ejected.collect();
+        ejected.sort_by_key(|(until, _)| *until);
+        let surplus = ejected.len().saturating_sub(most_ejected(set.members.len()));
+        ejected[..surplus].iter().for_each(|(_, member)| member.readmit());
     }
 
     /// Makes `found` the backend's pods, keeping those it has. `later`: they have joined, and were not there at the start.
@@ -128,14 +157,14 @@ impl Backends {
         if later && found.len() == old.members.len() && found.iter().all(|found| kept(found).is_some()) {
             return;
         }
-        let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
+        let joined = later.then(Instant::now);
         let members = found.into_iter().map(|found| match kept(&found) {
             Some(member) => Arc::clone(member),
             None => Arc::new(Member::new(
                 found.clone(),
                 self.tag(&backend.config.prefix, &found.name),
-                self.metrics.pod(&found.name),
-                joined,
+                (self.metrics.pod(&found.name), self.loads.of(&found.name)),
+                (self.slow_start(), joined),
             )),
         });
         let set = Set::new(members.collect(), old.version + 1);
@@ -183,8 +212,13 @@ impl Backends {
 
 impl Backend {
     /// Its pods now.
-    pub fn set(&self) -> Arc<Set> {
-        self.set.load_full()
+    pub fn set(&self) -> Guard<Arc<Set>> {
+        self.set.load()
+    }
+
+    fn ejecting(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing that a panic could leave half-done.
+        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is the one for every path that no route is for.
@@ -222,19 +256,5 @@ impl Set {
     /// Whether all its pods go by their StatefulSet names: one that is not among them is not there.
     pub fn is_complete(&self) -> bool {
         !self.members.is_empty() && self.members.iter().all(|member| member.is_pod)
-    }
-}
-
-impl Member {
-    /// Its state in a word, for people and `/status`.
-    pub fn word(&self) -> &'static str {
-        use crate::core::check::Health;
-        match self.health() {
-            Health::Up if self.is_ejected() => "ejected",
-            Health::Up => "up",
-            Health::Drain => "drain",
-            Health::Down => "down",
-            Health::Maintenance => "maintenance",
-        }
     }
 }

@@ -6,6 +6,7 @@ use http::request::Parts;
 use hyper::body::{Body, Incoming};
 
 use super::Proxy;
+use super::balance::{Choice, Target};
 use super::record::Record;
 use crate::core::admission::Refusal;
 use crate::core::assignment::{Answer, Resolution};
@@ -45,6 +46,17 @@ impl<D: Directory> Proxy<D> {
         };
         let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
         rules[index].1.take(Prefix::of(client)).map_err(|exceeded| Refusal::RateLimited(number, exceeded))
+    }
+
+    /// Counts a pod that only the client's `sid` speaks of as something it asks for and nobody knows: DNS is asked, and who
+    /// makes names up could have it asked for all that there may be. Not one that has been reached lately.
+    pub(super) fn admit_stranger(&self, choice: &Choice, client: IpAddr) -> Result<(), Refusal> {
+        match (&self.limits.lookups, &choice.target) {
+            (Some(limiter), Target::Unlisted { name, .. }) if !self.pool.knows(name) => {
+                limiter.take(Prefix::of(client)).map_err(Refusal::UnknownRooms)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The room's pod by the directory, which is not asked for a client that has asked for too many rooms it did not
