@@ -159,9 +159,13 @@ fn a_cookie_keeps_sessions_as_well() {
     assert_eq!(picks("none"), 60.0, "only the first request of each is balanced");
     assert!(picks("cookie") >= 120.0);
     assert_eq!(scene.misses(), 0.0);
+    let before = scene.ask("settle");
+    assert_eq!(total(&before["lost"]), 0, "{before}");
     scene.restart_pod(1);
     let after = scene.ask("settle");
-    assert!(after["lost"].as_object().expect("by pod").keys().all(|pod| pod == "backend-1"), "{after}");
+    let its_own = before["pods"]["backend-1"].as_u64();
+    assert!(its_own.is_some() && its_own == after["lost"]["backend-1"].as_u64(), "{before} {after}");
+    assert_eq!(Some(total(&after["lost"])), its_own, "and nobody else's: {after}");
 }
 
 #[test]
