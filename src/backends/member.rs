@@ -225,3 +225,45 @@ impl Drop for Trial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Loads;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const LIMITS: EjectionLimits = EjectionLimits { fails: 1, timeout: Duration::from_secs(30) };
+
+    fn member(ramp: Duration) -> Arc<Member> {
+        let name: Arc<str> = "10.0.0.1:1".into();
+        let address = name.parse().expect("an address");
+        let counted = (Metrics::new().pod(&name), Loads::default().of(&name));
+        let found = Found { name, address, is_pod: false, weight: 2 };
+        Arc::new(Member::new(found, None, counted, (ramp, None)))
+    }
+
+    /// What costs each request a lock has to end.
+    #[test]
+    fn a_pod_that_is_back_is_looked_at_no_longer_than_it_warms_up() {
+        let (now, ramp) = (Instant::now(), Duration::from_secs(60));
+        for (ramp, warms_up) in [(Duration::ZERO, false), (ramp, true)] {
+            let member = member(ramp);
+            assert!(!member.is_special.load(Ordering::Relaxed));
+            assert!(member.failed(LIMITS, now, true) && member.is_special.load(Ordering::Relaxed));
+            member.begin_trial(LIMITS, now + LIMITS.timeout).expect("its time is over").passed();
+            assert_eq!(member.is_special.load(Ordering::Relaxed), warms_up);
+            let candidate = member.candidate(0, now);
+            assert_eq!(candidate.share < candidate.weight, warms_up);
+            // `passed` has looked at the clock itself, after `now`.
+            let candidate = member.candidate(0, Instant::now() + 2 * ramp);
+            assert_eq!((candidate.share, member.is_special.load(Ordering::Relaxed)), (candidate.weight, false));
+        }
+    }
+
+    #[test]
+    fn failures_alone_make_no_pod_special() {
+        let member = member(Duration::ZERO);
+        let limits = EjectionLimits { fails: 3, ..LIMITS };
+        assert!(!member.failed(limits, Instant::now(), true) && !member.is_special.load(Ordering::Relaxed));
+    }
+}
