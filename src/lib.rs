@@ -30,9 +30,9 @@
 //! | HTTP/1.1 towards pods, as bytes: heads, framing, chunks | [`core::wire`] |
 //! | choosing a pod for a new room | [`core::placement`] |
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
-//! | the pods of a backend: from where, in what state | [`backends`] |
+//! | the pods of a backend: from where, in what state, with what load | [`backends`] |
 //! | a question over HTTP of the router's own | [`probe`] |
-//! | choosing one of them for a request | `proxy/balance.rs` |
+//! | what binds a request to one of them; where else it may go | `proxy/balance.rs` |
 //! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
 //! | what counts as a pod's load between two heartbeats | `directory/heartbeats.rs` |
@@ -84,7 +84,8 @@
 //!    whatever the directory has said in between.
 //! 5. A response can never reach another request: a connection whose exchange did not end cleanly is closed.
 //! 6. A tunnel starts only after a WebSocket handshake that was asked for, allowed and answered by a matching 101.
-//! 7. What is counted is a guard that undoes itself on drop; every limit has a setting, a metric and a test.
+//! 7. What goes up and down (loads, gauges, places, a pod's trial) is a guard that undoes itself on drop; every limit has a
+//!    setting, a metric and a test.
 //! 8. Every wait has a deadline; nothing queues without a bound. Requests that wait for a pod are bounded by
 //!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`, questions for
 //!    heartbeats by one at a time and the same.

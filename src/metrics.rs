@@ -247,6 +247,16 @@ impl Metrics {
         self.pods.pod(name)
     }
 
+    /// Those of a pod that has been met before.
+    pub fn known_pod(&self, name: &str) -> Option<PodMetrics> {
+        self.pods.known(name)
+    }
+
+    /// The handles of those that have no series of their own, together.
+    pub fn other_pods(&self) -> PodMetrics {
+        self.pods.others()
+    }
+
     /// Every pod met so far, by name.
     pub fn pods(&self) -> Vec<PodMetrics> {
         self.pods.all()

@@ -1,16 +1,18 @@
 //! One pod of a set, as all threads see it.
 //!
 //! A pod keeps its [`Member`] for as long as it stays in the set, so that what is held against it, and since when it is
-//! back, outlives a refresh. Nothing here is locked for a pod that behaves.
+//! back, outlives a refresh. Choosing locks nothing for a pod that is in with its full share; counting a failure, and
+//! looking at a pod that is out or warming up, takes its lock for a moment.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::load::Load;
 use crate::core::address::HostPort;
-use crate::core::balance::{Candidate, slow_start, stable_hash};
+use crate::core::balance::{Availability, Candidate, slow_start, stable_hash};
 use crate::core::check::{Checks, Health, Verdict};
-use crate::core::ejection::{Conduct, EjectionLimits, Standing};
+use crate::core::ejection::{EjectionLimits, Outlier, Standing};
 use crate::metrics::PodMetrics;
 
 /// One pod of a set.
@@ -29,18 +31,20 @@ pub struct Member {
     weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
+    load: Load,
+    /// `--slow-start`.
+    ramp: Duration,
     state: Mutex<State>,
-    /// Whether `state` holds anything to look at.
-    remarkable: AtomicBool,
+    /// Whether `state` says anything else than that the pod is in, with its full share.
+    is_special: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct State {
-    conduct: Conduct,
+    outlier: Outlier,
     checks: Checks,
-    health: Health,
-    /// When it joined the set or came back, where its share grows from then on.
-    back_since: Option<Instant>,
+    /// When it joined the set or came back, as long as its share still grows from then on.
+    warming_since: Option<Instant>,
 }
 
 /// What makes a member.
@@ -53,35 +57,40 @@ pub(super) struct Found {
     pub(super) weight: u32,
 }
 
-/// Whether a member may be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// For everything.
-    Open,
-    /// For everything, if the caller takes the trial that decides whether it is back.
-    OnTrial,
-    /// For what its sessions send.
-    SessionsOnly,
-    /// When nobody else is left.
-    LastResort,
-    /// For nothing.
-    Closed,
+/// The one request that decides whether an ejected pod is back. Dropped without a word, because its client went away or it
+/// never got a place at the pod, it has decided nothing, and another one may try.
+#[derive(Debug)]
+pub struct Trial {
+    member: Arc<Member>,
+    limits: EjectionLimits,
+    is_decided: bool,
 }
 
+// === impl Member ===
+
 impl Member {
-    pub(super) fn new(found: Found, tag: Option<Box<str>>, metrics: PodMetrics, joined: Option<Instant>) -> Self {
+    /// A pod that has `joined` the set just now, or was there from the start.
+    pub(super) fn new(
+        found: Found,
+        tag: Option<Box<str>>,
+        (metrics, load): (PodMetrics, Load),
+        (ramp, joined): (Duration, Option<Instant>),
+    ) -> Self {
         let Found { name, address, origin, is_pod, weight } = found;
         let weight = AtomicU32::new(weight);
         let id = stable_hash(name.as_bytes());
-        let state = Mutex::new(State { back_since: joined, ..State::default() });
-        let remarkable = AtomicBool::new(joined.is_some());
-        Self { name, address, origin, is_pod, tag, weight, id, metrics, state, remarkable }
+        let warming_since = joined.filter(|_| !ramp.is_zero());
+        let is_special = AtomicBool::new(warming_since.is_some());
+        let state = Mutex::new(State { warming_since, ..State::default() });
+        Self { name, address, origin, is_pod, tag, weight, id, metrics, load, ramp, state, is_special }
     }
 
     /// With what is known of the same pod under another name.
     pub(super) fn with_past_of(self, before: &Self) -> Self {
-        let past = before.state().clone();
-        self.remark(&past);
+        let mut past = before.state().clone();
+        // Who has the trial decides on that one.
+        past.outlier.abandon_trial();
+        self.note_whether_special(&past);
         *self.state() = past;
         self
     }
@@ -109,104 +118,182 @@ impl Member {
 
     /// Requests in flight and tunnels, from this process.
     pub fn load(&self) -> u64 {
-        let load = self.metrics.in_flight.get() + self.metrics.tunnels.get();
-        u64::try_from(load).unwrap_or(0)
+        self.load.get()
     }
 
     /// Whether it may be chosen now.
     pub fn availability(&self, now: Instant) -> Availability {
-        if !self.remarkable.load(Ordering::Relaxed) {
-            return Availability::Open;
-        }
-        let state = self.state();
-        match (state.health, state.conduct.standing(now)) {
-            (Health::Maintenance, _) => Availability::Closed,
-            (Health::Drain, _) => Availability::SessionsOnly,
-            (Health::Down, _) | (Health::Up, Standing::Out) => Availability::LastResort,
-            (Health::Up, Standing::OnTrial) => Availability::OnTrial,
-            (Health::Up, Standing::In) => Availability::Open,
-        }
+        if self.is_special.load(Ordering::Relaxed) { self.state().availability(now) } else { Availability::Open }
     }
 
-    /// What the policies see of it; `ramp` is `--slow-start`.
-    pub fn candidate(&self, slot: usize, ramp: Duration, now: Instant) -> Candidate {
-        let mut weight = f64::from(self.weight.load(Ordering::Relaxed));
-        if !ramp.is_zero() && self.remarkable.load(Ordering::Relaxed) {
+    /// What the policies see of it.
+    pub fn candidate(&self, slot: usize, now: Instant) -> Candidate {
+        let weight = f64::from(self.weight.load(Ordering::Relaxed));
+        let mut candidate =
+            Candidate { slot, id: self.id, weight, share: weight, load: self.load(), availability: Availability::Open };
+        if self.is_special.load(Ordering::Relaxed) {
             let mut state = self.state();
-            if let Some(since) = state.back_since {
+            candidate.availability = state.availability(now);
+            if let Some(since) = state.warming_since {
                 let age = now.saturating_duration_since(since);
-                weight = slow_start(weight, age.as_secs_f64(), ramp.as_secs_f64());
-                if age >= ramp {
-                    state.back_since = None;
-                    self.remark(&state);
-                }
+                candidate.share = slow_start(weight, age.as_secs_f64(), self.ramp.as_secs_f64());
+                state.warming_since = Some(since).filter(|_| age < self.ramp);
+                self.note_whether_special(&state);
             }
         }
-        Candidate { slot, id: self.id, weight, load: self.load() }
+        candidate
     }
 
-    /// Takes the trial; `false` if somebody else has it.
-    pub fn begin_trial(&self, limits: EjectionLimits, now: Instant) -> bool {
-        let mut state = self.state();
-        let free = state.conduct.standing(now) == Standing::OnTrial;
-        if free {
-            state.conduct.begin_trial(limits, now);
-        }
-        free
-    }
-
-    /// A request has failed here. Whether the pod is ejected by it.
+    /// A request has failed here, one that was no trial. Whether the pod is ejected by it.
     pub(super) fn failed(&self, limits: EjectionLimits, now: Instant, may_eject: bool) -> bool {
         let mut state = self.state();
-        let ejected = state.conduct.failed(limits, now, may_eject);
-        self.remark(&state);
+        let ejected = state.outlier.failed(limits, now, may_eject);
+        self.note_whether_special(&state);
         ejected
     }
 
-    /// A request has been answered sensibly.
-    pub fn succeeded(&self) {
-        if self.remarkable.load(Ordering::Relaxed) {
-            let mut state = self.state();
-            if state.conduct.standing(Instant::now()) != Standing::In {
-                tracing::info!(pod = &*self.name, "back among the backends");
-                state.back_since = Some(Instant::now());
-            }
-            state.conduct.succeeded();
-            self.remark(&state);
+    /// Takes the trial of a pod on probation; `None` if there is none, or somebody else has it.
+    pub fn begin_trial(self: &Arc<Self>, limits: EjectionLimits, now: Instant) -> Option<Trial> {
+        let begun = self.state().outlier.begin_trial(now);
+        begun.then(|| Trial { member: Arc::clone(self), limits, is_decided: false })
+    }
+
+    /// When its ejection ends or has ended, while it is not back.
+    pub(super) fn ejected_until(&self) -> Option<Instant> {
+        self.state().outlier.ejected_until()
+    }
+
+    /// It is back, with nothing held against it.
+    pub(super) fn readmit(&self) {
+        let mut state = self.state();
+        if state.outlier.readmit() {
+            tracing::info!(pod = &*self.name, "back among the backends");
+            self.start_warming(&mut state);
         }
+        self.note_whether_special(&state);
     }
 
-    /// Whether it is ejected.
+    /// Whether it is ejected, on probation or not.
     pub fn is_ejected(&self) -> bool {
-        self.remarkable.load(Ordering::Relaxed) && self.state().conduct.standing(Instant::now()) != Standing::In
-    }
-
-    /// What its health checks say.
-    pub fn health(&self) -> Health {
-        self.state().health
+        self.ejected_until().is_some()
     }
 
     /// An answer to a health check.
     pub(super) fn checked(&self, verdict: Verdict, rise: u32, fall: u32) {
         let mut state = self.state();
-        let (before, after) = (state.health, state.checks.note(verdict, rise, fall));
+        let (before, after) = (state.checks.health(), state.checks.note(verdict, rise, fall));
         if before != after {
             tracing::info!(pod = &*self.name, ?before, ?after, "health check");
-            state.health = after;
             if after == Health::Up {
-                state.back_since = Some(Instant::now());
+                self.start_warming(&mut state);
             }
         }
-        self.remark(&state);
+        self.note_whether_special(&state);
     }
 
-    fn remark(&self, state: &State) {
-        let plain = state.conduct.is_clean() && state.health == Health::Up && state.back_since.is_none();
-        self.remarkable.store(!plain, Ordering::Relaxed);
+    /// Its state in a word, for people and `/status`.
+    pub fn word(&self) -> &'static str {
+        match self.availability(Instant::now()) {
+            Availability::Open => "up",
+            Availability::Probation | Availability::Ejected => "ejected",
+            Availability::Draining => "drain",
+            Availability::Down => "down",
+            Availability::Maintenance => "maintenance",
+        }
+    }
+
+    fn start_warming(&self, state: &mut State) {
+        state.warming_since = (!self.ramp.is_zero()).then(Instant::now);
+    }
+
+    fn note_whether_special(&self, state: &State) {
+        let in_set = state.outlier.ejected_until().is_none() && state.checks.health() == Health::Up;
+        self.is_special.store(!in_set || state.warming_since.is_some(), Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Assignments only: nothing is left half-done by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn availability(&self, now: Instant) -> Availability {
+        match (self.checks.health(), self.outlier.standing(now)) {
+            (Health::Maintenance, _) => Availability::Maintenance,
+            (Health::Drain, _) => Availability::Draining,
+            (Health::Down, _) => Availability::Down,
+            (Health::Up, Standing::Ejected) => Availability::Ejected,
+            (Health::Up, Standing::Probation) => Availability::Probation,
+            (Health::Up, Standing::In) => Availability::Open,
+        }
+    }
+}
+
+// === impl Trial ===
+
+impl Trial {
+    /// The pod has answered: it is back.
+    pub fn passed(mut self) {
+        self.is_decided = true;
+        self.member.readmit();
+    }
+
+    /// It has failed: it is out for as long again.
+    pub fn failed(mut self) {
+        self.is_decided = true;
+        self.member.state().outlier.fail_trial(self.limits, Instant::now());
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if !self.is_decided {
+            self.member.state().outlier.abandon_trial();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Loads;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const LIMITS: EjectionLimits = EjectionLimits { fails: 1, timeout: Duration::from_secs(30) };
+
+    fn member(ramp: Duration) -> Arc<Member> {
+        let name: Arc<str> = "10.0.0.1:1".into();
+        let address = name.parse().expect("an address");
+        let counted = (Metrics::new().pod(&name), Loads::default().of(&name));
+        let found = Found { origin: Arc::clone(&name), name, address, is_pod: false, weight: 2 };
+        Arc::new(Member::new(found, None, counted, (ramp, None)))
+    }
+
+    /// What costs each request a lock has to end.
+    #[test]
+    fn a_pod_that_is_back_is_looked_at_no_longer_than_it_warms_up() {
+        let (now, ramp) = (Instant::now(), Duration::from_secs(60));
+        for (ramp, warms_up) in [(Duration::ZERO, false), (ramp, true)] {
+            let member = member(ramp);
+            assert!(!member.is_special.load(Ordering::Relaxed));
+            assert!(member.failed(LIMITS, now, true) && member.is_special.load(Ordering::Relaxed));
+            member.begin_trial(LIMITS, now + LIMITS.timeout).expect("its time is over").passed();
+            assert_eq!(member.is_special.load(Ordering::Relaxed), warms_up);
+            let candidate = member.candidate(0, now);
+            assert_eq!(candidate.share < candidate.weight, warms_up);
+            // `passed` has looked at the clock itself, after `now`.
+            let candidate = member.candidate(0, Instant::now() + 2 * ramp);
+            assert_eq!((candidate.share, member.is_special.load(Ordering::Relaxed)), (candidate.weight, false));
+        }
+    }
+
+    #[test]
+    fn failures_alone_make_no_pod_special() {
+        let member = member(Duration::ZERO);
+        let limits = EjectionLimits { fails: 3, ..LIMITS };
+        assert!(!member.failed(limits, Instant::now(), true) && !member.is_special.load(Ordering::Relaxed));
     }
 }

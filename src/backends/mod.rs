@@ -6,6 +6,7 @@
 
 mod check;
 mod discovery;
+mod load;
 mod member;
 
 use std::collections::HashMap;
@@ -14,16 +15,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use ring::hmac;
 
 pub use check::check_forever;
 pub use discovery::refresh_forever;
-pub use member::{Availability, Member};
+pub use load::{InFlight, Load};
+pub use member::{Member, Trial};
 
+use self::load::Loads;
 use self::member::Found;
 use crate::config::{BackendConfig, Config, CookieConfig};
-use crate::core::ejection::{EjectionLimits, may_eject};
+use crate::core::ejection::{EjectionLimits, most_ejected};
 use crate::metrics::Metrics;
 
 /// How long a pod that has left is still counted. Longer than the worker threads remember it, or they would go on
@@ -39,6 +42,7 @@ pub struct Backends {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     list: Vec<Backend>,
+    loads: Loads,
     key: Option<hmac::Key>,
     /// Who has left, and when.
     departed: Mutex<Vec<(Arc<Member>, Instant)>>,
@@ -54,6 +58,8 @@ pub struct Backend {
     set: ArcSwap<Set>,
     /// What each source has said last; `None` for one that has not answered.
     heard: Mutex<Vec<Option<Vec<Found>>>>,
+    /// Held while the ejected are counted and one is added or taken off, so that two threads cannot take the last place.
+    ejecting: Mutex<()>,
 }
 
 /// The pods of a backend at one time.
@@ -83,11 +89,13 @@ impl Backends {
             config: config.clone(),
             set: ArcSwap::default(),
             heard: Mutex::new(vec![None; config.sources.len()]),
+            ejecting: Mutex::default(),
         });
         let list: Vec<_> = list.collect();
         let sources = list.iter().flat_map(|backend| &backend.config.sources);
         let awaited = AtomicUsize::new(sources.filter(|source| discovery::is_asked(source)).count());
-        let backends = Self { config, metrics, list, key, departed: Mutex::default(), awaited };
+        let loads = Loads::default();
+        let backends = Self { config, metrics, list, loads, key, departed: Mutex::default(), awaited };
         for backend in &backends.list {
             let written = discovery::listed(&backend.config, &backends.config.routing, &backend.heard());
             backends.publish(backend, written, false);
@@ -138,17 +146,34 @@ impl Backends {
         self.config.backends.slow_start
     }
 
+    /// What the pod with this name has to do, listed or not.
+    pub fn load(&self, name: &Arc<str>) -> Load {
+        self.loads.of(name)
+    }
+
     /// A request failed at this member. A pod that keeps failing is ejected, but never more than half of its set.
     pub fn failed(&self, backend: &Backend, member: &Member) {
         let Some(limits) = self.ejection() else {
             return;
         };
-        let (now, set) = (Instant::now(), backend.set());
+        let _one_at_a_time = backend.ejecting();
+        let set = backend.set();
         let ejected = set.members.iter().filter(|other| other.is_ejected()).count();
-        if member.failed(limits, now, may_eject(set.members.len(), ejected)) {
+        if member.failed(limits, Instant::now(), ejected < most_ejected(set.members.len())) {
             member.metrics().ejections.inc();
             tracing::warn!(pod = &*member.name, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
         }
+    }
+
+    /// Takes those back that are too many, the longest ejected first: the set has lost pods since.
+    pub fn readmit_surplus(&self, backend: &Backend) {
+        let _one_at_a_time = backend.ejecting();
+        let set = backend.set();
+        let ejected = set.members.iter().filter_map(|member| Some((member.ejected_until()?, member)));
+        let mut ejected: Vec<_> = ejected.collect();
+        ejected.sort_by_key(|(until, _)| *until);
+        let surplus = ejected.len().saturating_sub(most_ejected(set.members.len()));
+        ejected[..surplus].iter().for_each(|(_, member)| member.readmit());
     }
 
     /// Makes `found` the backend's pods, keeping those it has. `later`: they have joined, and were not there at the start.
@@ -174,12 +199,12 @@ impl Backends {
             member.reweigh(found.weight);
             return Arc::clone(member);
         }
-        let joined = (later && !self.slow_start().is_zero()).then(Instant::now);
+        let joined = later.then(Instant::now);
         let before = old.iter().find(|member| member.was(&found));
         // By its origin: a session must not end because the number of addresses behind a name has changed.
         let tag = self.tag(&backend.config.prefix, &found.origin);
-        let metrics = self.metrics.pod(&found.name);
-        let member = Member::new(found, tag, metrics, joined);
+        let counted = (self.metrics.pod(&found.name), self.loads.of(&found.name));
+        let member = Member::new(found, tag, counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),
             None => member,
@@ -222,8 +247,13 @@ impl Backends {
 
 impl Backend {
     /// Its pods now.
-    pub fn set(&self) -> Arc<Set> {
-        self.set.load_full()
+    pub fn set(&self) -> Guard<Arc<Set>> {
+        self.set.load()
+    }
+
+    fn ejecting(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing that a panic could leave half-done.
+        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self) -> MutexGuard<'_, Vec<Option<Vec<Found>>>> {
@@ -280,20 +310,6 @@ fn aliases(members: &[Arc<Member>]) -> impl Iterator<Item = (&str, usize)> {
         }
     }
     aliases.into_iter().filter_map(|(alias, slot)| Some((alias, slot?)))
-}
-
-impl Member {
-    /// Its state in a word, for people and `/status`.
-    pub fn word(&self) -> &'static str {
-        use crate::core::check::Health;
-        match self.health() {
-            Health::Up if self.is_ejected() => "ejected",
-            Health::Up => "up",
-            Health::Drain => "drain",
-            Health::Down => "down",
-            Health::Maintenance => "maintenance",
-        }
-    }
 }
 
 #[cfg(test)]

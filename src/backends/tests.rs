@@ -33,7 +33,7 @@ fn weights_follow_the_srv_record() {
     backends.learn((0, 0), vec![found("a:1", 33), found("b:1", 33), found("c:1", 33)]);
     let weights = || {
         let set = backends.backend(0).set();
-        let candidates = set.members.iter().map(|member| member.candidate(0, Duration::ZERO, Instant::now()));
+        let candidates = set.members.iter().map(|member| member.candidate(0, Instant::now()));
         candidates.map(|candidate| candidate.weight).collect::<Vec<_>>()
     };
     assert_eq!(weights(), [33.0; 3]);

@@ -28,32 +28,127 @@ pub const POLICIES: [(&str, Policy); 4] = [
     ("client_ip", Policy::ClientIp),
 ];
 
-/// A pod that may be chosen.
+/// Whether a pod may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// For everything.
+    Open,
+    /// Ejected for its time: for a request that takes the trial, which decides whether it is back.
+    Probation,
+    /// When nobody else is left: it has kept failing.
+    Ejected,
+    /// When nobody else is left: its health checks fail.
+    Down,
+    /// For what its sessions send.
+    Draining,
+    /// For nothing.
+    Maintenance,
+}
+
+/// A pod that might be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// Its place in the set, kept while it is one of it.
     pub slot: usize,
     /// [`stable_hash`] of its name.
     pub id: u64,
-    /// Its share, above 0.
+    /// Its weight, above 0.
     pub weight: f64,
+    /// The same, less as long as it is warming up.
+    pub share: f64,
     /// Requests in flight and tunnels together.
     pub load: u64,
+    /// Whether it may be chosen.
+    pub availability: Availability,
+}
+
+/// What a pod is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wanted {
+    /// How to choose.
+    pub policy: Policy,
+    /// [`client_key`], for [`Policy::ClientIp`].
+    pub client: u64,
+    /// Whether the request may take a trial. One of a session may not, as it would be lost there.
+    pub may_try: bool,
+    /// From which load on a pod is passed over, as long as there are others.
+    pub full: u64,
+    /// Two numbers from 0 to 1, the latter not included, for [`Policy::PowerOfTwo`].
+    pub dice: [f64; 2],
+}
+
+/// What a choice came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// Whose turn it is.
+    pub slot: usize,
+    /// Whether it is on probation, and the request its trial. If somebody else has that already, the choice is to be made
+    /// again, with that pod as one that is ejected.
+    pub on_trial: bool,
+}
+
+/// The pod for a request, by the policy; `None` where none may be chosen. The candidates change their order.
+///
+/// A pod on probation gets the first request that may try it; by the client's address only the first of those that belong
+/// there, for what follows would not find another one again. Those that are ejected or down are for when there is nobody
+/// else, and so are full ones: where all are full, their queues decide.
+pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothWeighted) -> Option<Pick> {
+    let by_client = wanted.policy == Policy::ClientIp;
+    let on_probation = |candidate: &&Candidate| candidate.availability == Availability::Probation;
+    if wanted.may_try
+        && !by_client
+        && let Some(candidate) = candidates.iter().find(on_probation)
+    {
+        return Some(Pick { slot: candidate.slot, on_trial: true });
+    }
+    let usable = |candidate: &Candidate| match candidate.availability {
+        Availability::Open => true,
+        Availability::Probation => by_client && wanted.may_try,
+        Availability::Ejected | Availability::Down | Availability::Draining | Availability::Maintenance => false,
+    };
+    let last_resort = |candidate: &Candidate| {
+        matches!(candidate.availability, Availability::Probation | Availability::Ejected | Availability::Down)
+    };
+    let usable_at_all = candidates.iter().any(usable);
+    let able = to_front(candidates, |candidate| if usable_at_all { usable(candidate) } else { last_resort(candidate) });
+    let has_room = |candidate: &Candidate| candidate.load < wanted.full;
+    let able = if able.iter().any(has_room) { to_front(able, has_room) } else { able };
+    let index = match wanted.policy {
+        Policy::RoundRobin => turns.next(able),
+        Policy::LeastConn => least_conn(able, turns),
+        Policy::PowerOfTwo => power_of_two(able, wanted.dice),
+        Policy::ClientIp => rendezvous(able, wanted.client),
+    };
+    let chosen = able[index?];
+    Some(Pick { slot: chosen.slot, on_trial: usable_at_all && chosen.availability == Availability::Probation })
+}
+
+/// Moves those that are wanted to the front, in their order, and returns them.
+fn to_front(candidates: &mut [Candidate], wanted: impl Fn(&Candidate) -> bool) -> &mut [Candidate] {
+    let mut count = 0;
+    for index in 0..candidates.len() {
+        if wanted(&candidates[index]) {
+            candidates.swap(count, index);
+            count += 1;
+        }
+    }
+    &mut candidates[..count]
 }
 
 impl Candidate {
-    /// How full it would be with one more.
+    /// What it has for its share. nginx's measure: one without any load is the emptiest, whatever its share, so that
+    /// neither a light pod nor one that warms up is left out (HAProxy counts the request to come in as well, and takes
+    /// idle servers for equal all the same: `fwlc_get_key`).
     fn fill(&self) -> f64 {
-        (self.load + 1) as f64 / self.weight
+        self.load as f64 / self.share
     }
 }
 
-/// Whose turn it is, by weight: the smooth weighted round robin of nginx, which does not give a heavy pod all its turns
-/// at once.
+/// Smooth weighted round robin, as nginx does it: a heavy pod does not get all its turns at once.
 #[derive(Clone, Debug, Default)]
-pub struct Turns(Vec<f64>);
+pub struct SmoothWeighted(Vec<f64>);
 
-impl Turns {
+impl SmoothWeighted {
     /// The index of the candidate whose turn it is.
     pub fn next(&mut self, candidates: &[Candidate]) -> Option<usize> {
         let slots = candidates.iter().map(|candidate| candidate.slot + 1).max()?;
@@ -63,8 +158,8 @@ impl Turns {
         let mut total = 0.0;
         let mut best: Option<usize> = None;
         for (index, candidate) in candidates.iter().enumerate() {
-            self.0[candidate.slot] += candidate.weight;
-            total += candidate.weight;
+            self.0[candidate.slot] += candidate.share;
+            total += candidate.share;
             if best.is_none_or(|best| self.0[candidate.slot] > self.0[candidates[best].slot]) {
                 best = Some(index);
             }
@@ -74,24 +169,33 @@ impl Turns {
     }
 }
 
-/// The index of the emptiest candidate; `turn` decides whose turn it is among equals.
-pub fn least_conn(candidates: &[Candidate], turn: usize) -> Option<usize> {
-    let count = candidates.len();
-    let in_turn = (0..count).map(|step| turn.wrapping_add(step) % count);
-    in_turn.min_by(|a, b| candidates[*a].fill().total_cmp(&candidates[*b].fill()))
+/// The index of the emptiest candidate; equally empty ones take turns by weight, as nginx's do. Those come to the front.
+pub fn least_conn(candidates: &mut [Candidate], turns: &mut SmoothWeighted) -> Option<usize> {
+    let least = candidates.iter().map(Candidate::fill).min_by(f64::total_cmp)?;
+    turns.next(to_front(candidates, |candidate| candidate.fill() <= least))
 }
 
-/// The index of the emptier one of two candidates, which `roll` chooses.
-pub fn power_of_two(candidates: &[Candidate], roll: u64) -> Option<usize> {
-    let count = candidates.len() as u64;
-    let first = roll.checked_rem(count)?;
-    let (first, second) = match count {
-        1 => (first, first),
-        // Another one than the first, each as likely.
-        _ => (first, (first + 1 + (roll / count) % (count - 1)) % count),
-    };
-    let (first, second) = (usize::try_from(first).ok()?, usize::try_from(second).ok()?);
+/// The index of the emptier one of two candidates, and the first where they are equal. Both are drawn by weight, as by
+/// nginx's `random two least_conn`: the first alone would share out by weight exactly.
+pub fn power_of_two(candidates: &[Candidate], dice: [f64; 2]) -> Option<usize> {
+    let first = draw(candidates, dice[0], None)?;
+    let second = draw(candidates, dice[1], Some(first)).unwrap_or(first);
     Some(if candidates[second].fill() < candidates[first].fill() { second } else { first })
+}
+
+/// The index of a candidate drawn by weight, `but` for one.
+fn draw(candidates: &[Candidate], die: f64, but: Option<usize>) -> Option<usize> {
+    let urn = || candidates.iter().enumerate().filter(|(index, _)| Some(*index) != but);
+    let mut left = die * urn().map(|(_, candidate)| candidate.share).sum::<f64>();
+    let mut drawn = None;
+    for (index, candidate) in urn() {
+        drawn = Some(index);
+        left -= candidate.share;
+        if left < 0.0 {
+            break;
+        }
+    }
+    drawn
 }
 
 /// The index of the candidate that a client's key belongs to: weighted rendezvous hashing. When one of N leaves, only
@@ -126,8 +230,8 @@ fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// How much sooner a pod that is just back gets its full share. `age` and `ramp` in the same unit; a tenth at first, so
-/// that it gets something to warm up with.
+/// The share of a pod that has been there, or back, for `age`: it grows to the whole weight within `ramp`, in the same unit.
+/// A tenth at first, so that it gets something to warm up with.
 pub fn slow_start(weight: f64, age: f64, ramp: f64) -> f64 {
     if ramp > 0.0 && age < ramp { weight * (age / ramp).max(0.1) } else { weight }
 }
@@ -138,8 +242,7 @@ impl fmt::Display for Policy {
     }
 }
 
-/// Attempts at another pod, bounded in relation to requests: a tenth-of-a-request budget lets a burst of failures spread
-/// to the other pods without their load growing by more than that tenth.
+/// Attempts at another pod, bounded in relation to requests, so that the load of the others cannot grow by more than that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryBudget {
     /// What each request adds.

@@ -52,12 +52,18 @@ pub fn verdict(status: u16, body: &str) -> Verdict {
 }
 
 impl Checks {
+    /// What the pod may be sent.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
     /// What the pod may be sent after this answer: a word of its own counts at once, the rest after `rise` good answers or
-    /// `fall` bad ones in a row.
+    /// `fall` bad ones in a row. A pod in maintenance may well stop answering: it stays there until it says something else.
     pub fn note(&mut self, verdict: Verdict, rise: u32, fall: u32) -> Health {
         let (towards, needed) = match verdict {
             Verdict::Drain => (Health::Drain, 1),
             Verdict::Maintenance => (Health::Maintenance, 1),
+            Verdict::Bad if self.health == Health::Maintenance => (Health::Maintenance, 1),
             Verdict::Bad => (Health::Down, fall),
             Verdict::Good if self.health == Health::Down => (Health::Up, rise),
             Verdict::Good => (Health::Up, 1),
@@ -116,6 +122,8 @@ mod tests {
             (Drain, Health::Drain),
             (Good, Health::Up),
             (Maintenance, Health::Maintenance),
+            (Bad, Health::Maintenance),
+            (Bad, Health::Maintenance),
             (Bad, Health::Maintenance),
             (Good, Health::Up),
         ] {

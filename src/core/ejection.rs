@@ -1,8 +1,11 @@
-//! Passive health: a pod that keeps failing gets no new requests for a while.
+//! Outlier detection, passively: a pod that keeps failing is ejected, which is to say it gets no new requests for a while.
 //!
-//! nginx's `max_fails` and `fail_timeout`: so many failures within that time, and the pod is left out for as long; then
-//! one request is let through to it, and decides. Only requests without a room ask: a room's pod is never replaced.
+//! nginx's `max_fails` and `fail_timeout`: so many failures within that time, and the pod is out for as long. Successes in
+//! between wipe nothing out, as a pod that fails every other request is no good one: failures lapse with time. Then the
+//! pod is on probation: one request at a time is let through to it, its trial, and only that decides. Only requests without
+//! a room ask: a room's pod is never replaced.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// `--max-fails`, `--fail-timeout`.
@@ -10,17 +13,23 @@ use std::time::{Duration, Instant};
 pub struct EjectionLimits {
     /// Failures that eject, at least 1.
     pub fails: u32,
-    /// Within this time; and for how long the pod is then left out.
+    /// Within this time; and for how long the pod is then out.
     pub timeout: Duration,
 }
 
-/// What is remembered of one pod's failures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Conduct {
-    fails: u32,
-    /// When the first of them was.
-    since: Option<Instant>,
-    ejected_until: Option<Instant>,
+/// What is held against one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlier {
+    /// The latest failures, oldest first: no more than eject, and none while it is ejected.
+    failures: VecDeque<Instant>,
+    ejection: Option<Ejection>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ejection {
+    until: Instant,
+    /// Whether its trial is under way.
+    on_trial: bool,
 }
 
 /// Whether a pod gets new requests.
@@ -29,59 +38,79 @@ pub enum Standing {
     /// It does.
     In,
     /// It does not.
-    Out,
+    Ejected,
     /// It gets the one that decides.
-    OnTrial,
+    Probation,
 }
 
-impl Conduct {
-    /// Whether nothing is held against the pod.
-    pub fn is_clean(&self) -> bool {
-        *self == Self::default()
-    }
-
+impl Outlier {
     /// The pod's standing now.
     pub fn standing(&self, now: Instant) -> Standing {
-        match self.ejected_until {
+        match self.ejection {
             None => Standing::In,
-            Some(until) if now < until => Standing::Out,
-            Some(_) => Standing::OnTrial,
+            Some(Ejection { until, on_trial }) if on_trial || now < until => Standing::Ejected,
+            Some(_) => Standing::Probation,
         }
     }
 
-    /// The request on trial is on its way: until it is decided, and no longer than the timeout, no other one is sent.
-    pub fn begin_trial(&mut self, limits: EjectionLimits, now: Instant) {
-        self.ejected_until = Some(now + limits.timeout);
+    /// When its ejection ends or has ended, while it is not back.
+    pub fn ejected_until(&self) -> Option<Instant> {
+        self.ejection.map(|ejection| ejection.until)
     }
 
-    /// A request has failed at the pod. `may_eject` says whether enough others are left. Whether this one ejected it.
+    /// A request has failed at the pod; `may_eject` says whether enough others are left. Whether this one ejected it. At an
+    /// ejected pod it is one from before, or a session's: the trial decides, not these.
     pub fn failed(&mut self, limits: EjectionLimits, now: Instant, may_eject: bool) -> bool {
-        let recent = self.since.is_some_and(|since| now.saturating_duration_since(since) < limits.timeout);
-        if !recent {
-            (self.fails, self.since) = (0, Some(now));
-        }
-        self.fails = self.fails.saturating_add(1);
-        if self.ejected_until.is_some() {
-            // The trial, or a request from before the ejection: the time begins anew, and nothing new has happened.
-            self.begin_trial(limits, now);
+        if self.ejection.is_some() {
             return false;
         }
-        let ejected = self.fails >= limits.fails && may_eject;
+        let enough = usize::try_from(limits.fails).unwrap_or(usize::MAX).max(1);
+        self.failures.retain(|failure| now.saturating_duration_since(*failure) < limits.timeout);
+        self.failures.push_back(now);
+        while self.failures.len() > enough {
+            self.failures.pop_front();
+        }
+        let ejected = self.failures.len() == enough && may_eject;
         if ejected {
-            self.ejected_until = Some(now + limits.timeout);
+            self.failures.clear();
+            self.ejection = Some(Ejection { until: now + limits.timeout, on_trial: false });
         }
         ejected
     }
 
-    /// The pod has answered a request sensibly: nothing is held against it any more.
-    pub fn succeeded(&mut self) {
-        *self = Self::default();
+    /// Takes the trial of a pod on probation; `false` where there is none to take. It has to be ended.
+    pub fn begin_trial(&mut self, now: Instant) -> bool {
+        let free = self.standing(now) == Standing::Probation;
+        if let Some(ejection) = self.ejection.as_mut().filter(|_| free) {
+            ejection.on_trial = true;
+        }
+        free
+    }
+
+    /// The trial has come to nothing either way: the pod is on probation again.
+    pub fn abandon_trial(&mut self) {
+        if let Some(ejection) = &mut self.ejection {
+            ejection.on_trial = false;
+        }
+    }
+
+    /// The trial has failed: the pod is out for as long again.
+    pub fn fail_trial(&mut self, limits: EjectionLimits, now: Instant) {
+        if let Some(ejection) = &mut self.ejection {
+            *ejection = Ejection { until: now + limits.timeout, on_trial: false };
+        }
+    }
+
+    /// The pod is back, with nothing held against it: its trial has passed, or too many are out. Whether it was ejected.
+    pub fn readmit(&mut self) -> bool {
+        self.failures.clear();
+        self.ejection.take().is_some()
     }
 }
 
-/// Whether one more of a set may be ejected: never more than half of it.
-pub fn may_eject(members: usize, ejected: usize) -> bool {
-    (ejected + 1) * 2 <= members
+/// How many of a set may be ejected at one time: never more than half of it.
+pub fn most_ejected(members: usize) -> usize {
+    members / 2
 }
 
 #[cfg(test)]
@@ -94,47 +123,71 @@ mod tests {
         start + Duration::from_secs(seconds)
     }
 
+    /// A pod that has failed at these seconds; whether the last failure ejected it.
+    fn failing(start: Instant, seconds: &[u64]) -> (Outlier, bool) {
+        let mut pod = Outlier::default();
+        let ejected = seconds.iter().map(|second| pod.failed(LIMITS, at(start, *second), true));
+        let last = ejected.last().unwrap_or_default();
+        (pod, last)
+    }
+
     #[test]
     fn so_many_failures_within_the_time_eject() {
-        let (start, mut pod) = (Instant::now(), Conduct::default());
-        assert!(!pod.failed(LIMITS, at(start, 0), true) && !pod.failed(LIMITS, at(start, 29), true));
-        assert_eq!(pod.standing(at(start, 29)), Standing::In);
-        // The time of the first is over: counting begins anew.
-        assert!(!pod.failed(LIMITS, at(start, 30), true) && !pod.failed(LIMITS, at(start, 31), true));
-        assert!(pod.failed(LIMITS, at(start, 32), true));
-        assert_eq!(pod.standing(at(start, 61)), Standing::Out);
-        assert_eq!(pod.standing(at(start, 62)), Standing::OnTrial);
-    }
-
-    #[test]
-    fn one_request_decides_whether_it_is_back() {
-        let (start, mut pod) = (Instant::now(), Conduct::default());
-        assert_eq!([(); 3].map(|()| pod.failed(LIMITS, start, true)), [false, false, true]);
-        pod.begin_trial(LIMITS, at(start, 30));
-        assert_eq!(pod.standing(at(start, 31)), Standing::Out, "others wait for the trial");
-        assert!(!pod.failed(LIMITS, at(start, 32), true), "not another ejection");
-        assert_eq!(pod.standing(at(start, 61)), Standing::Out);
-        assert_eq!(pod.standing(at(start, 62)), Standing::OnTrial);
-        pod.succeeded();
-        assert!(pod.is_clean() && pod.standing(at(start, 62)) == Standing::In);
-    }
-
-    #[test]
-    fn a_success_wipes_failures_out() {
-        let (start, mut pod) = (Instant::now(), Conduct::default());
-        for _ in 0..5 {
-            assert!(!pod.failed(LIMITS, start, true) && !pod.failed(LIMITS, start, true));
-            pod.succeeded();
+        let start = Instant::now();
+        for (seconds, ejected) in [
+            (&[0, 29][..], false),
+            (&[0, 0, 0], true),
+            (&[0, 15, 29], true),
+            // The first has lapsed; the window moves with time, so the three that are close together count.
+            (&[0, 29, 30], false),
+            (&[0, 29, 30, 31], true),
+            (&[0, 30, 60, 90], false),
+        ] {
+            assert_eq!(failing(start, seconds).1, ejected, "{seconds:?}");
         }
+        let (pod, _) = failing(start, &[0, 1, 2]);
+        let standings = [2, 31, 32].map(|second| pod.standing(at(start, second)));
+        assert_eq!(standings, [Standing::Ejected, Standing::Ejected, Standing::Probation]);
+    }
+
+    #[test]
+    fn one_trial_at_a_time_decides() {
+        let start = Instant::now();
+        let (mut pod, _) = failing(start, &[0, 0, 0]);
+        assert!(!pod.begin_trial(at(start, 29)), "it is not due");
+        assert!(pod.begin_trial(at(start, 30)) && !pod.begin_trial(at(start, 30)));
+        assert_eq!(pod.standing(at(start, 99)), Standing::Ejected, "others wait for the trial, however long it takes");
+        pod.abandon_trial();
+        assert_eq!(pod.standing(at(start, 99)), Standing::Probation, "another one may try at once");
+        assert!(pod.begin_trial(at(start, 99)));
+        pod.fail_trial(LIMITS, at(start, 100));
+        assert_eq!([129, 130].map(|s| pod.standing(at(start, s))), [Standing::Ejected, Standing::Probation]);
+        assert!(pod.begin_trial(at(start, 130)) && pod.readmit());
+        assert_eq!((pod.standing(at(start, 130)), &pod), (Standing::In, &Outlier::default()));
+        // What ends too late changes nothing any more.
+        pod.abandon_trial();
+        pod.fail_trial(LIMITS, at(start, 131));
+        assert_eq!(pod, Outlier::default());
+    }
+
+    #[test]
+    fn only_the_trial_decides() {
+        let start = Instant::now();
+        let (mut pod, _) = failing(start, &[0, 0, 0]);
+        assert!((0..9).all(|_| !pod.failed(LIMITS, at(start, 29), true)), "not another ejection");
+        assert_eq!(pod.standing(at(start, 30)), Standing::Probation, "nor a longer one");
+    }
+
+    #[test]
+    fn a_pod_that_has_to_stay_goes_once_it_may() {
+        let (start, mut pod) = (Instant::now(), Outlier::default());
+        assert!((0..9).all(|_| !pod.failed(LIMITS, start, false)));
+        assert_eq!((pod.standing(start), pod.failures.len()), (Standing::In, 3));
+        assert!(pod.failed(LIMITS, start, true), "once another one is back");
     }
 
     #[test]
     fn half_of_a_set_stays() {
-        let allowed = |members: usize| (0..).take_while(|ejected| may_eject(members, *ejected)).count();
-        assert_eq!((0..=6).map(allowed).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2, 3]);
-        let (start, mut pod) = (Instant::now(), Conduct::default());
-        assert!((0..9).all(|_| !pod.failed(LIMITS, start, false)));
-        assert_eq!(pod.standing(start), Standing::In);
-        assert!(pod.failed(LIMITS, start, true), "once another one is back");
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(most_ejected), [0, 0, 1, 1, 2, 2, 3]);
     }
 }

@@ -86,6 +86,18 @@ impl Pods {
     pub(super) fn pod(&self, name: &str) -> PodMetrics {
         let mut met = self.met();
         let name = if met.contains_key(name) || met.len() < MAX_PODS { name } else { OTHER_PODS };
+        self.met_as(name, &mut met)
+    }
+
+    pub(super) fn known(&self, name: &str) -> Option<PodMetrics> {
+        self.met().get(name).cloned()
+    }
+
+    pub(super) fn others(&self) -> PodMetrics {
+        self.met_as(OTHER_PODS, &mut self.met())
+    }
+
+    fn met_as(&self, name: &str, met: &mut BTreeMap<Arc<str>, PodMetrics>) -> PodMetrics {
         if let Some(known) = met.get(name) {
             return known.clone();
         }

@@ -7,6 +7,7 @@ use http::request::Parts;
 use hyper::body::{Body, Incoming};
 
 use super::Proxy;
+use super::balance::{Choice, Target};
 use super::record::Record;
 use crate::core::admission::Refusal;
 use crate::core::assignment::{Answer, Resolution};
@@ -54,6 +55,17 @@ impl<D: Directory> Proxy<D> {
             }
         }
         Ok(())
+    }
+
+    /// Counts a pod that only the client's `sid` speaks of as something it asks for and nobody knows: DNS is asked, and who
+    /// makes names up could have it asked for all that there may be. Not one that has been reached lately.
+    pub(super) fn admit_stranger(&self, choice: &Choice, client: IpAddr) -> Result<(), Refusal> {
+        match (&self.limits.lookups, &choice.target) {
+            (Some(limiter), Target::Unlisted { name, .. }) if !self.pool.knows(name) => {
+                limiter.take(Prefix::of(client)).map(drop).map_err(Refusal::UnknownRooms)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The room's pod by the directory, as far as the client may ask it.

@@ -1,22 +1,24 @@
 //! Which pod a request without a room goes to: its session's, or the one the policy chooses.
 //!
 //! One [`Balancer`] per worker thread: turns and budgets are its own, what is known of the pods is shared by all
-//! (`backends`). What is chosen is a [`Choice`], which also knows where else the request could go.
+//! (`backends`). What is chosen is a [`Choice`], which also knows where else the request could go. The choosing itself is
+//! `core::balance::choose`; this file finds out what binds a request, and carries out what was chosen.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
 use super::reject::Reject;
-use crate::backends::{Availability, Backend, Backends, Member, Set};
+use crate::backends::{Backend, Backends, Member, Set, Trial};
 use crate::config::Config;
 use crate::core::address::HostPort;
-use crate::core::balance::{self, Candidate, Policy, RetryBudget, Turns};
+use crate::core::balance::{self, Availability, Candidate, Policy, RetryBudget, SmoothWeighted, Wanted};
+use crate::core::ejection::most_ejected;
 use crate::core::headers::cookies;
 use crate::core::session::{AffinitySource, Session, pod_in_sid, session};
 
@@ -26,39 +28,76 @@ pub(super) struct Balancer {
     config: Arc<Config>,
     backends: Arc<Backends>,
     /// Whose turn it is, by backend, and for which version of its set.
-    turns: RefCell<Vec<(u64, Turns)>>,
+    turns: RefCell<Vec<(u64, SmoothWeighted)>>,
     budget: RefCell<RetryBudget>,
-    turn: Cell<usize>,
-    scratch: RefCell<Vec<(Availability, Candidate)>>,
+    /// Empty between two choices; kept for its allocation.
+    candidates: RefCell<Vec<Candidate>>,
 }
 
 /// A pod that was chosen for a request without a room.
 #[derive(Debug)]
 pub(super) struct Choice {
-    /// The pod's name, or its address.
-    pub(super) name: Arc<str>,
-    /// Where it is.
-    pub(super) address: HostPort,
+    /// The pod.
+    pub(super) target: Target,
     /// What decided.
     pub(super) source: AffinitySource,
-    /// Whether the request belongs to a session, which no other pod knows.
-    pub(super) in_session: bool,
-    backend: usize,
-    /// Its place in the set; none for a pod that a `sid` names and the set cannot list.
-    member: Option<Arc<Member>>,
-    client: IpAddr,
+    /// Held while the request decides whether the pod is back.
+    trial: Option<Trial>,
     /// Whether the client came with a valid cookie for this pod.
     has_cookie: bool,
+    by: Criteria,
     /// Who has been tried in vain.
     tried: Vec<Arc<Member>>,
 }
 
-/// What a session's request is bound to.
+/// Where a request goes.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// To a pod of the set.
+    Listed(Arc<Member>),
+    /// To a pod of the StatefulSet that a `sid` names and the set cannot list: its backend is a single name.
+    Unlisted {
+        /// The pod's name.
+        name: Arc<str>,
+        /// Where it is.
+        address: HostPort,
+    },
+}
+
+/// Whether there is another pod for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Another {
+    /// There is: it has been chosen.
+    Chosen,
+    /// There may be, but no budget to try it. The request stays with its pod.
+    NoBudget,
+    /// There is none that would do, or none that has not been tried.
+    None,
+}
+
+/// By what a pod is chosen for a request.
+#[derive(Clone, Copy, Debug)]
+struct Criteria {
+    backend: usize,
+    policy: Policy,
+    client: IpAddr,
+    role: SessionRole,
+}
+
+/// What a request is to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SessionRole {
+    None,
+    /// It begins one: the others have to find the pod again.
+    Handshake,
+    /// It belongs to one, which no other pod knows.
+    Member,
+}
+
+/// What a request is bound to.
 enum Bound {
-    /// A pod of the set.
-    Member(Arc<Member>, AffinitySource),
-    /// A pod of the StatefulSet, in front of which the backend is a single name.
-    Unlisted(Arc<str>, HostPort),
+    /// A pod, perhaps by being its trial.
+    Pod(Target, AffinitySource, Option<Trial>),
     /// Whatever the client's address leads to.
     ClientIp,
     /// A pod that is not there any more, or nobody knows which.
@@ -67,24 +106,12 @@ enum Bound {
     Free,
 }
 
-/// What is asked of a set.
-struct Wanted<'a> {
-    backend: usize,
-    policy: Policy,
-    client: IpAddr,
-    in_session: bool,
-    /// Who has been tried in vain.
-    tried: &'a [Arc<Member>],
-}
-
 impl Balancer {
     /// A thread's balancer.
     pub(super) fn new(config: Arc<Config>, backends: Arc<Backends>) -> Rc<Self> {
         let budget = RefCell::new(RetryBudget::new(config.backends.retry_budget));
-        let turns = RefCell::new(vec![(0, Turns::default()); config.backends.backends.len()]);
-        // Replicas and threads that start together must not all begin with the same pod.
-        let turn = Cell::new(fastrand::usize(..));
-        Rc::new(Self { config, backends, turns, budget, turn, scratch: RefCell::default() })
+        let turns = RefCell::new(vec![(0, SmoothWeighted::default()); config.backends.backends.len()]);
+        Rc::new(Self { config, backends, turns, budget, candidates: RefCell::default() })
     }
 
     /// The pod for a request.
@@ -96,39 +123,25 @@ impl Balancer {
         let (index, backend) = self.backends.for_path(head.uri.path());
         let set = backend.set();
         let session = session(head, upgrading).map_err(Reject::Affinity)?;
-        let in_session = matches!(session, Session::Sid(_));
-        self.budget.borrow_mut().deposit();
-        let with = |(name, address): (&Arc<str>, &HostPort), member, source| {
-            let (name, address) = (Arc::clone(name), address.clone());
-            let has_cookie = source == AffinitySource::Cookie;
-            Box::new(Choice {
-                name,
-                address,
-                source,
-                in_session,
-                backend: index,
-                member,
-                client,
-                has_cookie,
-                tried: vec![],
-            })
+        let role = match session {
+            Session::None => SessionRole::None,
+            Session::Handshake => SessionRole::Handshake,
+            Session::Sid(_) => SessionRole::Member,
         };
-        match self.bound(head, &session, backend, &set) {
-            Bound::Member(member, source) => {
-                Ok(with((&member.name, &member.address), Some(Arc::clone(&member)), source))
-            }
-            Bound::Unlisted(name, address) => Ok(with((&name, &address), None, AffinitySource::Sid)),
-            Bound::Gone => Err(Reject::SessionUnknown),
+        let mut by = Criteria { backend: index, policy: backend.config.policy, client, role };
+        let (target, source, trial) = match self.bound(head, &session, backend, &set) {
+            Bound::Pod(target, source, trial) => (target, source, trial),
+            Bound::Gone => return Err(Reject::SessionUnknown),
             bound @ (Bound::ClientIp | Bound::Free) => {
-                let by_client = matches!(bound, Bound::ClientIp);
-                let policy = if by_client { Policy::ClientIp } else { backend.config.policy };
-                let by_policy =
-                    if policy == Policy::ClientIp { AffinitySource::ClientIp } else { AffinitySource::None };
-                let wanted = Wanted { backend: index, policy, client, in_session, tried: &[] };
-                let member = self.pick(&wanted, &set).ok_or(Reject::NoBackend)?;
-                Ok(with((&member.name, &member.address), Some(Arc::clone(&member)), by_policy))
+                if matches!(bound, Bound::ClientIp) {
+                    by.policy = Policy::ClientIp;
+                }
+                let (member, trial) = self.pick(&by, &set, &[]).ok_or(Reject::NoBackend)?;
+                (Target::Listed(member), by.source(), trial)
             }
-        }
+        };
+        let has_cookie = source == AffinitySource::Cookie;
+        Ok(Box::new(Choice { target, source, trial, has_cookie, by, tried: vec![] }))
     }
 
     /// What binds the request: the pod in its `sid`, its cookie, the client's address, in this order.
@@ -143,14 +156,8 @@ impl Balancer {
         }
         let cookie = affinity.cookie.as_ref();
         let tagged = cookie.and_then(|cookie| cookies(head, &cookie.name).find_map(|tag| set.tagged(tag)));
-        let usable = |member: &&Arc<Member>| match member.availability(Instant::now()) {
-            Availability::Open | Availability::SessionsOnly | Availability::OnTrial => true,
-            // Its session may live on; a request without one is better off elsewhere.
-            Availability::LastResort => matches!(session, Session::Sid(_)),
-            Availability::Closed => false,
-        };
-        if let Some(member) = tagged.filter(usable) {
-            return Bound::Member(Arc::clone(member), AffinitySource::Cookie);
+        if let Some(bound) = tagged.and_then(|member| self.bound_by_cookie(member, session)) {
+            return bound;
         }
         match session {
             Session::None => Bound::Free,
@@ -158,7 +165,7 @@ impl Balancer {
             Session::Handshake => Bound::Free,
             // Never balanced anew; but where there is only one pod, it is the one.
             Session::Sid(_) => match &*set.members {
-                [only] => Bound::Member(Arc::clone(only), AffinitySource::None),
+                [only] => of_session(only, AffinitySource::None),
                 // That nobody is known says nothing about the session's pod.
                 [] => Bound::Free,
                 _ if !affinity.sid && cookie.is_none() => Bound::Free,
@@ -172,178 +179,210 @@ impl Balancer {
     fn bound_by_sid(&self, pod: &str, backend: &Backend, set: &Set) -> Option<Bound> {
         let routing = &self.config.routing;
         if let Some(member) = set.named(pod) {
-            let closed = member.availability(Instant::now()) == Availability::Closed;
-            let member = || Bound::Member(Arc::clone(member), AffinitySource::Sid);
-            return Some(if closed { Bound::Gone } else { member() });
+            return Some(of_session(member, AffinitySource::Sid));
         }
         let pod = routing.statefulset.pod(pod)?;
         if set.is_complete() {
             return Some(Bound::Gone);
         }
         // A route's pods are not the StatefulSet's, as far as is known.
-        let address = || routing.address_of(&pod);
-        backend.is_default().then(|| Bound::Unlisted(pod.as_str().into(), address()))
+        backend.is_default().then(|| {
+            let target = Target::Unlisted { name: pod.as_str().into(), address: routing.address_of(&pod) };
+            Bound::Pod(target, AffinitySource::Sid, None)
+        })
     }
 
-    /// A pod that may be chosen, by the policy. `None` where there is none at all.
-    ///
-    /// Whoever finds a pod on trial takes the trial: there is one at a time, and it decides for all. Not a session's
-    /// request, which would be lost there; and by the client's address only those that belong there, or what follows them
-    /// would not find them again.
-    fn pick(&self, wanted: &Wanted<'_>, set: &Set) -> Option<Arc<Member>> {
-        let now = Instant::now();
-        let mut refused: Option<usize> = None;
+    /// The pod that a cookie stands for. `None` where the request is better off elsewhere: the pod is out, and no session
+    /// of the request's that may live on there. What a pod on probation gets is its trial.
+    fn bound_by_cookie(&self, member: &Arc<Member>, session: &Session<'_>) -> Option<Bound> {
+        let (now, in_session) = (Instant::now(), matches!(session, Session::Sid(_)));
+        let bound = |trial| Bound::Pod(Target::Listed(Arc::clone(member)), AffinitySource::Cookie, trial);
+        match member.availability(now) {
+            Availability::Maintenance => None,
+            Availability::Open | Availability::Draining => Some(bound(None)),
+            Availability::Probation | Availability::Ejected | Availability::Down if in_session => Some(bound(None)),
+            Availability::Probation => self.take_trial(member, now).map(|trial| bound(Some(trial))),
+            Availability::Ejected | Availability::Down => None,
+        }
+    }
+
+    /// A pod by the policy that has not been `tried`, and its trial if it is on probation. `None` where there is none.
+    fn pick(&self, by: &Criteria, set: &Set, tried: &[Arc<Member>]) -> Option<(Arc<Member>, Option<Trial>)> {
+        let (now, backend) = (Instant::now(), self.backends.backend(by.backend));
+        let mut candidates = self.candidates.borrow_mut();
+        collect(&mut candidates, set, now);
+        if are_too_many_ejected(&candidates) {
+            self.backends.readmit_surplus(backend);
+            collect(&mut candidates, set, now);
+        }
+        let turns = &mut self.turns.borrow_mut()[by.backend];
+        if turns.0 != set.version {
+            *turns = (set.version, SmoothWeighted::default());
+            // Replicas and threads that start together must not all begin with the same pod.
+            for _ in 0..fastrand::usize(..=candidates.len()) {
+                turns.1.next(&candidates);
+            }
+        }
+        candidates.retain(|candidate| !tried.iter().any(|tried| Arc::ptr_eq(tried, &set.members[candidate.slot])));
+        let wanted = self.wanted(by);
+        // Each time round one pod is no longer on probation.
         loop {
-            let mut scratch = self.scratch.borrow_mut();
-            scratch.clear();
-            let untried =
-                set.members.iter().enumerate().filter(|(_, m)| !wanted.tried.iter().any(|t| Arc::ptr_eq(t, m)));
-            for (slot, member) in untried {
-                let availability = match member.availability(now) {
-                    Availability::OnTrial if wanted.in_session || refused == Some(slot) => Availability::LastResort,
-                    Availability::OnTrial if wanted.policy != Policy::ClientIp => {
-                        if self.take_trial(member, now) {
-                            return Some(Arc::clone(member));
-                        }
-                        Availability::LastResort
-                    }
-                    Availability::Open | Availability::OnTrial => Availability::Open,
-                    closed @ (Availability::SessionsOnly | Availability::LastResort | Availability::Closed) => closed,
-                };
-                scratch.push((availability, self.candidate(member, slot, wanted.policy, now)));
+            let pick = balance::choose(&mut candidates, &wanted, &mut turns.1)?;
+            let member = &set.members[pick.slot];
+            if !pick.on_trial {
+                return Some((Arc::clone(member), None));
             }
-            let chosen = [Availability::Open, Availability::LastResort]
-                .into_iter()
-                .find_map(|availability| self.among(&scratch, availability, wanted, set.version))?;
-            let member = &set.members[chosen];
-            if refused.is_none() && member.availability(now) == Availability::OnTrial && !self.take_trial(member, now) {
-                refused = Some(chosen);
-                continue;
+            if let Some(trial) = self.take_trial(member, now) {
+                return Some((Arc::clone(member), Some(trial)));
             }
-            return Some(Arc::clone(member));
+            let taken = candidates.iter_mut().filter(|candidate| candidate.slot == pick.slot);
+            taken.for_each(|candidate| candidate.availability = Availability::Ejected);
         }
     }
 
-    fn take_trial(&self, member: &Member, now: Instant) -> bool {
-        self.backends.ejection().is_some_and(|limits| member.begin_trial(limits, now))
-    }
-
-    fn candidate(&self, member: &Member, slot: usize, policy: Policy, now: Instant) -> Candidate {
-        // Replicas that know a pod for different times have to agree on the clients of each.
-        let ramp = if policy == Policy::ClientIp { Duration::ZERO } else { self.backends.slow_start() };
-        member.candidate(slot, ramp, now)
-    }
-
-    /// The slot that the policy chooses among those that are so available, full ones only where all are.
-    fn among(
-        &self,
-        all: &[(Availability, Candidate)],
-        availability: Availability,
-        wanted: &Wanted<'_>,
-        version: u64,
-    ) -> Option<usize> {
-        let able = || all.iter().filter(|(is, _)| *is == availability).map(|(_, candidate)| *candidate);
-        let max = self.config.upstream.max_connections.map_or(u64::MAX, |max| max as u64);
-        let roomy: Vec<_> = able().filter(|candidate| candidate.load < max).collect();
-        // Where all are full, the queues decide.
-        let candidates = if roomy.is_empty() { able().collect() } else { roomy };
-        self.by_policy(wanted, version, &candidates).map(|chosen| candidates[chosen].slot)
-    }
-
-    fn by_policy(&self, wanted: &Wanted<'_>, version: u64, of: &[Candidate]) -> Option<usize> {
-        match wanted.policy {
-            Policy::RoundRobin => {
-                let (known, turns) = &mut self.turns.borrow_mut()[wanted.backend];
-                if *known != version {
-                    (*known, *turns) = (version, Turns::default());
-                    let skipped = self.turn.get().checked_rem(of.len())?;
-                    for _ in 0..skipped {
-                        turns.next(of);
-                    }
-                }
-                turns.next(of)
-            }
-            Policy::LeastConn => {
-                let turn = self.turn.replace(self.turn.get().wrapping_add(1));
-                balance::least_conn(of, turn)
-            }
-            Policy::PowerOfTwo => balance::power_of_two(of, fastrand::u64(..)),
-            Policy::ClientIp => balance::rendezvous(of, balance::client_key(wanted.client)),
+    fn wanted(&self, by: &Criteria) -> Wanted {
+        // A session has to be found again, wherever there is room just then.
+        let full = self.config.upstream.max_connections.filter(|_| !by.keeps_to_its_pod());
+        Wanted {
+            policy: by.policy,
+            client: balance::client_key(by.client),
+            may_try: by.role != SessionRole::Member,
+            full: full.map_or(u64::MAX, |max| u64::try_from(max).unwrap_or(u64::MAX)),
+            dice: match by.policy {
+                Policy::PowerOfTwo => [fastrand::f64(), fastrand::f64()],
+                Policy::RoundRobin | Policy::LeastConn | Policy::ClientIp => [0.0; 2],
+            },
         }
     }
 
-    /// Another pod for a request that could not be sent to the chosen one, within the budget; whether there is one. A
-    /// session's request has none.
-    pub(super) fn elsewhere(&self, choice: &mut Choice) -> bool {
-        if choice.in_session || !self.budget.borrow().has_one() {
-            return false;
+    fn take_trial(&self, member: &Arc<Member>, now: Instant) -> Option<Trial> {
+        member.begin_trial(self.backends.ejection()?, now)
+    }
+
+    /// A request has come, which adds to the budget of retries.
+    pub(super) fn deposit(&self) {
+        self.budget.borrow_mut().deposit();
+    }
+
+    /// Another pod, at once, for a request that could not be sent to the chosen one, or for which that has no place where
+    /// it is `full`. A session has none; but by the client's address its requests follow its first one, which went to
+    /// whoever was next in the hash's order and took it.
+    pub(super) fn elsewhere(&self, choice: &mut Choice, full: bool) -> Another {
+        let by_client = choice.source == AffinitySource::ClientIp;
+        let Target::Listed(member) = &choice.target else {
+            return Another::None;
+        };
+        if choice.is_in_session() && !by_client || full && choice.by.keeps_to_its_pod() {
+            return Another::None;
         }
-        choice.tried.extend(choice.member.take());
-        let next = self.next(choice);
-        let found = next.is_some();
-        if let Some(member) = next {
-            self.budget.borrow_mut().withdraw();
-            choice.take(member);
-        }
-        found
+        choice.tried.push(Arc::clone(member));
+        self.move_on(choice)
     }
 
     /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
-    pub(super) fn anew(&self, choice: &mut Choice) {
-        if choice.in_session {
-            return;
-        }
+    pub(super) fn after_pause(&self, choice: &mut Choice) {
         choice.tried.clear();
-        if let Some(member) = self.next(choice) {
-            choice.take(member);
+        if !choice.is_in_session() || choice.source == AffinitySource::ClientIp {
+            self.move_on(choice);
         }
     }
 
-    fn next(&self, choice: &Choice) -> Option<Arc<Member>> {
-        let backend = self.backends.backend(choice.backend);
-        let by_client = choice.source == AffinitySource::ClientIp;
-        let policy = if by_client { Policy::ClientIp } else { backend.config.policy };
-        let Choice { client, in_session, tried, .. } = choice;
-        let wanted = Wanted { backend: choice.backend, policy, client: *client, in_session: *in_session, tried };
-        self.pick(&wanted, &backend.set())
+    /// Chooses again, and takes what a move to another pod costs out of the budget.
+    fn move_on(&self, choice: &mut Choice) -> Another {
+        let backend = self.backends.backend(choice.by.backend);
+        let Some((member, trial)) = self.pick(&choice.by, &backend.set(), &choice.tried) else {
+            return Another::None;
+        };
+        let is_same = matches!(&choice.target, Target::Listed(before) if Arc::ptr_eq(before, &member));
+        if !is_same && !self.budget.borrow_mut().withdraw() {
+            return Another::NoBudget;
+        }
+        if !is_same {
+            (choice.source, choice.has_cookie) = (choice.by.source(), false);
+        }
+        (choice.target, choice.trial) = (Target::Listed(member), trial);
+        Another::Chosen
     }
 
     /// The chosen pod has failed the request.
-    pub(super) fn failed(&self, choice: &Choice) {
-        if let Some(member) = &choice.member {
-            self.backends.failed(self.backends.backend(choice.backend), member);
+    pub(super) fn failed(&self, choice: &mut Choice) {
+        match (choice.trial.take(), &choice.target) {
+            (Some(trial), _) => trial.failed(),
+            (None, Target::Listed(member)) => self.backends.failed(self.backends.backend(choice.by.backend), member),
+            (None, Target::Unlisted { .. }) => {}
         }
     }
 
     /// The chosen pod has answered.
-    pub(super) fn answered(&self, choice: &Choice, status: StatusCode) {
+    pub(super) fn answered(&self, choice: &mut Choice, status: StatusCode) {
         if self.config.backends.fail_status.contains(&status.as_u16()) {
             self.failed(choice);
-        } else if let Some(member) = &choice.member {
-            member.succeeded();
+        } else if let Some(trial) = choice.trial.take() {
+            trial.passed();
         }
     }
 
     /// The `Set-Cookie` for a client that did not come with a valid cookie for this pod.
     pub(super) fn cookie(&self, choice: &Choice) -> Option<HeaderValue> {
         let cookie = self.config.backends.session.cookie.as_ref().filter(|_| !choice.has_cookie)?;
-        let tag = choice.member.as_ref()?.tag.as_deref()?;
-        let prefix = &self.backends.backend(choice.backend).config.prefix;
+        let Target::Listed(member) = &choice.target else {
+            return None;
+        };
+        let tag = member.tag.as_deref()?;
+        let prefix = &self.backends.backend(choice.by.backend).config.prefix;
         let path = if prefix.is_empty() { "/" } else { prefix };
         HeaderValue::try_from(format!("{}={tag}; Path={path}{}", cookie.name, cookie.attributes)).ok()
     }
 }
 
+/// A pod to which a request of a session belongs.
+fn of_session(member: &Arc<Member>, source: AffinitySource) -> Bound {
+    if member.availability(Instant::now()) == Availability::Maintenance {
+        return Bound::Gone;
+    }
+    Bound::Pod(Target::Listed(Arc::clone(member)), source, None)
+}
+
+fn collect(candidates: &mut Vec<Candidate>, set: &Set, now: Instant) {
+    candidates.clear();
+    candidates.extend(set.members.iter().enumerate().map(|(slot, member)| member.candidate(slot, now)));
+}
+
+/// Whether the set has lost so many pods that more than half of those left are ejected.
+fn are_too_many_ejected(candidates: &[Candidate]) -> bool {
+    let is_out =
+        |candidate: &&Candidate| matches!(candidate.availability, Availability::Ejected | Availability::Probation);
+    candidates.iter().filter(is_out).count() > most_ejected(candidates.len())
+}
+
+// === impl Choice ===
+
 impl Choice {
-    /// Whether it goes by the name of a pod of the StatefulSet.
-    pub(super) fn is_pod(&self) -> bool {
-        self.member.as_ref().is_none_or(|member| member.is_pod)
+    /// Whether the request belongs to a session.
+    pub(super) fn is_in_session(&self) -> bool {
+        self.by.role == SessionRole::Member
+    }
+}
+
+impl Criteria {
+    /// What decides where the policy does.
+    fn source(&self) -> AffinitySource {
+        if self.policy == Policy::ClientIp { AffinitySource::ClientIp } else { AffinitySource::None }
     }
 
-    fn take(&mut self, member: Arc<Member>) {
-        (self.name, self.address) = (Arc::clone(&member.name), member.address.clone());
-        self.has_cookie = false;
-        self.member = Some(member);
+    /// Whether the pod is one that other requests of a session find again by the client's address.
+    fn keeps_to_its_pod(&self) -> bool {
+        self.policy == Policy::ClientIp && self.role != SessionRole::None
+    }
+}
+
+impl Target {
+    /// The pod's name, or its address where it has none.
+    pub(super) fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Listed(member) => &member.name,
+            Self::Unlisted { name, .. } => name,
+        }
     }
 }
 

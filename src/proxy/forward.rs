@@ -12,6 +12,7 @@ use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
+use super::balance::{Another, Target};
 use super::body::ResponseBody;
 use super::doubt::Doubt;
 use super::exchange::{Exchange, Patience, Unanswered};
@@ -99,8 +100,14 @@ impl<D: Directory> Forwarding<'_, D> {
         record: &mut Record,
     ) -> Result<Answered, Reject> {
         let started = record.started();
+        if let Route::Backend(_) = &route {
+            self.proxy.balancer.deposit();
+        }
         for attempt in 0.. {
             let endpoint = self.endpoint(&route);
+            if attempt == 0 || record.pod.as_ref() != Some(endpoint.name()) {
+                endpoint.count_pick(source_of(&route));
+            }
             record.pod = Some(endpoint.name().clone());
             upload.address(match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
@@ -112,7 +119,7 @@ impl<D: Directory> Forwarding<'_, D> {
                 _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
             };
             let Unanswered { failure, unsent, own } = match self.attempt(head, upload, &endpoint, now, connect).await {
-                Ok((head, exchange)) => return Ok(self.answered(head, exchange, &route)),
+                Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
             let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
@@ -132,16 +139,15 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// What an answer means for the pod that gave it, and for the client's affinity to it.
-    fn answered(&self, head: Head, exchange: Box<Exchange>, route: &Route) -> Answered {
+    fn answered(&self, head: Head, exchange: Box<Exchange>, route: &mut Route) -> Answered {
         let balancer = &self.proxy.balancer;
-        let (source, cookie) = match route {
-            Route::Pod(_) => (AffinitySource::Room, None),
+        let cookie = match route {
+            Route::Pod(_) => None,
             Route::Backend(choice) => {
                 balancer.answered(choice, head.status);
-                (choice.source, balancer.cookie(choice))
+                balancer.cookie(choice)
             }
         };
-        exchange.lease().endpoint().count_pick(source);
         Answered { head, exchange, cookie }
     }
 
@@ -159,14 +165,17 @@ impl<D: Directory> Forwarding<'_, D> {
         if own && (unreached || matches!(failure.stage, Stage::Head | Stage::Malformed)) {
             balancer.failed(choice);
         }
-        if choice.in_session && unreached && !failure.timed_out {
-            return Err(Reject::SessionUnknown);
+        if failure.sent || !unreached && failure.stage != Stage::Queue {
+            return Ok(false);
         }
-        let elsewhere = !failure.sent && (unreached || failure.stage == Stage::Queue) && balancer.elsewhere(choice);
-        if elsewhere {
+        let another = balancer.elsewhere(choice, failure.stage == Stage::Queue);
+        if another == Another::Chosen {
             self.proxy.metrics.retries.elsewhere.inc();
         }
-        Ok(elsewhere)
+        if another == Another::None && choice.is_in_session() && unreached && !failure.timed_out {
+            return Err(Reject::SessionUnknown);
+        }
+        Ok(another == Another::Chosen)
     }
 
     /// One attempt: a connection, and the exchange on it.
@@ -210,8 +219,11 @@ impl<D: Directory> Forwarding<'_, D> {
         let Proxy { pool, config, .. } = &**self.proxy;
         match route {
             Route::Pod(Assignment { pod, .. }) => pool.pod(pod.as_str(), || config.routing.address_of(pod)),
-            Route::Backend(choice) if choice.is_pod() => pool.pod(&choice.name, || choice.address.clone()),
-            Route::Backend(choice) => pool.listed(&choice.name, &choice.address),
+            Route::Backend(choice) => match &choice.target {
+                Target::Listed(member) if member.is_pod => pool.pod(&member.name, || member.address.clone()),
+                Target::Listed(member) => pool.listed(&member.name, &member.address),
+                Target::Unlisted { name, address } => pool.stranger(name, address),
+            },
         }
     }
 
@@ -233,7 +245,7 @@ impl<D: Directory> Forwarding<'_, D> {
         tokio::time::sleep(pause).await;
         if let Route::Backend(choice) = &mut route {
             self.proxy.metrics.retries.waited.inc();
-            self.proxy.balancer.anew(choice);
+            self.proxy.balancer.after_pause(choice);
         }
         Ok(route)
     }
@@ -300,6 +312,13 @@ impl<D: Directory> Forwarding<'_, D> {
 fn name_of(route: &Route) -> &str {
     match route {
         Route::Pod(assignment) => assignment.pod.as_str(),
-        Route::Backend(choice) => &choice.name,
+        Route::Backend(choice) => choice.target.name(),
+    }
+}
+
+fn source_of(route: &Route) -> AffinitySource {
+    match route {
+        Route::Pod(_) => AffinitySource::Room,
+        Route::Backend(choice) => choice.source,
     }
 }

@@ -228,7 +228,9 @@ impl<D: Directory> Proxy<D> {
     fn any(&self, head: &Parts, record: &mut Record) -> Result<Route, Reject> {
         record.source = RouteSource::Default;
         let upgrading = record.exchange == RequestKind::WebSocket;
-        self.balancer.choose(head, upgrading, record.client()).map(Route::Backend)
+        let choice = self.balancer.choose(head, upgrading, record.client())?;
+        self.admit_stranger(&choice, record.client()).map_err(Reject::Admission)?;
+        Ok(Route::Backend(choice))
     }
 
     /// Gives an unassigned room a pod. Whoever wins the race, the plan follows what then holds.

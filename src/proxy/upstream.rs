@@ -5,7 +5,7 @@
 //! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails:
 //! its pod has probably gone. What is said on a connection is `exchange.rs`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 use super::queue::{Place, Queue, Queues};
 use super::reach::Reach;
 use super::{Commons, socket};
+use crate::backends::{Backends, InFlight, Load};
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
@@ -45,6 +46,7 @@ pub(super) struct Pool {
     dns: Dns,
     queues: Queues,
     reach: Reach,
+    backends: Arc<Backends>,
     metrics: Arc<Metrics>,
     /// By pod name, or `host:port` of a default backend: bounded by the pods and backends there are.
     endpoints: RefCell<HashMap<Arc<str>, Rc<Endpoint>>>,
@@ -57,7 +59,12 @@ pub(super) struct Endpoint {
     address: HostPort,
     /// Whether it has to lie within `--pod-networks`.
     confined: bool,
+    /// Its series; those of all others together for a stranger.
     metrics: PodMetrics,
+    /// The series that a stranger has of its own from its first connection on.
+    own: OnceCell<PodMetrics>,
+    is_stranger: bool,
+    load: Load,
     responses: Met<u16>,
     picks: Met<AffinitySource>,
     queue: Option<Arc<Queue>>,
@@ -104,40 +111,67 @@ pub(super) struct NoLease {
 struct Busy {
     endpoint: Rc<Endpoint>,
     place: Option<Place>,
+    load: InFlight,
+    _counted: Held,
 }
 
-/// What a tunnel keeps of its lease: what counts its connection among the open ones, and its place at the pod.
+/// What a tunnel keeps of its lease: what counts its connection among the open ones, its part of the pod's load, and its
+/// place at the pod.
 #[derive(Debug)]
-pub(super) struct Kept(#[expect(dead_code, reason = "held for its drop")] (Held, Option<Place>));
+pub(super) struct Kept(#[expect(dead_code, reason = "held for its drop")] (Held, InFlight, Option<Place>));
 
 // === impl Pool ===
 
 impl Pool {
     /// An empty pool.
     pub(super) fn new(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
-        let Commons { dns, queues, reach, metrics, .. } = commons;
-        Rc::new(Self { config, dns, queues, reach, metrics, endpoints: RefCell::default() })
+        let Commons { dns, queues, reach, backends, metrics, .. } = commons;
+        Rc::new(Self { config, dns, queues, reach, backends, metrics, endpoints: RefCell::default() })
     }
 
     /// The pod with this name, made at first sight.
     pub(super) fn pod(&self, name: &str, address: impl FnOnce() -> HostPort) -> Rc<Endpoint> {
-        self.endpoint(name, address, self.config.pod_networks.is_some())
+        let endpoint = self.endpoint(name, address, self.config.pod_networks.is_some(), false);
+        self.introduce(&endpoint);
+        endpoint
     }
 
     /// What a backend lists under this name. A Service's address is of another range than its pods'.
     pub(super) fn listed(&self, name: &str, address: &HostPort) -> Rc<Endpoint> {
-        self.endpoint(name, || address.clone(), false)
+        self.endpoint(name, || address.clone(), false, false)
     }
 
-    fn endpoint(&self, name: &str, address: impl FnOnce() -> HostPort, confined: bool) -> Rc<Endpoint> {
+    /// A pod that only a client speaks of, in a `sid`: it gets series of its own once it has been reached, or whoever likes
+    /// could use up those there may be.
+    pub(super) fn stranger(&self, name: &str, address: &HostPort) -> Rc<Endpoint> {
+        self.endpoint(name, || address.clone(), self.config.pod_networks.is_some(), true)
+    }
+
+    /// Whether the pod has been reached before, or is known from elsewhere than a `sid`.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.metrics.known_pod(name).is_some()
+    }
+
+    fn endpoint(
+        &self,
+        name: &str,
+        address: impl FnOnce() -> HostPort,
+        confined: bool,
+        is_stranger: bool,
+    ) -> Rc<Endpoint> {
         if let Some(known) = self.endpoints.borrow().get(name) {
             return Rc::clone(known);
         }
         let name: Arc<str> = name.into();
+        let known = if is_stranger { self.metrics.known_pod(&name) } else { Some(self.metrics.pod(&name)) };
+        let is_stranger = known.is_none();
         let made = Rc::new(Endpoint {
             address: address(),
             confined,
-            metrics: self.metrics.pod(&name),
+            metrics: known.unwrap_or_else(|| self.metrics.other_pods()),
+            own: OnceCell::new(),
+            is_stranger,
+            load: self.backends.load(&name),
             responses: Met::default(),
             picks: Met::default(),
             queue: self.queues.of(&name, &self.config, &self.metrics),
@@ -148,6 +182,13 @@ impl Pool {
         });
         self.endpoints.borrow_mut().insert(Arc::clone(&made.name), Rc::clone(&made));
         made
+    }
+
+    /// From now on it has series of its own.
+    fn introduce(&self, endpoint: &Endpoint) {
+        if endpoint.is_stranger {
+            endpoint.own.get_or_init(|| self.metrics.pod(&endpoint.name));
+        }
     }
 
     /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`. The clock is
@@ -165,7 +206,7 @@ impl Pool {
         endpoint.last_used.set(now);
         let (place, now) = match &endpoint.queue {
             Some(queue) => {
-                let entered = Box::pin(queue.enter(&endpoint.metrics)).await;
+                let entered = Box::pin(queue.enter(endpoint.metrics())).await;
                 (Some(entered.map_err(|failure| NoLease { failure, own: true })?), Instant::now())
             }
             None => (None, now),
@@ -189,7 +230,7 @@ impl Pool {
             Ok(_) => drop(self.reach.found(&endpoint.name, &endpoint.address)),
             Err(failure) => {
                 endpoint.last_failure.set(Some((Instant::now(), *failure)));
-                endpoint.metrics.connect_failures.inc();
+                endpoint.metrics().connect_failures.inc();
                 // A name that is not found says nothing about the connections there are.
                 if failure.stage != Stage::Resolve {
                     self.evict(endpoint);
@@ -224,7 +265,8 @@ impl Pool {
             let why = format!("{addresses:?}: the connection was closed at once");
             return Err(failed(Stage::Connect, &why, false));
         }
-        Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics.connections) })
+        self.introduce(endpoint);
+        Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics().connections) })
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -271,22 +313,30 @@ impl Endpoint {
 
     /// What is counted for it.
     pub(super) fn metrics(&self) -> &PodMetrics {
-        &self.metrics
+        self.own.get().unwrap_or(&self.metrics)
+    }
+
+    /// Whether it is counted together with others: then its counters are not its own for good.
+    fn is_counted_together(&self) -> bool {
+        self.is_stranger && self.own.get().is_none()
     }
 
     /// Counts a response.
     pub(super) fn count(&self, status: StatusCode) {
-        self.responses.inc(status.as_u16(), || self.metrics.requests(status.as_str()));
+        self.responses.inc(status.as_u16(), || self.metrics().requests(status.as_str()));
     }
 
     /// Counts a choice of this pod.
     pub(super) fn count_pick(&self, source: AffinitySource) {
-        self.picks.inc(source, || self.metrics.picks(source.as_str()));
+        if self.is_counted_together() {
+            return self.metrics.picks(source.as_str()).inc();
+        }
+        self.picks.inc(source, || self.metrics().picks(source.as_str()));
     }
 
     /// Counts a request that got none.
     pub(super) fn count_unanswered(&self) {
-        self.metrics.requests("none").inc();
+        self.metrics().requests("none").inc();
     }
 
     /// The youngest idle connection that is still good; the others are older, so at the first that is too old all go.
@@ -315,14 +365,8 @@ impl Idle {
 
 impl Busy {
     fn new(endpoint: &Rc<Endpoint>, place: Option<Place>) -> Self {
-        endpoint.metrics.in_flight.inc();
-        Self { endpoint: Rc::clone(endpoint), place }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.endpoint.metrics.in_flight.dec();
+        let (load, counted) = (endpoint.load.begin(), Held::new(&endpoint.metrics().in_flight));
+        Self { endpoint: Rc::clone(endpoint), place, load, _counted: counted }
     }
 }
 
@@ -370,8 +414,8 @@ impl Lease {
     }
 
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.
-    pub(super) fn into_stream(mut self) -> (TcpStream, Kept) {
-        (self.connection.stream, Kept((self.connection.open, self.busy.place.take())))
+    pub(super) fn into_stream(self) -> (TcpStream, Kept) {
+        (self.connection.stream, Kept((self.connection.open, self.busy.load, self.busy.place)))
     }
 }
 

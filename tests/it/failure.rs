@@ -2,4 +2,4 @@
 
 mod restart;
 mod unanswered;
-mod unreachable;
+pub(crate) mod unreachable;

@@ -7,7 +7,9 @@ fn candidates(weights_and_loads: &[(f64, u64)]) -> Vec<Candidate> {
             slot,
             id: stable_hash(format!("backend-{slot}").as_bytes()),
             weight: *weight,
+            share: *weight,
             load: *load,
+            availability: Availability::Open,
         })
         .collect()
 }
@@ -27,43 +29,117 @@ fn counted(count: usize, picks: impl Iterator<Item = usize>) -> Vec<u64> {
 
 #[test]
 fn turns_are_shared_by_weight_and_smoothly() {
-    let mut turns = Turns::default();
+    let mut turns = SmoothWeighted::default();
     let equal = candidates(&[(1.0, 0), (1.0, 9), (1.0, 0)]);
     assert_eq!((0..6).filter_map(|_| turns.next(&equal)).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
-    let mut turns = Turns::default();
+    let mut turns = SmoothWeighted::default();
     let heavy = candidates(&[(5.0, 0), (1.0, 0), (1.0, 0)]);
     // The example of nginx's own commit: aabacaa instead of aaaaabc.
     assert_eq!((0..7).filter_map(|_| turns.next(&heavy)).collect::<Vec<_>>(), [0, 0, 1, 0, 2, 0, 0]);
     assert_eq!(turns.next(&[]), None);
     // Who is left out for a while has not saved up turns for later.
-    let mut turns = Turns::default();
+    let mut turns = SmoothWeighted::default();
     let without_first = &equal[1..];
     let picks: Vec<_> = (0..4).filter_map(|_| turns.next(without_first)).collect();
     assert_eq!(picks, [0, 1, 0, 1]);
     assert_eq!(counted(3, (0..6).filter_map(|_| turns.next(&equal))), [2, 2, 2]);
 }
 
+/// Which of them `least_conn` chooses, one after the other.
+fn emptiest(candidates: &[Candidate], count: usize) -> Vec<usize> {
+    let mut turns = SmoothWeighted::default();
+    let slot = |_| {
+        let mut candidates = candidates.to_vec();
+        least_conn(&mut candidates, &mut turns).map(|index| candidates[index].slot)
+    };
+    (0..count).filter_map(slot).collect()
+}
+
 #[test]
-fn the_emptiest_is_chosen_by_weight_and_equals_in_turn() {
-    assert_eq!(least_conn(&candidates(&[(1.0, 3), (1.0, 2), (1.0, 4)]), 0), Some(1));
-    assert_eq!(least_conn(&candidates(&[(1.0, 3), (2.0, 5), (1.0, 4)]), 0), Some(1));
-    let equal = candidates(&[(1.0, 2); 3]);
-    assert_eq!((0..4).filter_map(|turn| least_conn(&equal, turn)).collect::<Vec<_>>(), [0, 1, 2, 0]);
-    assert_eq!(least_conn(&equal, usize::MAX), Some(0));
-    assert_eq!(least_conn(&[], 7), None);
+fn the_emptiest_is_chosen_and_equals_take_turns_by_weight() {
+    assert_eq!(emptiest(&candidates(&[(1.0, 3), (1.0, 2), (1.0, 4)]), 1), [1]);
+    assert_eq!(emptiest(&candidates(&[(1.0, 3), (2.0, 5), (1.0, 4)]), 1), [1]);
+    assert_eq!(emptiest(&candidates(&[(1.0, 2); 3]), 4), [0, 1, 2, 0]);
+    // A busy one between two idle ones gives its turn to neither in particular.
+    assert_eq!(emptiest(&candidates(&[(1.0, 0), (1.0, 1), (1.0, 0)]), 4), [0, 2, 0, 2]);
+    // Idle, shares are what counts: HAProxy and nginx give a light server something as well.
+    assert_eq!(counted(2, emptiest(&candidates(&[(3.0, 0), (1.0, 0)]), 400).into_iter()), [300, 100]);
+    assert!(emptiest(&[], 1).is_empty());
+}
+
+/// Numbers from 0 to 1, the same ones each time.
+fn dice(n: u64) -> [f64; 2] {
+    [2 * n, 2 * n + 1].map(|n| (mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 #[test]
 fn the_emptier_of_two_is_chosen_and_each_pair_is_as_likely() {
     let loaded = candidates(&[(1.0, 9), (1.0, 0), (1.0, 5)]);
-    let rolls = || (0..9000_u64).map(|roll| mix(roll.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     // The fullest never wins, the emptiest always does: it is in two of the three pairs.
-    let counts = counted(3, rolls().filter_map(|roll| power_of_two(&loaded, roll)));
+    let counts = counted(3, (0..9000).filter_map(|n| power_of_two(&loaded, dice(n))));
     assert_eq!(counts[0], 0);
     // 99.9 % of fair choices have less, with one degree of freedom.
     assert!(chi_squared(&counts[1..], &[2.0, 1.0]) < 10.83, "{counts:?}");
-    assert_eq!(power_of_two(&loaded[..1], 5), Some(0));
-    assert_eq!(power_of_two(&[], 5), None);
+    assert_eq!(power_of_two(&loaded[..1], [0.5, 0.5]), Some(0));
+    assert_eq!(power_of_two(&[], [0.5, 0.5]), None);
+}
+
+#[test]
+fn among_equals_the_power_of_two_shares_out_by_weight() {
+    for weights in [&[3.0, 1.0][..], &[1.0, 1.0, 0.1], &[5.0, 1.0, 2.0, 1.0]] {
+        let idle = candidates(&weights.iter().map(|weight| (*weight, 0)).collect::<Vec<_>>());
+        let counts = counted(idle.len(), (0..30_000).filter_map(|n| power_of_two(&idle, dice(n))));
+        // 99.9 % of fair choices have less, with three degrees of freedom.
+        assert!(chi_squared(&counts, weights) < 16.27, "{weights:?}: {counts:?}");
+    }
+    // A heavy pod with as much for its weight is no fuller than a light one.
+    let even = candidates(&[(3.0, 6), (1.0, 2)]);
+    let counts = counted(2, (0..30_000).filter_map(|n| power_of_two(&even, dice(n))));
+    assert!(chi_squared(&counts, &[3.0, 1.0]) < 10.83, "{counts:?}");
+    let heavy_is_emptier = candidates(&[(3.0, 5), (1.0, 2)]);
+    assert!((0..100).all(|n| power_of_two(&heavy_is_emptier, dice(n)) == Some(0)));
+}
+
+/// What is chosen of pods that are so available and loaded.
+fn chosen(pods: &[(Availability, u64)], policy: Policy, may_try: bool, full: u64) -> Option<(usize, bool)> {
+    let mut candidates = candidates(&pods.iter().map(|(_, load)| (1.0, *load)).collect::<Vec<_>>());
+    for (candidate, (availability, _)) in candidates.iter_mut().zip(pods) {
+        candidate.availability = *availability;
+    }
+    let wanted = Wanted { policy, client: 7, may_try, full, dice: [0.0, 0.0] };
+    choose(&mut candidates, &wanted, &mut SmoothWeighted::default()).map(|pick| (pick.slot, pick.on_trial))
+}
+
+#[test]
+fn who_may_be_chosen() {
+    use Availability::{Down, Draining, Ejected, Maintenance, Open, Probation};
+    for policy in [Policy::RoundRobin, Policy::LeastConn, Policy::PowerOfTwo] {
+        for (pods, may_try, full, expected) in [
+            (&[(Ejected, 0), (Down, 0), (Draining, 0), (Maintenance, 0), (Open, 9)][..], true, 99, Some((4, false))),
+            // A trial comes first, for who may take it; and nobody is on trial who is the last.
+            (&[(Open, 0), (Probation, 9)], true, 99, Some((1, true))),
+            (&[(Open, 9), (Probation, 0)], false, 99, Some((0, false))),
+            (&[(Draining, 0), (Probation, 9)], false, 99, Some((1, false))),
+            (&[(Maintenance, 0), (Down, 9)], true, 99, Some((1, false))),
+            (&[(Maintenance, 0), (Draining, 0)], true, 99, None),
+            // Full ones only where all are, and the open ones before those that are out.
+            (&[(Open, 5), (Open, 4)], true, 5, Some((1, false))),
+            (&[(Ejected, 0), (Open, 5)], true, 5, Some((1, false))),
+            (&[], true, 99, None),
+        ] {
+            assert_eq!(chosen(pods, policy, may_try, full), expected, "{policy} {pods:?}");
+        }
+    }
+    // By the client's address only those that belong there try a pod.
+    let home = chosen(&[(Open, 0); 3], Policy::ClientIp, true, 99).expect("an open pod").0;
+    let with = |slot: usize, availability, may_try| {
+        let mut pods = [(Open, 0); 3];
+        pods[slot].0 = availability;
+        chosen(&pods, Policy::ClientIp, may_try, 99)
+    };
+    assert_eq!(with(home, Probation, true), Some((home, true)));
+    assert_eq!(with((home + 1) % 3, Probation, true), Some((home, false)));
+    assert_eq!(with(home, Probation, false), with(home, Ejected, true), "sessions have moved on with the ejection");
 }
 
 #[test]

@@ -1,9 +1,16 @@
 use super::*;
+use crate::backends::InFlight;
 use crate::config::{Command, parse};
 use crate::metrics::Metrics;
 
-fn balancer(args: &[&str]) -> Rc<Balancer> {
-    let words = ["pod-router", "--default-backend", "10.0.0.1:1,10.0.0.2:1,10.0.0.3:1"].iter().chain(args);
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
+const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
+/// Probation begins at once, for tests that look at nothing before it.
+const SOON: [&str; 2] = ["--fail-timeout", "1ms"];
+
+fn of(args: &[&str]) -> Rc<Balancer> {
+    let words = ["pod-router"].iter().chain(args);
     let Ok(Command::Serve(config)) = parse(words.map(Into::into), std::iter::empty(), false) else {
         panic!("{args:?} are settings");
     };
@@ -11,83 +18,305 @@ fn balancer(args: &[&str]) -> Rc<Balancer> {
     Balancer::new(Arc::clone(&config), Arc::new(Backends::new(config, Arc::new(Metrics::new()))))
 }
 
-fn choose(balancer: &Balancer, target: &str, client: [u8; 4]) -> Box<Choice> {
-    let head = http::Request::get(target).body(()).expect("a request").into_parts().0;
+fn balancer(args: &[&str]) -> Rc<Balancer> {
+    of(&[&["--default-backend", "10.0.0.1:1,10.0.0.2:1,10.0.0.3:1"], args].concat())
+}
+
+fn choose_with(balancer: &Balancer, target: &str, client: [u8; 4], cookie: &str) -> Box<Choice> {
+    let head = http::Request::get(target).header("cookie", cookie).body(()).expect("a request").into_parts().0;
     balancer.choose(&head, false, client.into()).expect("there are pods")
 }
 
-/// Lets the pod fail until it is ejected, and waits until its trial is due.
-fn eject(balancer: &Balancer, pod: &str) -> Arc<Member> {
-    let backend = balancer.backends.backend(0);
-    let member = Arc::clone(backend.set().named(pod).expect("one of the set"));
-    (0..3).for_each(|_| balancer.backends.failed(backend, &member));
-    assert!(member.is_ejected());
-    while member.availability(Instant::now()) != Availability::OnTrial {
+fn choose(balancer: &Balancer, target: &str, client: [u8; 4]) -> Box<Choice> {
+    choose_with(balancer, target, client, "")
+}
+
+fn name(choice: &Choice) -> Arc<str> {
+    Arc::clone(choice.target.name())
+}
+
+fn member(balancer: &Balancer, pod: &str) -> Arc<Member> {
+    Arc::clone(balancer.backends.backend(0).set().named(pod).expect("one of the set"))
+}
+
+fn busy(balancer: &Balancer, pod: &str, requests: usize) -> Vec<InFlight> {
+    (0..requests).map(|_| balancer.backends.load(&pod.into()).begin()).collect()
+}
+
+fn fail(balancer: &Balancer, member: &Member, times: usize) {
+    (0..times).for_each(|_| balancer.backends.failed(balancer.backends.backend(0), member));
+}
+
+fn availability(member: &Member) -> Availability {
+    member.availability(Instant::now())
+}
+
+/// A pod that has failed until it was ejected, and whose trial is due.
+fn on_probation(balancer: &Balancer, pod: &str) -> Arc<Member> {
+    let member = member(balancer, pod);
+    fail(balancer, &member, 3);
+    while availability(&member) != Availability::Probation {
         std::thread::yield_now();
     }
     member
 }
 
-const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
-
 #[test]
 fn one_request_tries_a_pod_that_was_ejected() {
-    let balancer = balancer(&["--fail-timeout", "300ms"]);
-    let member = eject(&balancer, "10.0.0.2:1");
-    let picks: Vec<_> = (0..5).map(|_| choose(&balancer, "/", [1; 4])).collect();
-    assert_eq!(picks.iter().filter(|choice| choice.name == member.name).count(), 1);
-    assert_eq!(picks[0].name, member.name, "the first that comes");
-    balancer.answered(&picks[0], StatusCode::OK);
-    assert_eq!(member.availability(Instant::now()), Availability::Open);
+    let balancer = balancer(&SOON);
+    let member = on_probation(&balancer, "10.0.0.2:1");
+    let mut picks: Vec<_> = (0..9).map(|_| choose(&balancer, "/", [1; 4])).collect();
+    assert_eq!(picks.iter().filter(|choice| name(choice) == member.name).count(), 1);
+    assert_eq!(name(&picks[0]), member.name, "the first that comes");
+    balancer.answered(&mut picks[0], StatusCode::OK);
+    assert_eq!(availability(&member), Availability::Open);
+}
+
+#[test]
+fn a_trial_that_fails_keeps_the_pod_out() {
+    let balancer = balancer(&SOON);
+    let member = on_probation(&balancer, "10.0.0.2:1");
+    let mut trial = choose(&balancer, "/", [1; 4]);
+    balancer.failed(&mut trial);
+    assert!(member.is_ejected());
+    assert_eq!(member.metrics().ejections.get(), 1, "it has not been back in between");
+}
+
+/// Its client went away, it waited for a place in vain, its body broke off: nothing is known of the pod.
+#[test]
+fn a_trial_that_decides_nothing_leaves_it_to_the_next() {
+    let balancer = balancer(&SOON);
+    let member = on_probation(&balancer, "10.0.0.2:1");
+    for _ in 0..9 {
+        let trial = choose(&balancer, "/", [1; 4]);
+        assert_eq!((name(&trial), availability(&member)), (Arc::clone(&member.name), Availability::Ejected));
+        drop(trial);
+        assert_eq!(availability(&member), Availability::Probation);
+    }
 }
 
 #[test]
 fn a_sessions_request_is_no_trial() {
-    let balancer = balancer(&["--fail-timeout", "300ms"]);
-    let member = eject(&balancer, "10.0.0.2:1");
+    let balancer = balancer(&SOON);
+    let member = on_probation(&balancer, "10.0.0.2:1");
     for n in 0..50 {
-        assert_ne!(choose(&balancer, POLL, [9, 9, 9, n]).name, member.name);
+        assert_ne!(name(&choose(&balancer, POLL, [9, 9, 9, n])), member.name);
     }
-    assert_eq!(member.availability(Instant::now()), Availability::OnTrial);
+    assert_eq!(availability(&member), Availability::Probation);
+}
+
+#[test]
+fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
+    let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY];
+    let balancer = balancer(&[&SOON[..], &cookies].concat());
+    let member = on_probation(&balancer, "10.0.0.2:1");
+    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    for target in ["/", HANDSHAKE] {
+        let picks: Vec<_> = (0..50).map(|n| choose_with(&balancer, target, [9, 9, 9, n], &cookie)).collect();
+        let there = picks.iter().filter(|choice| name(choice) == member.name);
+        assert_eq!(there.map(|choice| choice.trial.is_some()).collect::<Vec<_>>(), [true], "{target}");
+        let session = choose_with(&balancer, POLL, [1; 4], &cookie);
+        assert_eq!((name(&session), session.trial.is_some()), (Arc::clone(&member.name), false));
+    }
+}
+
+#[test]
+fn a_cookie_binds_no_plain_request_to_an_ejected_pod() {
+    let balancer = balancer(&["--affinity-cookie", "c", "--affinity-key", KEY]);
+    let member = member(&balancer, "10.0.0.2:1");
+    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    assert_eq!(name(&choose_with(&balancer, "/", [1; 4], &cookie)), member.name);
+    fail(&balancer, &member, 3);
+    for _ in 0..20 {
+        let choice = choose_with(&balancer, "/", [1; 4], &cookie);
+        assert!(name(&choice) != member.name && balancer.cookie(&choice).is_some(), "it gets another cookie");
+    }
 }
 
 /// The first request of a session by the client's address goes where all that follow it will go.
 #[test]
 fn only_a_pods_own_clients_try_it() {
-    let balancer = balancer(&["--fail-timeout", "300ms"]);
-    let handshake = "/socket.io/?EIO=4&transport=polling";
+    let balancer = balancer(&SOON);
     let clients: Vec<_> = (0..50).map(|n| [9, 9, 9, n]).collect();
-    let homes: Vec<_> = clients.iter().map(|client| choose(&balancer, handshake, *client).name).collect();
-    let member = eject(&balancer, "10.0.0.2:1");
+    let homes: Vec<_> = clients.iter().map(|client| name(&choose(&balancer, HANDSHAKE, *client))).collect();
+    let member = on_probation(&balancer, "10.0.0.2:1");
     for (client, home) in clients.iter().zip(&homes).filter(|(_, home)| **home != member.name) {
-        assert_eq!(choose(&balancer, handshake, *client).name, *home);
+        assert_eq!(name(&choose(&balancer, HANDSHAKE, *client)), *home);
     }
-    assert_eq!(member.availability(Instant::now()), Availability::OnTrial);
+    assert_eq!(availability(&member), Availability::Probation);
     let of_its_own = clients.iter().zip(&homes).find(|(_, home)| **home == member.name).expect("one in three");
-    let tried = choose(&balancer, handshake, *of_its_own.0);
-    assert_eq!(tried.name, member.name);
-    balancer.answered(&tried, StatusCode::OK);
-    assert_eq!(choose(&balancer, POLL, *of_its_own.0).name, member.name);
+    let mut tried = choose(&balancer, HANDSHAKE, *of_its_own.0);
+    assert_eq!(name(&tried), member.name);
+    balancer.answered(&mut tried, StatusCode::OK);
+    assert_eq!(name(&choose(&balancer, POLL, *of_its_own.0)), member.name);
 }
 
 #[test]
-fn a_session_stays_and_others_go_elsewhere_within_the_budget() {
-    let balancer = balancer(&["--retry-budget", "0"]);
-    let mut session = choose(&balancer, POLL, [1; 4]);
-    let before = Arc::clone(&session.name);
-    assert!(!balancer.elsewhere(&mut session));
-    balancer.anew(&mut session);
-    assert_eq!(session.name, before);
-    assert!(!balancer.elsewhere(&mut choose(&balancer, "/", [1; 4])), "no budget");
+fn only_its_trial_brings_a_pod_back() {
+    let balancer = balancer(&[]);
+    let mut begun = choose(&balancer, "/", [1; 4]);
+    let member = member(&balancer, &name(&begun));
+    // Two failures, an answer, one more: successes in between wipe nothing out.
+    fail(&balancer, &member, 2);
+    balancer.answered(&mut choose_at(&balancer, &member), StatusCode::OK);
+    assert!(!member.is_ejected());
+    fail(&balancer, &member, 1);
+    assert!(member.is_ejected());
+    balancer.answered(&mut begun, StatusCode::OK);
+    assert!(member.is_ejected(), "what was sent before the ejection does not undo it");
+}
 
-    let balancer = self::balancer(&[]);
-    let mut choice = choose(&balancer, "/", [1; 4]);
-    let mut met = vec![Arc::clone(&choice.name)];
-    while balancer.elsewhere(&mut choice) {
-        met.push(Arc::clone(&choice.name));
+/// A choice that the policy makes of this pod.
+fn choose_at(balancer: &Balancer, member: &Arc<Member>) -> Box<Choice> {
+    (0..9).map(|_| choose(balancer, "/", [1; 4])).find(|choice| name(choice) == member.name).expect("in its turn")
+}
+
+#[test]
+fn a_sessions_request_waits_at_its_full_pod() {
+    let balancer = balancer(&["--pod-max-connections", "2"]);
+    let home = name(&choose(&balancer, HANDSHAKE, [1; 4]));
+    let _two = busy(&balancer, &home, 2);
+    for target in [HANDSHAKE, POLL] {
+        let mut choice = choose(&balancer, target, [1; 4]);
+        assert_eq!(name(&choice), home);
+        assert_eq!(balancer.elsewhere(&mut choice, true), Another::None, "nor when the queue is full");
     }
-    met.sort();
-    assert_eq!(met.iter().map(|name| &**name).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
-    balancer.anew(&mut choice);
-    assert!(choice.tried.is_empty() && choice.member.is_some());
+    assert!((0..9).all(|_| name(&choose(&balancer, "/", [1; 4])) != home), "but others go where there is room");
+}
+
+#[test]
+fn without_budget_there_is_no_other_pod() {
+    let balancer = balancer(&["--retry-budget", "0"]);
+    let mut choice = choose(&balancer, "/", [1; 4]);
+    let before = name(&choice);
+    for _ in 0..9 {
+        balancer.deposit();
+        assert_eq!(balancer.elsewhere(&mut choice, false), Another::NoBudget);
+        balancer.after_pause(&mut choice);
+        assert_eq!(name(&choice), before);
+    }
+}
+
+#[test]
+fn each_move_is_withdrawn() {
+    let balancer = balancer(&["--retry-budget", "1"]);
+    let mut moves = 0;
+    // Only so many as the reserve.
+    for _ in 0..50 {
+        let mut choice = choose(&balancer, "/", [1; 4]);
+        let before = name(&choice);
+        moves += usize::from(balancer.elsewhere(&mut choice, false) == Another::Chosen);
+        let between = name(&choice);
+        balancer.after_pause(&mut choice);
+        moves += usize::from(name(&choice) != between);
+        assert!(moves > 0 || name(&choice) == before);
+    }
+    assert_eq!(moves, 10);
+}
+
+#[test]
+fn a_request_meets_each_pod_once_before_it_waits() {
+    let balancer = balancer(&["--affinity-cookie", "c", "--affinity-key", KEY]);
+    let cookie = format!("c={}", member(&balancer, "10.0.0.2:1").tag.as_deref().expect("a tag"));
+    let mut choice = choose_with(&balancer, "/", [1; 4], &cookie);
+    let mut met = vec![(name(&choice).to_string(), choice.source.as_str())];
+    while balancer.elsewhere(&mut choice, false) == Another::Chosen {
+        met.push((name(&choice).to_string(), choice.source.as_str()));
+    }
+    met[1..].sort();
+    let expected = [("10.0.0.2:1", "cookie"), ("10.0.0.1:1", "none"), ("10.0.0.3:1", "none")];
+    assert_eq!(met, expected.map(|(pod, source)| (pod.to_owned(), source)));
+}
+
+#[test]
+fn a_sessions_request_does_not_leave_a_pod_that_something_names() {
+    let balancer = of(&["--default-backend", "a:1,b:1", "--session-affinity", "sid"]);
+    let mut choice = choose(&balancer, "/socket.io/?EIO=4&sid=b~x", [1; 4]);
+    assert_eq!((&*name(&choice), balancer.elsewhere(&mut choice, false)), ("b:1", Another::None));
+    balancer.after_pause(&mut choice);
+    assert_eq!(&*name(&choice), "b:1");
+}
+
+/// Of three pods two are dead, of which one may be ejected: by the client's address the requests of a session end where
+/// its first one did.
+#[test]
+fn polls_follow_their_handshake_past_dead_pods() {
+    let balancer = balancer(&["--retry-budget", "100"]);
+    let dead = ["10.0.0.1:1", "10.0.0.2:1"];
+    dead.iter().for_each(|pod| fail(&balancer, &member(&balancer, pod), 9));
+    let mut tried_both = 0;
+    let mut ends_at = |target, client| {
+        let mut choice = choose(&balancer, target, client);
+        while dead.contains(&&**choice.target.name()) {
+            tried_both += 1;
+            balancer.failed(&mut choice);
+            balancer.deposit();
+            assert_eq!(balancer.elsewhere(&mut choice, false), Another::Chosen);
+        }
+        name(&choice)
+    };
+    for n in 0..=255 {
+        assert_eq!(ends_at(HANDSHAKE, [9, 9, 9, n]), ends_at(POLL, [9, 9, 9, n]));
+    }
+    assert!(tried_both > 100, "{tried_both}: half of them belong to the dead pod that stays");
+}
+
+/// Many pods, so that counting takes its time; all of them fail, and each thread has some.
+#[test]
+fn never_more_than_half_is_ejected_whoever_counts() {
+    const THREADS: usize = 4;
+    let pods: Vec<_> = (1..=128).map(|n| format!("10.0.0.{n}:1")).collect();
+    for round in 0..50 {
+        let balancer = of(&["--default-backend", &pods.join(","), "--max-fails", "1"]);
+        let (backends, barrier) = (&balancer.backends, std::sync::Barrier::new(THREADS));
+        let set = backends.backend(0).set();
+        std::thread::scope(|scope| {
+            for members in set.members.chunks(pods.len() / THREADS) {
+                let (backends, barrier) = (Arc::clone(backends), &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    members.iter().for_each(|member| backends.failed(backends.backend(0), member));
+                });
+            }
+        });
+        let ejected = set.members.iter().filter(|member| member.is_ejected()).count();
+        assert_eq!(ejected, 64, "of 128, in round {round}");
+    }
+}
+
+#[test]
+fn slow_start_gives_little_and_not_nothing() {
+    for policy in ["round_robin", "least_conn", "p2c"] {
+        let args = ["--slow-start", "1h", "--balance", policy];
+        let balancer = balancer(&[&SOON[..], &args].concat());
+        let member = on_probation(&balancer, "10.0.0.2:1");
+        balancer.answered(&mut choose(&balancer, "/", [1; 4]), StatusCode::OK);
+        assert_eq!(availability(&member), Availability::Open);
+        let count = (0..2100).filter(|_| name(&choose(&balancer, "/", [1; 4])) == member.name).count();
+        // A tenth of a share to 2 whole ones: 100, and by chance (p2c) five standard deviations around it.
+        assert!((50..=150).contains(&count), "{policy}: {count}");
+        // Where the others are at work as well, it gets what is left of its share.
+        let at_work = busy(&balancer, &member.name, 1);
+        let both = [busy(&balancer, "10.0.0.1:1", 9), busy(&balancer, "10.0.0.3:1", 9)];
+        let more = (0..300).any(|_| name(&choose(&balancer, "/", [1; 4])) == member.name);
+        assert_eq!(more, policy == "round_robin", "{policy}: ten times as much is full");
+        drop((at_work, both));
+    }
+}
+
+#[test]
+fn between_idle_pods_least_conn_is_even() {
+    let balancer = balancer(&["--balance", "least_conn"]);
+    let _tunnel = busy(&balancer, "10.0.0.2:1", 1);
+    let first = (0..300).filter(|_| &*name(&choose(&balancer, "/", [1; 4])) == "10.0.0.1:1").count();
+    assert!((149..=151).contains(&first), "{first} of 300 between two idle pods");
+}
+
+#[test]
+fn a_pod_that_nobody_lists_is_asked_for_by_its_name() {
+    let balancer = of(&["--default-backend", "backend-service:3000"]);
+    let choice = choose(&balancer, "/socket.io/?EIO=4&sid=backend-7~x", [1; 4]);
+    let Target::Unlisted { name, address } = &choice.target else { panic!("{choice:?}") };
+    assert_eq!((&**name, &*address.host), ("backend-7", "backend-7.backend.default.svc.cluster.local"));
+    assert!(balancer.backends.backend(0).set().named("backend-7").is_none());
 }

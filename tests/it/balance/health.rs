@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::handshake;
+use crate::failure::unreachable::full_listener;
 use crate::support::{Gate, Pods, Redis, Router, eventually, script};
 
 const EJECTIONS: &str = "pod_router_ejections_total";
@@ -47,6 +48,46 @@ fn a_pod_that_refuses_costs_no_request_and_is_left_out_until_it_is_back() {
 }
 
 #[test]
+fn a_pod_that_is_back_starts_with_a_tenth_of_its_share() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(2));
+    let router = router(&redis, &pods, &["--fail-timeout", "100ms", "--slow-start", "1h"]);
+    assert_eq!(answers(&router, 20).get("backend-1"), Some(&10), "from the start it has all of it");
+    pods.get_mut(1).kill();
+    answers(&router, 10);
+    assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
+    pods.get_mut(1).bind();
+    eventually("it has been tried", || answers(&router, 3).contains_key("backend-1"));
+    let count = answers(&router, 110).get("backend-1").copied().unwrap_or(0);
+    assert!((9..=11).contains(&count), "{count} of 110");
+}
+
+#[test]
+fn where_no_pod_is_left_a_request_waits() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(2));
+    let router = router(&redis, &pods, &["--pod-wait", "60s", "--retry-budget", "100"]);
+    (0..2).for_each(|n| pods.get_mut(n).kill());
+    let mut client = router.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    router.wait_metric("pod_router_retries_total", &[("result", "waited")], 1.0);
+    assert!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]) >= 1.0);
+    pods.get_mut(0).bind();
+    assert_eq!(client.read_response().pod(), "backend-0");
+}
+
+/// A pod that refuses has lost its sessions. One that cannot be heard of may have them still.
+#[test]
+fn a_session_whose_pod_swallows_packets_is_not_told_that_it_is_unknown() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(2));
+    let router = router(&redis, &pods, &["--pod-wait", "100ms", "--connect-timeout", "100ms"]);
+    pods.get_mut(1).kill();
+    let poll = || router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x");
+    assert_eq!(poll().head.value("x-pod-router-error"), Some("session-unknown"));
+    let _full = full_listener(pods[1].addr());
+    // What has just been refused is not dialled again at once.
+    eventually("it is dialled again", || poll().head.value("x-pod-router-error") == Some("pod-unreachable"));
+}
+
+#[test]
 fn a_pod_that_never_answers_is_left_out_after_three() {
     let (redis, pods) = (Redis::start(), Pods::start(3));
     pods[1].play(script::silence);
@@ -84,6 +125,37 @@ fn never_more_than_half_is_left_out() {
     });
     assert_eq!(answers(&router, 60).keys().collect::<Vec<_>>(), ["backend-0"]);
     assert_eq!(ejections(), 2.0);
+}
+
+/// Two of four are out; one of the others leaves. Of three, two are too many.
+#[test]
+fn where_a_set_shrinks_what_is_too_many_comes_back() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(4));
+    (0..4).for_each(|n| redis.heartbeat(n, 1, 1, 0));
+    let args = ["--default-backend", "heartbeats", "--fail-timeout", "1h", "--retry-budget", "100"];
+    let mut builder = Router::builder().redis(&redis).args(&args);
+    for pod in pods.iter() {
+        builder = builder.pod(pod);
+    }
+    let router = builder.start_ready();
+    eventually("the heartbeats are read", || router.get("/").status() == 200);
+    let states = || -> Vec<_> {
+        let status = router.json("/status");
+        let pods = status["backends"][0]["pods"].as_array().expect("a list").iter();
+        pods.map(|pod| pod["state"].as_str().expect("a word").to_owned()).collect()
+    };
+    (0..2).for_each(|n| pods.get_mut(n).kill());
+    eventually("both are out", || {
+        answers(&router, 8);
+        states() == ["ejected", "ejected", "up", "up"]
+    });
+    redis.heartbeat(2, 1, 1, 600_000);
+    eventually("one has left, and the one that was ejected first is back", || {
+        answers(&router, 8);
+        let states = states();
+        states.len() == 3 && states.iter().filter(|state| *state == "ejected").count() == 1
+    });
+    assert_eq!(answers(&router, 30).keys().collect::<Vec<_>>(), ["backend-3"], "which costs no request");
 }
 
 #[test]
@@ -138,8 +210,28 @@ fn a_pod_is_asked_how_it_is() {
     let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~abc");
     assert_eq!((gone.status(), &*gone.text()), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
 
+    // Not even when it stops answering: two bad answers would have it down, and asked as a last resort.
+    (1..3).for_each(|n| says(n, "503 Service Unavailable", ""));
+    let asked = pods[0].received().len();
+    says(0, "503 Service Unavailable", "");
+    eventually("it has been asked", || pods[0].received().len() > asked + 3);
+    eventually("the others are down", || state(&router, 1) == "down" && state(&router, 2) == "down");
+    assert_eq!(state(&router, 0), "maintenance");
+    assert!(!answers(&router, 9).contains_key("200"));
+
     (0..3).for_each(|n| says(n, "200 OK", "up\n"));
     eventually("all are back", || answers(&router, 9).len() == 3);
+}
+
+#[test]
+fn a_single_pod_in_maintenance_gets_no_session_either() {
+    let (redis, pods) = (Redis::start(), Pods::start(1));
+    pods[0].play(script::answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nmaint"));
+    let check = "/health interval=50ms timeout=1s rise=1 fall=1";
+    let router = router(&redis, &pods, &["--health-check", check, "--session-affinity", "sid"]);
+    let poll = || router.get("/socket.io/?EIO=4&transport=polling&sid=x");
+    eventually("it is in maintenance", || poll().head.value("x-pod-router-error") == Some("session-unknown"));
+    assert_eq!(router.get("/").expect_error(503), "no-backend");
 }
 
 /// Many a small server answers HTTP/1.0 and keeps the connection open.

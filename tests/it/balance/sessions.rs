@@ -6,7 +6,7 @@ use std::process::ChildStdin;
 
 use serde_json::Value;
 
-use crate::support::{Pods, Process, RealPod, Redis, Router, errors, node};
+use crate::support::{NameServer, Pods, Process, RealPod, Redis, Router, errors, node};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -159,9 +159,13 @@ fn a_cookie_keeps_sessions_as_well() {
     assert_eq!(picks("none"), 60.0, "only the first request of each is balanced");
     assert!(picks("cookie") >= 120.0);
     assert_eq!(scene.misses(), 0.0);
+    let before = scene.ask("settle");
+    assert_eq!(total(&before["lost"]), 0, "{before}");
     scene.restart_pod(1);
     let after = scene.ask("settle");
-    assert!(after["lost"].as_object().expect("by pod").keys().all(|pod| pod == "backend-1"), "{after}");
+    let its_own = before["pods"]["backend-1"].as_u64();
+    assert!(its_own.is_some() && its_own == after["lost"]["backend-1"].as_u64(), "{before} {after}");
+    assert_eq!(Some(total(&after["lost"])), its_own, "and nobody else's: {after}");
 }
 
 #[test]
@@ -221,4 +225,43 @@ fn a_sid_leads_to_pods_only() {
     }
     let doubled = router.get("/socket.io/?EIO=4&sid=backend-1~x&sid=backend-0~x");
     assert_eq!(doubled.expect_error(400), "duplicate-sid");
+}
+
+/// Where the default backend is a single name, any pod of the StatefulSet may be meant. Whoever makes such names up gets
+/// answers, and no series: there are only so many.
+#[test]
+fn made_up_sids_leave_no_series() {
+    // Which knows none of them.
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let start = |args: &[&str]| {
+        let builder = Router::builder().nameserver(&names).redis(&redis).default_backend([&pods[1]]).pod(&pods[0]);
+        builder.args(&["--threads", "1"]).args(args).start_ready()
+    };
+    let router = start(&[]);
+    let mut client = router.client();
+    let mut ask = |pod: usize| client.get(&format!("/socket.io/?EIO=4&transport=polling&sid=backend-{pod}~x"));
+    for pod in 1..200 {
+        assert_eq!(ask(pod).head.value("x-pod-router-error"), Some("session-unknown"));
+    }
+    assert_eq!(ask(0).pod(), "backend-0");
+    let text = router.get_admin("/metrics").text();
+    let made_up = text.lines().filter(|line| line.contains("pod=\"backend-") && !line.contains("pod=\"backend-0\""));
+    assert_eq!(made_up.count(), 0, "{text}");
+    assert_eq!(router.metric("pod_router_upstream_connect_failures_total", &[("pod", "other")]), 199.0);
+    assert_eq!(router.metric("pod_router_picks_total", &[("pod", "backend-0"), ("source", "sid")]), 1.0);
+
+    // They are guesses, as rooms that nobody knows are.
+    let router = start(&["--lookup-rate", "1r/h burst=3"]);
+    let asked = |pod: usize| {
+        let answer = router.get(&format!("/socket.io/?EIO=4&transport=polling&sid=backend-{pod}~x"));
+        answer.head.value("x-pod-router-error").unwrap_or("none").to_owned()
+    };
+    assert_eq!(asked(0), "none");
+    assert!((1..5).all(|pod| asked(pod) == "session-unknown"));
+    assert_eq!(
+        [5, 6, 0].map(asked),
+        ["too-many-lookups", "too-many-lookups", "none"],
+        "and a pod that is known is none"
+    );
 }

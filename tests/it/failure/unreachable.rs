@@ -83,7 +83,7 @@ fn a_pod_that_swallows_packets_is_given_up_as_well() {
 }
 
 /// A listener whose queue is full: the kernel drops further SYNs.
-fn full_listener(addr: SocketAddr) -> (Socket, Vec<TcpStream>) {
+pub(crate) fn full_listener(addr: SocketAddr) -> (Socket, Vec<TcpStream>) {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("a socket takes its options");
     socket.bind(&addr.into()).expect("the address is free");
