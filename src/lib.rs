@@ -42,7 +42,7 @@
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | how what never became a request is answered | `proxy/canned.rs` |
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
-//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
+//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/endpoint.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |

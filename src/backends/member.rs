@@ -163,6 +163,11 @@ impl Member {
         self.state().outlier.ejected_until()
     }
 
+    /// Whether it has failed often enough to be ejected, or is.
+    pub fn is_given_up(&self, limits: EjectionLimits, now: Instant) -> bool {
+        self.state().outlier.is_given_up(limits, now)
+    }
+
     /// It is back, with nothing held against it.
     pub(super) fn readmit(&self) {
         let mut state = self.state();

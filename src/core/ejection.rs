@@ -58,13 +58,19 @@ impl Outlier {
         self.ejection.map(|ejection| ejection.until)
     }
 
+    /// Whether it has failed often enough to be ejected, or is, even if too many others are: whoever can go elsewhere does.
+    pub fn is_given_up(&self, limits: EjectionLimits, now: Instant) -> bool {
+        let recent = self.failures.iter().filter(|failure| now.saturating_duration_since(**failure) < limits.timeout);
+        self.ejection.is_some() || recent.count() >= enough(limits)
+    }
+
     /// A request has failed at the pod; `may_eject` says whether enough others are left. Whether this one ejected it. At an
     /// ejected pod it is one from before, or a session's: the trial decides, not these.
     pub fn failed(&mut self, limits: EjectionLimits, now: Instant, may_eject: bool) -> bool {
         if self.ejection.is_some() {
             return false;
         }
-        let enough = usize::try_from(limits.fails).unwrap_or(usize::MAX).max(1);
+        let enough = enough(limits);
         self.failures.retain(|failure| now.saturating_duration_since(*failure) < limits.timeout);
         self.failures.push_back(now);
         while self.failures.len() > enough {
@@ -106,6 +112,11 @@ impl Outlier {
         self.failures.clear();
         self.ejection.take().is_some()
     }
+}
+
+/// So many failures eject.
+fn enough(limits: EjectionLimits) -> usize {
+    usize::try_from(limits.fails).unwrap_or(usize::MAX).max(1)
 }
 
 /// How many of a set may be ejected at one time: never more than half of it.

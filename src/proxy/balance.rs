@@ -287,14 +287,16 @@ impl Balancer {
         }
     }
 
-    /// Chooses again, and takes what a move to another pod costs out of the budget.
+    /// Chooses again, and takes what a move to another pod costs out of the budget: nothing where the pod is one that has been
+    /// given up, for that is no retry but a choice made too early.
     fn move_on(&self, choice: &mut Choice) -> Another {
         let backend = self.backends.backend(choice.by.backend);
         let Some((member, trial)) = self.pick(&choice.by, &backend.set(), &choice.tried) else {
             return Another::None;
         };
         let is_same = matches!(&choice.target, Target::Listed(before) if Arc::ptr_eq(before, &member));
-        if !is_same && !self.budget.borrow_mut().withdraw() {
+        let is_free = is_same || self.is_given_up(&choice.target);
+        if !is_free && !self.budget.borrow_mut().withdraw() {
             return Another::NoBudget;
         }
         if !is_same {
@@ -302,6 +304,13 @@ impl Balancer {
         }
         (choice.target, choice.trial) = (Target::Listed(member), trial);
         Another::Chosen
+    }
+
+    fn is_given_up(&self, target: &Target) -> bool {
+        let (Target::Listed(member), Some(limits)) = (target, self.backends.ejection()) else {
+            return false;
+        };
+        member.is_given_up(limits, Instant::now())
     }
 
     /// The chosen pod has failed the request.

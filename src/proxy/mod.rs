@@ -11,6 +11,7 @@ mod canned;
 mod client;
 mod doubt;
 mod duplex;
+mod endpoint;
 mod exchange;
 mod forward;
 mod queue;

@@ -9,26 +9,23 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
-use super::queue::{Place, Queue, Queues};
+use super::endpoint::{Connection, Endpoint, Idle};
+use super::queue::{Place, Queues};
 use super::reach::Reach;
 use super::{Commons, socket};
-use crate::backends::{Backends, InFlight, Load};
+use crate::backends::{Backends, InFlight};
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
-use crate::core::session::AffinitySource;
 use crate::dns::{Dns, DnsError};
-use crate::metrics::{Held, Met, Metrics, PodMetrics};
+use crate::metrics::{Held, Met, Metrics};
 
 /// How often idle connections past their time are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -50,42 +47,6 @@ pub(super) struct Pool {
     metrics: Arc<Metrics>,
     /// By pod name, or `host:port` of a default backend: bounded by the pods and backends there are.
     endpoints: RefCell<HashMap<Arc<str>, Rc<Endpoint>>>,
-}
-
-/// A pod or a default-backend address, and the connections to it.
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    name: Arc<str>,
-    address: HostPort,
-    /// Whether it has to lie within `--pod-networks`.
-    confined: bool,
-    /// Its series; those of all others together for a stranger.
-    metrics: PodMetrics,
-    /// The series that a stranger has of its own from its first connection on.
-    own: OnceCell<PodMetrics>,
-    is_stranger: bool,
-    load: Load,
-    responses: Met<u16>,
-    picks: Met<AffinitySource>,
-    queue: Option<Arc<Queue>>,
-    last_used: Cell<Instant>,
-    /// The oldest first.
-    idle: RefCell<Vec<Idle>>,
-    last_failure: Cell<Option<(Instant, Failure)>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Connection {
-    stream: TcpStream,
-    /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
-    timer: Option<Pin<Box<Sleep>>>,
-    open: Held,
 }
 
 /// A connection while it carries an exchange.
@@ -300,64 +261,6 @@ impl Pool {
                 });
             }
         }
-    }
-}
-
-// === impl Endpoint ===
-
-impl Endpoint {
-    /// The pod's name, or the default backend's address.
-    pub(super) fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    /// What is counted for it.
-    pub(super) fn metrics(&self) -> &PodMetrics {
-        self.own.get().unwrap_or(&self.metrics)
-    }
-
-    /// Whether it is counted together with others: then its counters are not its own for good.
-    fn is_counted_together(&self) -> bool {
-        self.is_stranger && self.own.get().is_none()
-    }
-
-    /// Counts a response.
-    pub(super) fn count(&self, status: StatusCode) {
-        self.responses.inc(status.as_u16(), || self.metrics().requests(status.as_str()));
-    }
-
-    /// Counts a choice of this pod.
-    pub(super) fn count_pick(&self, source: AffinitySource) {
-        if self.is_counted_together() {
-            return self.metrics.picks(source.as_str()).inc();
-        }
-        self.picks.inc(source, || self.metrics().picks(source.as_str()));
-    }
-
-    /// Counts a request that got none.
-    pub(super) fn count_unanswered(&self) {
-        self.metrics().requests("none").inc();
-    }
-
-    /// The youngest idle connection that is still good; the others are older, so at the first that is too old all go.
-    fn take_idle(&self, now: Instant, timeout: Duration) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(candidate) = idle.pop() {
-            if !candidate.is_young(now, timeout) {
-                idle.clear();
-                return None;
-            }
-            if socket::is_quiet(&candidate.connection.stream) {
-                return Some(candidate.connection);
-            }
-        }
-        None
-    }
-}
-
-impl Idle {
-    fn is_young(&self, now: Instant, timeout: Duration) -> bool {
-        now.saturating_duration_since(self.since) < timeout
     }
 }
 

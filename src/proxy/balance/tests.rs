@@ -197,6 +197,22 @@ fn without_budget_there_is_no_other_pod() {
     }
 }
 
+/// Whether it is ejected or has to stay because too many others are.
+#[test]
+fn to_leave_a_pod_that_has_been_given_up_costs_nothing() {
+    let balancer = balancer(&["--retry-budget", "0"]);
+    for pod in ["10.0.0.1:1", "10.0.0.2:1"] {
+        let mut choice = choose(&balancer, "/", [1; 4]);
+        while *name(&choice) != *pod {
+            choice = choose(&balancer, "/", [1; 4]);
+        }
+        assert_eq!(balancer.elsewhere(&mut choice, false), Another::NoBudget, "{pod}");
+        fail(&balancer, &member(&balancer, pod), 3);
+        assert_eq!(balancer.elsewhere(&mut choice, false), Another::Chosen, "{pod}");
+    }
+    assert_ne!(availability(&member(&balancer, "10.0.0.2:1")), Availability::Ejected, "half of the set stays");
+}
+
 #[test]
 fn each_move_is_withdrawn() {
     let balancer = balancer(&["--retry-budget", "1"]);

@@ -201,7 +201,7 @@ fn a_default_backend_that_refuses_is_passed_over() {
 fn a_dial_that_fails_is_held_against_the_pod_once() {
     const MAX_FAILS: usize = 12;
     let (redis, mut pods) = (Redis::start(), Pods::start(2));
-    let args = ["--threads", "1", "--max-fails", &MAX_FAILS.to_string(), "--pod-wait", "10s"];
+    let args = ["--threads", "1", "--max-fails", &MAX_FAILS.to_string(), "--retry-budget", "100"];
     let router = Router::builder().redis(&redis).default_backend(pods.iter()).args(&args).start_ready();
     let gone = pods[0].addr().to_string();
     pods.get_mut(0).unbind();

@@ -1,0 +1,114 @@
+//! One pod as a worker thread knows it: its address, its series, and the connections to it that wait for a request.
+//!
+//! It dials nothing and times nothing out by itself: that is the [`Pool`](super::upstream::Pool)'s, which makes it.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::queue::Queue;
+use super::socket;
+use crate::backends::Load;
+use crate::core::address::HostPort;
+use crate::core::decision::Failure;
+use crate::core::session::AffinitySource;
+use crate::metrics::{Held, Met, PodMetrics};
+
+/// A pod or a default-backend address, and the connections to it.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) name: Arc<str>,
+    pub(super) address: HostPort,
+    /// Whether it has to lie within `--pod-networks`.
+    pub(super) confined: bool,
+    /// Its series; those of all others together for a stranger.
+    pub(super) metrics: PodMetrics,
+    /// The series that a stranger has of its own from its first connection on.
+    pub(super) own: OnceCell<PodMetrics>,
+    pub(super) is_stranger: bool,
+    pub(super) load: Load,
+    pub(super) responses: Met<u16>,
+    pub(super) picks: Met<AffinitySource>,
+    pub(super) queue: Option<Arc<Queue>>,
+    pub(super) last_used: Cell<Instant>,
+    /// The oldest first.
+    pub(super) idle: RefCell<Vec<Idle>>,
+    pub(super) last_failure: Cell<Option<(Instant, Failure)>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) connection: Connection,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
+    pub(super) open: Held,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// The pod's name, or the default backend's address.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What is counted for it.
+    pub(super) fn metrics(&self) -> &PodMetrics {
+        self.own.get().unwrap_or(&self.metrics)
+    }
+
+    /// Whether it is counted together with others: then its counters are not its own for good.
+    fn is_counted_together(&self) -> bool {
+        self.is_stranger && self.own.get().is_none()
+    }
+
+    /// Counts a response.
+    pub(super) fn count(&self, status: StatusCode) {
+        self.responses.inc(status.as_u16(), || self.metrics().requests(status.as_str()));
+    }
+
+    /// Counts a choice of this pod.
+    pub(super) fn count_pick(&self, source: AffinitySource) {
+        if self.is_counted_together() {
+            return self.metrics.picks(source.as_str()).inc();
+        }
+        self.picks.inc(source, || self.metrics().picks(source.as_str()));
+    }
+
+    /// Counts a request that got none.
+    pub(super) fn count_unanswered(&self) {
+        self.metrics().requests("none").inc();
+    }
+
+    /// The youngest idle connection that is still good; the others are older, so at the first that is too old all go.
+    pub(super) fn take_idle(&self, now: Instant, timeout: Duration) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(candidate) = idle.pop() {
+            if !candidate.is_young(now, timeout) {
+                idle.clear();
+                return None;
+            }
+            if socket::is_quiet(&candidate.connection.stream) {
+                return Some(candidate.connection);
+            }
+        }
+        None
+    }
+}
+
+impl Idle {
+    pub(super) fn is_young(&self, now: Instant, timeout: Duration) -> bool {
+        now.saturating_duration_since(self.since) < timeout
+    }
+}
