@@ -71,6 +71,10 @@ pub struct Wanted {
     pub client: u64,
     /// Whether the request may take a trial. One of a session may not, as it would be lost there.
     pub may_try: bool,
+    /// Whether the request is one of a session that is found again by the client's address: whatever this replica holds
+    /// against a pod, another one may not, and they have to find the same. Who is not there is passed over when that is
+    /// found out, by all alike.
+    pub keeps: bool,
     /// From which load on a pod is passed over, as long as there are others.
     pub full: u64,
     /// Two numbers from 0 to 1, the latter not included, for [`Policy::PowerOfTwo`].
@@ -90,8 +94,8 @@ pub struct Pick {
 /// The pod for a request, by the policy; `None` where none may be chosen. The candidates change their order.
 ///
 /// A pod on probation gets the first request that may try it; by the client's address only the first of those that belong
-/// there, for what follows would not find another one again. Those that are ejected or down are for when there is nobody
-/// else, and so are full ones: where all are full, their queues decide.
+/// there, for what follows would not find another one again. Those that are ejected (but see [`Wanted::keeps`]) or down are
+/// for when there is nobody else, and so are full ones: where all are full, their queues decide.
 pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothWeighted) -> Option<Pick> {
     let by_client = wanted.policy == Policy::ClientIp;
     let on_probation = |candidate: &&Candidate| candidate.availability == Availability::Probation;
@@ -103,8 +107,9 @@ pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothW
     }
     let usable = |candidate: &Candidate| match candidate.availability {
         Availability::Open => true,
-        Availability::Probation => by_client && wanted.may_try,
-        Availability::Ejected | Availability::Down | Availability::Draining | Availability::Maintenance => false,
+        Availability::Probation => by_client && (wanted.may_try || wanted.keeps),
+        Availability::Ejected => wanted.keeps,
+        Availability::Down | Availability::Draining | Availability::Maintenance => false,
     };
     let last_resort = |candidate: &Candidate| {
         matches!(candidate.availability, Availability::Probation | Availability::Ejected | Availability::Down)
@@ -120,7 +125,8 @@ pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothW
         Policy::ClientIp => rendezvous(able, wanted.client),
     };
     let chosen = able[index?];
-    Some(Pick { slot: chosen.slot, on_trial: usable_at_all && chosen.availability == Availability::Probation })
+    let on_trial = usable_at_all && wanted.may_try && chosen.availability == Availability::Probation;
+    Some(Pick { slot: chosen.slot, on_trial })
 }
 
 /// Moves those that are wanted to the front, in their order, and returns them.

@@ -247,6 +247,7 @@ impl Balancer {
             policy: by.policy,
             client: balance::client_key(by.client),
             may_try: by.role != SessionRole::Member,
+            keeps: by.keeps_to_its_pod(),
             full: full.map_or(u64::MAX, |max| u64::try_from(max).unwrap_or(u64::MAX)),
             dice: match by.policy {
                 Policy::PowerOfTwo => [fastrand::f64(), fastrand::f64()],

@@ -102,11 +102,20 @@ fn among_equals_the_power_of_two_shares_out_by_weight() {
 
 /// What is chosen of pods that are so available and loaded.
 fn chosen(pods: &[(Availability, u64)], policy: Policy, may_try: bool, full: u64) -> Option<(usize, bool)> {
+    chosen_for(pods, (policy, may_try, false), full)
+}
+
+/// The slot and whether it is a trial, for a request that may try and keeps to its pod.
+fn chosen_for(
+    pods: &[(Availability, u64)],
+    (policy, may_try, keeps): (Policy, bool, bool),
+    full: u64,
+) -> Option<(usize, bool)> {
     let mut candidates = candidates(&pods.iter().map(|(_, load)| (1.0, *load)).collect::<Vec<_>>());
     for (candidate, (availability, _)) in candidates.iter_mut().zip(pods) {
         candidate.availability = *availability;
     }
-    let wanted = Wanted { policy, client: 7, may_try, full, dice: [0.0, 0.0] };
+    let wanted = Wanted { policy, client: 7, may_try, keeps, full, dice: [0.0, 0.0] };
     choose(&mut candidates, &wanted, &mut SmoothWeighted::default()).map(|pick| (pick.slot, pick.on_trial))
 }
 
@@ -139,7 +148,26 @@ fn who_may_be_chosen() {
     };
     assert_eq!(with(home, Probation, true), Some((home, true)));
     assert_eq!(with((home + 1) % 3, Probation, true), Some((home, false)));
-    assert_eq!(with(home, Probation, false), with(home, Ejected, true), "sessions have moved on with the ejection");
+    assert_eq!(with(home, Probation, false), with(home, Ejected, true), "who cannot try it goes where others do");
+}
+
+/// Another replica may not have ejected it, or not any more.
+#[test]
+fn sessions_by_address_go_home_whatever_is_held_against_it() {
+    use Availability::{Down, Draining, Ejected, Maintenance, Open, Probation};
+    let choose = |home: usize, availability, may_try| {
+        let mut pods = [(Open, 0); 3];
+        pods[home].0 = availability;
+        chosen_for(&pods, (Policy::ClientIp, may_try, true), 99)
+    };
+    let home = choose(0, Open, false).expect("an open pod").0;
+    assert_eq!(choose(home, Ejected, true), Some((home, false)));
+    assert_eq!(choose(home, Ejected, false), Some((home, false)));
+    assert_eq!(choose(home, Probation, false), Some((home, false)));
+    assert_eq!(choose(home, Probation, true), Some((home, true)));
+    for gone in [Down, Draining, Maintenance] {
+        assert_ne!(choose(home, gone, false).expect("another").0, home, "{gone:?}");
+    }
 }
 
 #[test]

@@ -100,14 +100,14 @@ fn a_sessions_request_is_no_trial() {
     let balancer = balancer(&SOON);
     let member = on_probation(&balancer, "10.0.0.2:1");
     for n in 0..50 {
-        assert_ne!(name(&choose(&balancer, POLL, [9, 9, 9, n])), member.name);
+        assert!(choose(&balancer, POLL, [9, 9, 9, n]).trial.is_none());
     }
     assert_eq!(availability(&member), Availability::Probation);
 }
 
 #[test]
 fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
-    let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY];
+    let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "sid"];
     let balancer = balancer(&[&SOON[..], &cookies].concat());
     let member = on_probation(&balancer, "10.0.0.2:1");
     let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
