@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::time::Instant;
 
-use ipnet::IpNet;
 use tokio::net::{TcpStream, lookup_host};
 
 use crate::config::{Config, DirectoryKind, Source};
@@ -30,8 +28,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         pods.insert(pod.to_string(), address.clone());
     }
     for (pod, address) in &pods {
-        let within = config.upstream.pod_networks.as_deref();
-        reached &= report(out, &format!("{pod} at {address}"), dial(config, address, within).await)?;
+        reached &= report(out, &format!("{pod} at {address}"), dial(config, address, true).await)?;
     }
     if pods.is_empty() {
         writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
@@ -43,7 +40,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         for source in &backend.sources {
             // What DNS or the directory lists is tried above, or is only known to them.
             if let Source::Host(address, _) = source {
-                reached &= report(out, &format!("{what} {address}"), dial(config, address, None).await)?;
+                reached &= report(out, &format!("{what} {address}"), dial(config, address, false).await)?;
             }
         }
     }
@@ -105,7 +102,7 @@ fn is_right_missing(why: &str) -> bool {
 async fn inform_of_first_pod(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let first = config.routing.statefulset.nth(0);
     let address = config.routing.address_of(&first);
-    let outcome = match dial(config, &address, config.upstream.pod_networks.as_deref()).await {
+    let outcome = match dial(config, &address, true).await {
         Ok(_) => "it can be reached".to_owned(),
         Err(why) => format!("it cannot be reached now: {why}"),
     };
@@ -121,13 +118,13 @@ fn report(out: &mut impl Write, what: &str, since: Result<Instant, String>) -> i
     Ok(since.is_ok())
 }
 
-/// Connects and hangs up; when it began, so that the time can be told. Addresses outside `within` are left alone.
-async fn dial(config: &Config, address: &HostPort, within: Option<&[IpNet]>) -> Result<Instant, String> {
+/// Connects and hangs up; when it began, so that the time can be told. Of a pod, which is `confined`, addresses outside
+/// `--pod-networks` are left alone.
+async fn dial(config: &Config, address: &HostPort, confined: bool) -> Result<Instant, String> {
     let started = Instant::now();
     let connect = async {
         let found = lookup_host((&*address.host, address.port)).await?;
-        let allowed = |ip: IpAddr| within.is_none_or(|networks| networks.iter().any(|network| network.contains(&ip)));
-        let found: Vec<_> = found.filter(|found| allowed(found.ip().to_canonical())).collect();
+        let found: Vec<_> = found.filter(|found| !confined || config.upstream.may_dial(found.ip())).collect();
         if found.is_empty() {
             return Err(io::Error::other("it has no address within --pod-networks"));
         }

@@ -239,55 +239,6 @@ fn rfc9112_9_3_after_an_early_answer_the_rest_of_the_body_is_no_request() {
     assert_eq!(stage.get("/room_a").pod(), "early");
 }
 
-/// Engine.IO ends the session when a poll's connection closes, and counts on it (notes/correctness.md 1.3).
-#[test]
-fn a_client_that_goes_away_is_noticed_by_a_silent_pod() {
-    let stage = Stage::new();
-    stage.pods[0].play(script::silence);
-    let endings: [fn(crate::support::Client); 3] = [drop, crate::support::Client::reset, |mut client| {
-        client.half_close();
-        client.expect_end();
-    }];
-    for (number, end) in endings.into_iter().enumerate() {
-        let client = stage.client();
-        client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
-        eventually("the pod has the request", || stage.pods[0].received().len() == number + 1);
-        assert_eq!(stage.pods[0].open(), 1);
-        end(client);
-        eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-    }
-}
-
-#[test]
-fn a_client_that_goes_away_amid_its_upload_is_noticed() {
-    let stage = Stage::new();
-    stage.pods[0].play(|mut conn| {
-        conn.request()?;
-        conn.until_closed()
-    });
-    let client = stage.client();
-    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome of it");
-    eventually("the pod has the request", || stage.pods[0].received().len() == 1);
-    drop(client);
-    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-}
-
-#[test]
-fn a_client_that_goes_away_amid_a_stream_is_noticed() {
-    let stage = Stage::new();
-    stage.pods[0].play(|mut conn| {
-        conn.request()?;
-        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
-        conn.until_closed()
-    });
-    let mut client = stage.client();
-    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
-    client.read_head();
-    assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
-    drop(client);
-    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-}
-
 /// A reply must never reach another request: an exchange that did not end cleanly takes its connection along.
 #[test]
 fn an_abandoned_exchanges_connection_is_not_used_again() {

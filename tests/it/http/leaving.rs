@@ -29,8 +29,9 @@ fn expect_missed(stage: &Stage, first: &str, then: &str, end: fn(Client)) {
     eventually("the client's place is free", || left() < 0.5);
 }
 
+/// Engine.IO ends the session when a poll's connection closes, and counts on it (notes/correctness.md 1.3).
 #[test]
-fn bytes_behind_a_request_do_not_hide_that_its_client_has_gone() {
+fn a_client_that_goes_away_is_noticed_whatever_lies_behind_its_request() {
     let stage = Stage::new();
     stage.pods[0].play(script::silence);
     let request = get("/room_a");
@@ -41,7 +42,7 @@ fn bytes_behind_a_request_do_not_hide_that_its_client_has_gone() {
     let many = request.repeat(500);
     for end in ENDINGS {
         for request in [&request, upload, handshake] {
-            for behind in ["\r\n", "X", &request.repeat(2), &many] {
+            for behind in ["", "\r\n", "X", &request.repeat(2), &many] {
                 expect_missed(&stage, request, behind, end);
                 expect_missed(&stage, &format!("{request}{behind}"), "", end);
             }
@@ -50,7 +51,21 @@ fn bytes_behind_a_request_do_not_hide_that_its_client_has_gone() {
 }
 
 #[test]
-fn nor_do_they_amid_a_stream() {
+fn a_client_that_goes_away_amid_its_upload_is_noticed() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        conn.request()?;
+        conn.until_closed()
+    });
+    let client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome of it");
+    eventually("the pod has the request", || stage.pods[0].received().len() == 1);
+    drop(client);
+    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+#[test]
+fn and_amid_a_stream() {
     let stage = Stage::new();
     stage.pods[0].play(|mut conn| {
         conn.request()?;
@@ -58,17 +73,19 @@ fn nor_do_they_amid_a_stream() {
         conn.until_closed()
     });
     for end in [drop, Client::reset] {
-        let mut client = stage.client();
-        client.send(format!("{}\r\n", get("/room_a")));
-        client.read_head();
-        assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
-        end(client);
-        eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+        for behind in ["", "\r\n"] {
+            let mut client = stage.client();
+            client.send(get("/room_a") + behind);
+            client.read_head();
+            assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
+            end(client);
+            eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+        }
     }
 }
 
 #[test]
-fn nor_does_an_upload_that_its_pod_does_not_read() {
+fn and_amid_an_upload_that_its_pod_does_not_read() {
     let stage = Stage::new();
     let gate = Gate::shared();
     let held = Arc::clone(&gate);

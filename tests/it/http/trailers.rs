@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{Gate, Stage, eventually};
+use crate::support::{Client, Gate, Stage, eventually};
 
 const HEAD: &str = "POST /room_a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
 /// To others the end of the request, and two more.
@@ -17,7 +17,7 @@ fn stage() -> Stage {
 }
 
 /// Whether the connection has ended without an answer of a pod's.
-fn expect_no_further_answer(stage: &Stage, client: &mut crate::support::Client) {
+fn expect_no_further_answer(stage: &Stage, client: &mut Client) {
     if let Ok(response) = client.try_read_response(false) {
         assert_eq!(response.expect_error(400), "bad-request");
         assert_eq!(response.head.value("connection"), Some("close"));
@@ -25,6 +25,20 @@ fn expect_no_further_answer(stage: &Stage, client: &mut crate::support::Client) 
     client.expect_end();
     assert_eq!(stage.get("/room_b/fresh").pod(), "backend-1");
     assert_eq!(stage.pods[1].only_head().second_word(), "/room_b/fresh");
+}
+
+/// A client that has its answer while the end of its request is still to come.
+fn answered_early(stage: &Stage) -> Client {
+    stage.pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
+        conn.read_body(&head, |_| {})?;
+        conn.until_closed()
+    });
+    let mut client = stage.client();
+    client.send(HEAD);
+    assert_eq!(client.read_response().text(), "early");
+    client
 }
 
 #[test]
@@ -54,15 +68,7 @@ fn a_response_that_has_begun_is_the_connections_last() {
 #[test]
 fn a_request_that_ends_after_its_response_is_the_connections_last() {
     let stage = stage();
-    stage.pods[0].play(|mut conn| {
-        let head = conn.request()?;
-        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
-        conn.read_body(&head, |_| {})?;
-        conn.until_closed()
-    });
-    let mut client = stage.client();
-    client.send(HEAD);
-    assert_eq!(client.read_response().text(), "early");
+    let mut client = answered_early(&stage);
     client.send(REST);
     expect_no_further_answer(&stage, &mut client);
 }
@@ -72,15 +78,7 @@ fn a_request_that_ends_after_its_response_is_the_connections_last() {
 #[test]
 fn a_connection_ends_with_its_last_request() {
     let stage = Stage::with(&["--request-body-idle", "300ms"]);
-    stage.pods[0].play(|mut conn| {
-        let head = conn.request()?;
-        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
-        conn.read_body(&head, |_| {})?;
-        conn.until_closed()
-    });
-    let mut client = stage.client();
-    client.send(HEAD);
-    assert_eq!(client.read_response().text(), "early");
+    let mut client = answered_early(&stage);
     client.send("0\r\nX: y\r\n\r\n");
     client.expect_end();
 }
@@ -88,15 +86,7 @@ fn a_connection_ends_with_its_last_request() {
 #[test]
 fn one_without_trailers_is_not_and_the_next_has_its_answer() {
     let stage = stage();
-    stage.pods[0].play(|mut conn| {
-        let head = conn.request()?;
-        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
-        conn.read_body(&head, |_| {})?;
-        conn.until_closed()
-    });
-    let mut client = stage.client();
-    client.send(HEAD);
-    assert_eq!(client.read_response().text(), "early");
+    let mut client = answered_early(&stage);
     client.send("0\r\n\r\nGET /room_b HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.read_response().pod(), "backend-1");
     assert_eq!(client.get("/room_b").pod(), "backend-1");
