@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1::Builder;
+use hyper::server::conn::http1::{Builder, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -33,7 +33,7 @@ use crate::limits::{Places, Seats};
 use crate::metrics::{Held, Metrics};
 use crate::proxy::{
     Answer, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT,
-    UNREADABLE, Unheard, tune,
+    UNREADABLE, Unheard, tune_listener,
 };
 
 /// Connections the kernel holds for a thread that is busy.
@@ -87,7 +87,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    tune(&SockRef::from(&socket))?;
+    tune_listener(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -232,17 +232,17 @@ impl<D: Directory> Server<D> {
         let downstream = Rc::new(Downstream::new(client, permit.seated(seat)));
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
-        let mut connection = pin!(self.http.serve_connection(socket, service).with_upgrades());
+        let mut connection = self.http.serve_connection(socket, service);
         let mut patience = Patience::new(self.limits);
         let (mut told, mut noted) = (false, false);
         let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         let ended = poll_fn(|cx| {
-            let mut ended = connection.as_mut().poll(cx);
+            let mut ended = Pin::new(&mut connection).poll(cx);
             // What is known only in part may become a handshake.
             if ended.is_pending() && !told && downstream.doubts.is_last() {
                 told = true;
-                connection.as_mut().graceful_shutdown();
-                ended = connection.as_mut().poll(cx);
+                Pin::new(&mut connection).graceful_shutdown();
+                ended = Pin::new(&mut connection).poll(cx);
             }
             let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
             if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
@@ -251,8 +251,8 @@ impl<D: Directory> Server<D> {
                 let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
                 if turn.as_mut().poll(cx).is_ready() {
                     told = true;
-                    connection.as_mut().graceful_shutdown();
-                    ended = connection.as_mut().poll(cx);
+                    Pin::new(&mut connection).graceful_shutdown();
+                    ended = Pin::new(&mut connection).poll(cx);
                 }
             }
             // Before the connection ends, which may take it a while: the client has its answer now.
@@ -268,13 +268,19 @@ impl<D: Directory> Server<D> {
                 ended => ended,
             }
         });
-        if let Err(error) = ended.await {
-            tracing::debug!(%peer, %error, "connection ended");
-            if error.is_parse() && !noted {
-                self.note_unreadable(
-                    &downstream,
-                    if error.is_parse_too_large() { &HEAD_TOO_LARGE } else { &UNREADABLE },
-                );
+        match ended.await {
+            Ok(()) => {
+                if let Some(tunnel) = downstream.tunnel() {
+                    let Parts { io, read_buf, .. } = connection.into_parts();
+                    tunnel.begin(Rc::clone(&downstream), io.into_inner(), read_buf);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "connection ended");
+                if error.is_parse() && !noted {
+                    let answer = if error.is_parse_too_large() { &HEAD_TOO_LARGE } else { &UNREADABLE };
+                    self.note_unreadable(&downstream, answer);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The client's side of the proxy: the connection a request came on, and its socket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
@@ -20,6 +20,7 @@ use super::canned::{self, Unheard};
 use super::doubt::Doubts;
 use super::reject::SLOW_HEAD;
 use super::socket::with_buffer;
+use super::upgrade::Agreed;
 use crate::core::forwarded::Client;
 use crate::limits::{Place, Seat};
 use crate::metrics::Held;
@@ -43,6 +44,8 @@ pub struct Downstream {
     requests: Cell<u64>,
     /// Those that are not over: one, and a second for a moment after a [`Downstream::hold`].
     under_way: Cell<u32>,
+    /// What the connection is to become once hyper is done with it.
+    tunnel: RefCell<Option<Box<Agreed>>>,
     socket: Arc<SocketState>,
     /// Counts the connection for as long as it, or the tunnel it became, lives.
     _permit: Permit,
@@ -122,6 +125,7 @@ impl Downstream {
             idle_since: Cell::new(Some(Instant::now())),
             requests: Cell::new(0),
             under_way: Cell::new(0),
+            tunnel: RefCell::default(),
             socket: Arc::default(),
             _permit: permit,
         }
@@ -168,6 +172,16 @@ impl Downstream {
     /// Since when the connection has been waiting for a request, if it is.
     pub fn idle_since(&self) -> Option<Instant> {
         self.idle_since.get()
+    }
+
+    /// The connection is to become this tunnel's.
+    pub(super) fn agree(&self, tunnel: Agreed) {
+        *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
+    }
+
+    /// The tunnel that it is to become, if it is.
+    pub fn tunnel(&self) -> Option<Box<Agreed>> {
+        self.tunnel.take()
     }
 
     /// A request begins.

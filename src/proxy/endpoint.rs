@@ -52,6 +52,8 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
+    /// Whether it has been given [limits](socket::limit_buffers).
+    pub(super) limited: bool,
     pub(super) open: Held,
 }
 

@@ -126,6 +126,9 @@ impl Exchange {
     ) -> Result<(Head, Box<Self>), Unanswered> {
         let now = self.lease.since();
         self.upload.set_off(now);
+        if !self.upload.is_head_only() {
+            self.lease.limit_buffers();
+        }
         let head = poll_fn(|cx| {
             let head = self.poll_head(method, map, cx);
             if head.is_pending() {
@@ -258,6 +261,7 @@ impl Exchange {
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        self.lease.limit_buffers();
         let certain = self.body.certain();
         if certain >= LARGE {
             let length = usize::try_from(certain).unwrap_or(BUFFER);

@@ -19,7 +19,7 @@ use super::endpoint::Endpoint;
 use super::exchange::{Exchange, Patience, Unanswered};
 use super::record::Record;
 use super::reject::{self, Reject};
-use super::upgrade::{self, Offer};
+use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
 use super::upstream::NoLease;
 use super::{Downstream, Proxy, Route};
@@ -289,13 +289,13 @@ impl<D: Directory> Forwarding<'_, D> {
         }
         if reject::is_switch(head.status) {
             let accepted = offer.filter(|offer| head.websocket && offer.is_accepted_by(response.headers()));
-            let Some(on_client) = accepted.map(|offer| offer.on_client) else {
+            let Some(offer) = accepted else {
                 return self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true });
             };
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
             record.answer(head.status);
-            upgrade::start(self.proxy, self.downstream, exchange, on_client, &record);
+            self.downstream.agree(Agreed::new(self.proxy, exchange, *offer, &record));
             return response.map(|()| ResponseBody::own(bytes::Bytes::new(), record));
         }
         if self.downstream.doubts.is_last() {

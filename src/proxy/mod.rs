@@ -41,7 +41,7 @@ pub use client::{ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
-pub use socket::tune;
+pub use socket::tune_listener;
 
 use self::balance::{Balancer, Choice};
 use self::forward::{Forwarding, GivenUp};

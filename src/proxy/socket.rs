@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The size of a thread's read buffer: large reads are what makes large messages cheap.
@@ -33,12 +33,26 @@ const UNSENT: u32 = 128 * 1024;
 /// Pods are near: within a millisecond this is 200 MB a second.
 const RECEIVED: usize = 200 * 1024;
 
-/// Sets what every TCP connection of the router needs: no Nagle delay for small messages, keep-alive probes for peers that
-/// are gone, and little that waits in the kernel. On a listener, accepted sockets inherit all of it (tcp(7)).
-pub fn tune(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
+/// Sets what a listener's connections need; accepted sockets inherit all of it (tcp(7)).
+pub fn tune_listener(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT)?;
+    tune(socket)
+}
+
+/// Sets what every TCP connection of the router needs: no Nagle delay for small messages, and keep-alive probes for peers
+/// that are gone.
+fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// Limits what waits in the kernel on a pod's connection, in both directions. Done when much is about to come or to go, and
+/// before the kernel's own buffers have grown: most connections never need it, and at each dial it would be two system calls.
+pub(super) fn limit_buffers(pod: &TcpStream) {
+    let socket = SockRef::from(pod);
+    // A socket that does not take them any more has failed, as the next read or write will tell.
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
+    let _ = socket.set_recv_buffer_size(RECEIVED);
 }
 
 /// Connects to the first of `addresses` that accepts, all within `timeout`: each has an equal share of what is left, so
@@ -54,9 +68,7 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
         let share = deadline.saturating_duration_since(Instant::now()).div_f64(left as f64);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                let socket = SockRef::from(&stream);
-                tune(&socket)?;
-                socket.set_recv_buffer_size(RECEIVED)?;
+                tune(&SockRef::from(&stream))?;
                 return Ok(stream);
             }
             Ok(Err(error)) => last = error,
@@ -73,6 +85,11 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
 pub(super) fn is_quiet(stream: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     matches!(SockRef::from(stream).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// The same of a connection that has just been made, as far as the runtime knows: the kernel has told it no longer ago.
+pub(super) fn is_fresh(stream: &TcpStream) -> bool {
+    pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
 /// Lends the thread's buffer for the time of one call.
@@ -129,7 +146,7 @@ mod tests {
     #[test]
     fn accepted_sockets_are_tuned_as_their_listener() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        tune(&SockRef::from(&listener)).expect("a live socket");
+        tune_listener(&SockRef::from(&listener)).expect("a live socket");
         let address = listener.local_addr().expect("a bound socket");
         let _client = std::net::TcpStream::connect(address).expect("it listens");
         let (accepted, _) = listener.accept().expect("somebody has connected");

@@ -19,9 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::socket::with_buffer;
+use super::socket::{limit_buffers, with_buffer};
 use crate::drain::{Member, Phase};
 use crate::metrics::Metrics;
+
+/// From this many bytes at once on, a tunnel is taken to carry more than messages. The kernel's receive buffer has not grown
+/// by then.
+const LARGE: u64 = 16 * 1024;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub(super) struct Tunnel {
     pub(super) down: Direction,
     common: Rc<Common>,
     member: Member,
+    /// Whether the pod's connection has been given limits.
+    limited: bool,
     active: Instant,
     half_closed: Option<Instant>,
     drain_at: Option<Instant>,
@@ -116,21 +122,25 @@ impl Direction {
         Self { pending, stuck: None, state: State::Open, bytes: 0 }
     }
 
-    /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went.
+    /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went. Where it is the
+    /// `is_last` one, both sockets are about to be closed, which says as much as a FIN.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut TcpStream,
         sink: &mut TcpStream,
         moved: &mut u64,
+        is_last: bool,
     ) -> Poll<Result<(), Broken>> {
         loop {
             ready!(self.flush(cx, sink, moved)).map_err(|_| Broken::Sink)?;
             match self.state {
                 State::Done => return Poll::Ready(Ok(())),
                 State::SourceDone => {
-                    // The sink may have gone meanwhile; then there is nobody to tell.
-                    let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
+                    if !is_last {
+                        // The sink may have gone meanwhile; then there is nobody to tell.
+                        let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
+                    }
                     self.state = State::Done;
                 }
                 State::Open => ready!(self.read_and_write(cx, source, sink, moved))?,
@@ -214,6 +224,7 @@ impl Tunnel {
             down: Direction::new(early_down),
             common,
             member,
+            limited: false,
             active: Instant::now(),
             half_closed: None,
             drain_at: None,
@@ -248,11 +259,16 @@ impl Tunnel {
             self.drain_at = Some(drain_moment(since, self.common.drain, now, fastrand::f64()));
         }
         let (mut moved_up, mut moved_down) = (0, 0);
-        let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up);
-        let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut moved_down);
+        let is_done = |direction: &Direction| direction.state == State::Done;
+        let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up, is_done(&self.down));
+        let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut moved_down, is_done(&self.up));
         self.count(moved_up, moved_down);
         self.up.note(moved_up);
         self.down.note(moved_down);
+        if !self.limited && moved_up.max(moved_down) + self.under_way() >= LARGE {
+            self.limited = true;
+            limit_buffers(&self.pod);
+        }
         let up = match up {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::PodReset),
@@ -272,6 +288,11 @@ impl Tunnel {
             self.half_closed = Some(Instant::now());
         }
         self.poll_deadline(cx)
+    }
+
+    /// Read, and not yet written.
+    fn under_way(&self) -> u64 {
+        (self.up.pending.len() + self.down.pending.len()) as u64
     }
 
     fn count(&mut self, up: u64, down: u64) {

@@ -1,40 +1,39 @@
 //! From a matching 101 to a tunnel: the pod's socket, and the client's taken back from hyper, each with what had been
 //! read too early.
+//!
+//! The task that serves the connection hands the client's socket over itself, once hyper has written the 101 and is done.
+//! hyper's own way, a future for the socket, needs another task, and a lock and a box on the way to it.
 
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
-use super::tunnel::{End, Tunnel};
+use super::tunnel::{Common, End, Tunnel};
 use super::upstream::Kept;
 use super::{Downstream, Proxy};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
+use crate::drain::Member;
 use crate::metrics::Held;
-
-/// How long the 101 may take to reach the client and free both sockets.
-const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// A WebSocket handshake that a pod may accept.
 #[derive(Debug)]
 pub(super) struct Offer {
-    /// Gives the client's socket back after the 101.
-    pub(super) on_client: OnUpgrade,
+    /// Tells whether hyper has written the 101.
+    on_client: OnUpgrade,
     /// The `Sec-WebSocket-Accept` that answers this handshake and no other.
     accept: String,
 }
@@ -56,51 +55,63 @@ impl Offer {
     }
 }
 
-/// Hands both sockets to a tunnel. The 101 that frees the client's is still to be returned by the caller.
-pub(super) fn start<D: Directory>(
-    proxy: &Rc<Proxy<D>>,
-    downstream: &Rc<Downstream>,
-    exchange: Box<Exchange>,
+/// A tunnel that its pod has agreed to, until hyper lets go of the client's socket. Dropped, it closes the pod's.
+#[derive(Debug)]
+pub struct Agreed {
     on_client: OnUpgrade,
-    record: &Record,
-) {
-    let pod = exchange.lease().endpoint().metrics();
-    let story = Story {
-        started: Instant::now(),
-        request_id: record.request_id().clone(),
-        room: record.room.clone(),
-        pod: Arc::clone(exchange.lease().endpoint().name()),
-        _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels), Rc::clone(downstream)),
-    };
-    let member = proxy.roster.join();
-    let common = Rc::clone(&proxy.tunnels);
-    let (pod, early_down, kept) = exchange.into_tunnel();
-    tokio::task::spawn_local(async move {
-        let client = match tokio::time::timeout(HAND_OVER, on_client).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return tracing::debug!(%error, "the 101 did not reach the client"),
-            Err(_) => return tracing::debug!("the 101 did not reach the client in time"),
+    pod: TcpStream,
+    /// What came together with the 101.
+    early: Bytes,
+    common: Rc<Common>,
+    member: Member,
+    story: Story,
+    kept: Kept,
+}
+
+impl Agreed {
+    /// With the exchange that the 101 has ended. The 101 itself is still to be returned by the caller.
+    pub(super) fn new<D: Directory>(proxy: &Proxy<D>, exchange: Box<Exchange>, offer: Offer, record: &Record) -> Self {
+        let pod = exchange.lease().endpoint().metrics();
+        let story = Story {
+            started: Instant::now(),
+            request_id: record.request_id().clone(),
+            room: record.room.clone(),
+            pod: Arc::clone(exchange.lease().endpoint().name()),
+            _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),
         };
-        match raw(client) {
-            Ok((client, early_up)) => {
-                let tunnel = Tunnel::new(client, pod, (early_up, early_down), common, member);
-                // A task of its own: this one is larger than a tunnel has to be, and a tunnel lives long.
-                tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: kept });
+        let (pod, early, kept) = exchange.into_tunnel();
+        let (common, member) = (Rc::clone(&proxy.tunnels), proxy.roster.join());
+        Self { on_client: offer.on_client, pod, early, common, member, story, kept }
+    }
+
+    /// Relays from now on between the pod and the client, which has been sent the 101; `early` is what it has sent already.
+    /// In a task of its own: that of the connection is larger than a tunnel has to be, and a tunnel lives long.
+    pub fn begin(self: Box<Self>, downstream: Rc<Downstream>, client: ClientSocket, early: Bytes) {
+        let Self { mut on_client, pod, early: early_down, common, member, story, kept } = *self;
+        // Told to upgrade by itself, hyper calls its part an error of the user's; where it did not come to that, cancelled.
+        let told = Pin::new(&mut on_client).poll(&mut Context::from_waker(Waker::noop()));
+        if !matches!(told, Poll::Ready(Err(error)) if error.is_user()) {
+            return tracing::debug!("the 101 did not reach the client");
+        }
+        match client.into_stream() {
+            Ok(client) => {
+                let tunnel = Tunnel::new(client, pod, (early, early_down), common, member);
+                tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: (kept, downstream) });
             }
             Err(error) => tracing::warn!(%error, "the client's socket could not become a tunnel's"),
         }
-    });
+    }
 }
 
 /// What a tunnel keeps of its handshake, for the line at its end.
+#[derive(Debug)]
 struct Story {
     started: Instant,
     request_id: HeaderValue,
     room: Option<RoomId<'static>>,
     pod: Arc<str>,
-    /// Counted while the tunnel lives: among the WebSockets, the pod's tunnels, and with the downstream connection's
-    /// permit.
-    _held: (Held, Held, Rc<Downstream>),
+    /// Counted while the tunnel lives: among the WebSockets, and the pod's tunnels.
+    _held: (Held, Held),
 }
 
 /// A tunnel from its beginning to the line at its end. A future by hand: what an `async fn` is given it holds twice, and
@@ -110,7 +121,8 @@ struct Relay {
     story: Story,
     /// How it ended. Dropped without, it was cut together with its thread's runtime.
     end: Option<End>,
-    _kept: Kept,
+    /// Its part of the pod, and the downstream connection's permit.
+    _kept: (Kept, Rc<Downstream>),
 }
 
 impl Future for Relay {
@@ -142,10 +154,4 @@ impl Story {
             "tunnel closed"
         );
     }
-}
-
-/// The socket under an upgraded connection, and the bytes that were read beyond the head.
-fn raw(upgraded: Upgraded) -> io::Result<(TcpStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<ClientSocket>>().expect("clients are served on exactly this type");
-    Ok((parts.io.into_inner().into_stream()?, parts.read_buf))
 }

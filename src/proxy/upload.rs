@@ -111,6 +111,11 @@ impl Upload {
         self.progress.iter().for_each(|progress| progress.moved.set(now));
     }
 
+    /// Whether it has no body.
+    pub(super) fn is_head_only(&self) -> bool {
+        self.progress.is_none()
+    }
+
     /// Whether the pod may have seen anything of it.
     pub(super) fn was_begun(&self) -> bool {
         self.sent

@@ -222,12 +222,12 @@ impl Pool {
             let timed_out = error.kind() == ErrorKind::TimedOut;
             failed(Stage::Connect, &format!("{addresses:?}: {error}"), timed_out)
         })?;
-        if !socket::is_quiet(&stream) {
+        if !socket::is_fresh(&stream) {
             let why = format!("{addresses:?}: the connection was closed at once");
             return Err(failed(Stage::Connect, &why, false));
         }
         self.introduce(endpoint);
-        Ok(Connection { stream, timer: None, open: Held::new(&endpoint.metrics().connections) })
+        Ok(Connection { stream, timer: None, limited: false, open: Held::new(&endpoint.metrics().connections) })
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -284,6 +284,13 @@ impl Lease {
     /// The connection.
     pub(super) fn stream(&mut self) -> &mut TcpStream {
         &mut self.connection.stream
+    }
+
+    /// Much is about to come or to go: limits what waits in the kernel of it.
+    pub(super) fn limit_buffers(&mut self) {
+        if !std::mem::replace(&mut self.connection.limited, true) {
+            socket::limit_buffers(&self.connection.stream);
+        }
     }
 
     /// Whether the connection had carried an exchange before.

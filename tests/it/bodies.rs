@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::support::{Conn, Gate, PATIENCE, Pattern, Router, Stage, together, wait_stalled};
+use crate::support::{Conn, Framing, Gate, PATIENCE, Pattern, Router, Stage, queued, together, wait_stalled};
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 
 /// What the router may need beyond what it had at rest, whatever passes through.
 const MOST_KIB: u64 = 64 * 1024;
+
+/// What may wait in one socket. The kernel doubles what is asked for.
+const MOST_QUEUED: u64 = 512 * 1024;
 
 /// Runs `transfer` and fails if the router has grown by more than [`MOST_KIB`] meanwhile.
 #[track_caller]
@@ -113,6 +116,33 @@ fn two_hundred_slow_downloads_complete_in_bounded_memory() {
     assert_eq!(stage.pods[0].received().len(), CLIENTS);
 }
 
+/// By then the kernel knows a fast connection, and would let its buffer grow to megabytes.
+#[test]
+fn a_response_that_the_client_no_longer_reads_waits_with_the_pod() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let stage = Stage::new();
+    for framing in ["Content-Length: 268435456", "Connection: close"] {
+        sent.store(0, Ordering::SeqCst);
+        let progress = Arc::clone(&sent);
+        stage.pods[0].play(move |mut conn| {
+            conn.whole_request()?;
+            conn.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"))?;
+            Pattern::pieces(256 * MIB).try_for_each(|piece| {
+                conn.send(piece)?;
+                progress.fetch_add(piece.len() as u64, Ordering::SeqCst);
+                Ok(())
+            })
+        });
+        let mut client = stage.client();
+        client.send("GET /room_a HTTP/1.0\r\nHost: a\r\n\r\n");
+        client.read_head();
+        client.wire().read_body(Framing::Length(64 * MIB), |_| {}).expect("a quarter of the body");
+        wait_stalled(&sent);
+        let (_, waiting) = queued(stage.pods[0].addr());
+        assert!(waiting < MOST_QUEUED, "{waiting} bytes wait in the router's socket");
+    }
+}
+
 /// What a pod does not read must stay with the client.
 #[test]
 fn an_upload_that_the_pod_does_not_take_waits_with_the_client() {
@@ -134,6 +164,8 @@ fn an_upload_that_the_pod_does_not_take_waits_with_the_client() {
             scope.spawn(|| {
                 wait_stalled(&sent);
                 assert!(sent.load(Ordering::SeqCst) < len / 2, "somebody has taken half of it");
+                let (waiting, _) = queued(stage.pods[0].addr());
+                assert!(waiting < MOST_QUEUED, "{waiting} bytes wait in the router's socket");
                 gate.open();
             });
             client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n"));
