@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
@@ -55,6 +55,7 @@ use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Plan};
 use crate::core::forwarded::{self, Client};
 use crate::core::head::{self, Kind, X_REQUEST_ID};
+use crate::core::headers::connection_options;
 use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
@@ -280,12 +281,15 @@ impl<D: Directory> Proxy<D> {
     fn answer(&self, mut record: Box<Record>, answer: Own) -> Response<ResponseBody> {
         record.answer(answer.status);
         record.downstream().upgrading.set(false);
-        let request_id = record.request_id().clone();
+        let (request_id, is_1_0) = (record.request_id().clone(), record.version() == Version::HTTP_10);
         let mut response = Response::new(ResponseBody::own(answer.body, record));
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         self.say_goodbye(response.headers_mut());
+        if is_1_0 {
+            speak_http_1_0(&mut response);
+        }
         response
     }
 
@@ -301,6 +305,17 @@ impl<D: Directory> Proxy<D> {
 enum Routed {
     To(Route),
     Answered(Own),
+}
+
+/// To an HTTP/1.0 client that would keep the connection, hyper says `keep-alive` also where our `close` stands beside it, and
+/// where only the connection's end ends the body. Not in an answer that is itself of that version, and does not ask for it.
+fn speak_http_1_0(response: &mut Response<ResponseBody>) {
+    let body = response.body();
+    let is_open_ended = !body.is_end_stream() && body.size_hint().exact().is_none();
+    if is_open_ended || connection_options(response.headers()).any(|option| option.eq_ignore_ascii_case(b"close")) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        *response.version_mut() = Version::HTTP_10;
+    }
 }
 
 /// The id a trusted proxy gave the request, or a new one.
