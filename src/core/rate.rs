@@ -121,6 +121,8 @@ pub fn rules_for<'a, S>(path: &str, scopes: S) -> impl Iterator<Item = usize>
 where
     S: Iterator<Item = &'a str> + Clone,
 {
+    // `*` is the server as a whole.
+    let path = if path == "*" { "/" } else { path };
     let readings = readings(path);
     let all = scopes.clone();
     let applies = move |read: &str, scope: &str| {
@@ -213,7 +215,7 @@ mod tests {
             assert_eq!(of(path), rules, "{path}");
         }
         assert_eq!(rules_for("/x", ["/api/"].into_iter()).count(), 0);
-        assert_eq!(rules_for("*", ["/"].into_iter()).count(), 0);
+        assert_eq!(of("*"), [1, 3]);
     }
 
     /// A path counts as each that a backend may read in it.

@@ -149,9 +149,6 @@ impl<D: Directory> Proxy<D> {
             Ok(kind) => kind,
             Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
         };
-        if head::ends_here(&head) {
-            return Ok(self.answer(record, reject::options(!body.is_end_stream())));
-        }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
             downstream.upgrading.set(true);
@@ -159,9 +156,12 @@ impl<D: Directory> Proxy<D> {
         if let Err(refusal) = self.admit(&head, client, kind, &body) {
             return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
         }
+        if head::ends_here(&head) {
+            return Ok(self.answer_at_once(record, reject::options(), &body));
+        }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
-            Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
+            Ok(Routed::Answered(answer)) => return Ok(self.answer_at_once(record, answer, &body)),
             Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
         };
         let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
@@ -260,6 +260,15 @@ impl<D: Directory> Proxy<D> {
     async fn refuse_in_turn(&self, record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
         tokio::task::yield_now().await;
         self.refuse(record, reject, body)
+    }
+
+    /// An answer of the router's own that is no refusal. The connection ends where the request's body has not been read.
+    fn answer_at_once(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
+        if !body.is_end_stream() {
+            record.linger();
+            answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.answer(record, answer)
     }
 
     /// The answer to a request whose attempts came to nothing.

@@ -333,7 +333,7 @@ mod tests {
         client.shutdown().await.expect("open");
         let gone = std::future::poll_fn(|cx| match look(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(error),
-            _ => Poll::Pending,
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         });
         assert_eq!(gone.await.kind(), ErrorKind::ConnectionAborted);
         let mut read = [0; 5];
