@@ -17,12 +17,14 @@
 //! | 3 | a target that is too long is answered 414 | hyper | `rfc9112_3_an_overlong_target_is_refused` (deviation 3) |
 //! | 3.2 | exactly one valid `Host`, else 400 | `core::head` | `rfc9112_3_2_a_request_without_exactly_one_host_is_refused` |
 //! | 3.2.2 | an absolute target's authority replaces the `Host` | `core::wire::request` | `rfc9112_3_2_2_an_absolute_target_is_reduced_to_its_path` |
+//! | 3.2.4 | `*` goes on as it is, and stands for an absolute target without a path | `core::wire::request` | `rfc9112_3_2_4_an_asterisk_stays_one_and_an_empty_path_is_a_slash` (deviation 6) |
 //! | 5.1 | no white space before a colon | hyper, `core::wire::response` | `rfc9112_5_1_space_before_a_colon_is_refused_both_ways` |
 //! | 5.2 | no folded lines | hyper, `core::wire::response` | `rfc9112_5_2_a_folded_line_is_refused_both_ways` |
 //! | 6.1 | a transfer coding under HTTP/1.0 is faulty | hyper, `core::wire::response` | `rfc9112_6_1_a_transfer_coding_under_http_1_0_is_faulty_both_ways` |
 //! | 6.1 | a coding that is not understood is 501 | `core::head` | `rfc9112_6_1_only_the_chunked_coding_is_taken` |
 //! | 6.1 | none in 1xx and 204, none to HTTP/1.0 | hyper, `core::wire::response` | `rfc9112_6_1_there_is_no_transfer_coding_where_there_is_no_body` |
 //! | 6.3 | Transfer-Encoding overrides Content-Length, and the connection ends | hyper, `core::wire` | `rfc9112_6_3_a_request_with_both_framings_cannot_smuggle`, `rfc9112_6_3_a_response_with_both_framings_is_read_as_chunked` |
+//! | 6.3 | a coding that does not end in `chunked`: 400, and the connection ends | hyper | `rfc9112_6_3_a_request_whose_last_coding_is_not_chunked_is_refused_and_ends_its_connection` |
 //! | 6.3 | invalid or differing lengths: 400, or 502 | hyper, `core::wire::response` | `rfc9112_6_3_invalid_and_differing_lengths_are_refused_both_ways` |
 //! | 7.1 | large chunk sizes do not overflow | hyper, `core::wire::body` | `rfc9112_7_1_a_chunk_size_beyond_any_number_is_refused_both_ways` |
 //! | 7.1.1 | unknown chunk extensions are ignored, their length bounded | hyper, `core::wire::body` | `rfc9112_7_1_1_chunk_extensions_are_dropped_and_bounded_both_ways` |
@@ -31,6 +33,7 @@
 //! | 9.3 | the whole request is read, or the connection ends | hyper, `proxy/mod.rs` | `rfc9112_9_3_after_an_early_answer_the_rest_of_the_body_is_no_request` |
 //! | 9.3.2 | pipelined requests are answered in order | hyper | `rfc9112_9_3_2_a_slow_first_answer_holds_back_the_second` |
 //! | 9.6 | after `close` no request is processed | hyper | `rfc9112_9_6_a_client_that_says_close_is_closed` |
+//! | 9.6 | who ends the connection says so, and what was said arrives | `proxy/mod.rs`, `proxy/client/socket.rs` | `rfc9112_9_6_an_http_1_0_client_is_not_told_that_a_connection_stays_which_ends`, `rfc9112_9_6_an_answer_of_our_own_reaches_who_is_still_sending` |
 //!
 //! # RFC 9110, HTTP semantics
 //!
@@ -47,6 +50,7 @@
 //! | 7.6.3 | a gateway adds itself to `Via` | `core::wire::request` | `rfc9110_7_6_3_via_grows_by_the_router` |
 //! | 7.7 | path and query are not modified | `core::wire::request` | `rfc9110_7_7_the_target_goes_to_the_pod_byte_for_byte` |
 //! | 7.8 | no switch to what was not offered; none under HTTP/1.0 | `core::head`, `proxy/forward.rs` | `rfc9110_7_8_other_upgrades_are_forwarded_as_plain_requests`, `rfc9110_7_8_an_http_1_0_upgrade_is_ignored`, `rfc9110_7_8_a_101_that_was_not_asked_for_is_a_bad_gateway`, `rfc9110_7_8_a_101_to_another_protocol_is_a_bad_gateway` |
+//! | 7.8 | a 100 that was asked for comes before the 101: a handshake that expects one is 417 | `core::head` | `rfc9110_7_8_a_handshake_that_expects_100_is_not_switched_without_it` |
 //! | 8.6 | no wrong Content-Length is forwarded | `core::wire::response` | `rfc9110_8_6_a_repeated_length_is_forwarded_once` |
 //! | 9.2.2 | what is not idempotent is not repeated (here: nothing is) | `core::decision` | `rfc9110_9_2_2_a_request_the_pod_has_read_is_never_sent_again` |
 //! | 9.3.2, 8.6 | no body to HEAD, with 204 and 304; their fields stay | `core::wire::response`, hyper | `rfc9110_9_3_2_responses_without_a_body_keep_their_heads` (deviation 2) |
@@ -78,8 +82,8 @@
 //! 4. **`Expect: 100-continue` is not forwarded.** The router says 100 when the body is wanted; a pod that would have
 //!    refused by the head alone can still do so by its early answer.
 //! 5. **A foreign version is 400, not 505**: hyper refuses it as malformed. HTTP/2's preface is closed without a word.
-//! 6. **An OPTIONS for `http://host` without a path** is forwarded as `/`, not as `*` (RFC 9112 section 3.2.4): the two are
-//!    alike once parsed. Gateways are rarely sent that form.
+//! 6. **An OPTIONS for `http://host` without a path** is forwarded as `/`, not as `*` (RFC 9112 section 3.2.4): parsed, it
+//!    cannot be told from `http://host/`, whose preflights must not become `*`. Gateways are rarely sent that form.
 //! 7. **Field names reach both sides in lower case** (section 5.1: case does not matter).
 //! 8. **A HEAD's answer says no `Transfer-Encoding`** where GET's would be chunked (RFC 9110 section 9.3.2 allows both).
 //! 9. **A fragment in a target is dropped** (RFC 9112 section 3.2 has none there, so 400 would do as well): hyper takes it

@@ -44,7 +44,8 @@
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/endpoint.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
-//! | the response on its way to the client; the client's socket | `proxy/body.rs`, `proxy/client.rs` |
+//! | the response on its way to the client | `proxy/body.rs` |
+//! | what is known of a client's connection; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | the log's word that a pod is unreachable | `proxy/reach.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
@@ -91,6 +92,24 @@
 //!    heartbeats by one at a time and the same.
 //! 9. Passwords, query strings, path parameters (`sid`s, tokens) and header values never reach a log line or a label.
 //! 10. Every library default the router depends on is set explicitly, with the default in a comment.
+//!
+//! # Guards
+//!
+//! What is held for as long as something lasts, and what its end, however it comes, does (invariant 7):
+//!
+//! | guard | held by | dropped |
+//! |---|---|---|
+//! | [`limits::Place`], [`limits::Seat`] | a client's connection or the tunnel it became, in its `Permit` | one less of all, and of its client |
+//! | `Held` | whatever a gauge counts | the gauge goes down |
+//! | [`drain::Member`] | a connection, a tunnel | the drain waits for one less |
+//! | `Record` | a request | its metrics and its access line are written |
+//! | `Hold` | a request's body that comes after its answer | the connection may be idle |
+//! | `Doubt` | a chunked request whose end has not been seen | not dispelled: the connection takes no other request |
+//! | `Lease`, of a tunnel `Kept` | an exchange with a pod | the connection to the pod is closed; given back, it is kept for another |
+//! | `Waiting`, then `Place` in `proxy/queue.rs` | a request at a pod with `--pod-max-connections` | the queue is shorter; the next one's turn |
+//! | `InFlight` | a request or tunnel at a pod | the pod's load goes down |
+//! | `Trial` | the request that tries an ejected pod | without an answer: another may try |
+//! | `Departure` | the one lookup that others wait for | without an answer: somebody else asks |
 //!
 //! # Decisions
 //!

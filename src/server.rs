@@ -217,13 +217,21 @@ impl<D: Directory> Server<D> {
     /// Serves one connection to its end, or until it has become a tunnel.
     async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Permit, member: Member) {
         let mut client = self.proxy.client(peer.ip());
+        // A load balancer carries many, also where it does not say whom.
+        let mut is_one = !client.trusted;
         if self.announced && client.trusted {
             // Boxed, as what most connections do without: a connection's future is as large as its largest branch.
-            let Some(source) = Box::pin(self.announcement(&mut stream, peer)).await else { return };
-            client = self.proxy.client(source);
+            let Ok(source) = Box::pin(self.announcement(&mut stream, peer)).await else { return };
+            match source {
+                Some(source) => {
+                    client = self.proxy.client(source);
+                    is_one = !client.trusted;
+                }
+                None => client = client.unbelieved(),
+            }
         }
         let seat = match &self.seats {
-            Some(seats) if !client.trusted => match seats.take(Prefix::of(client.ip)) {
+            Some(seats) if is_one => match seats.take(Prefix::of(client.ip)) {
                 None => return self.refuse(stream, client.ip, &TOO_MANY_OF_CLIENT),
                 seat => seat,
             },
@@ -285,21 +293,18 @@ impl<D: Directory> Server<D> {
         }
     }
 
-    /// Whom a connection from a trusted peer is for, by its PROXY header. Where there is none, it is closed without a word:
-    /// what that peer was told to speak first is not HTTP, and to guess which it speaks is what the specification forbids
-    /// (section 5), because then a client could write a header of its own.
-    async fn announcement(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+    /// Whom a connection from a trusted peer is for, by its PROXY header, if that names anyone. Where there is no header, it
+    /// is an error, and the connection is to be closed without a word: what that peer was told to speak first is not HTTP,
+    /// and to guess which it speaks is what the specification forbids (section 5), because then a client could write a
+    /// header of its own.
+    async fn announcement(&self, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<Option<IpAddr>> {
         let read = tokio::time::timeout(self.limits.head, announced::source(stream)).await;
-        match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(source) => Some(source.unwrap_or(peer.ip())),
-            Err(error) => {
-                self.metrics.rejected.with_label_values(&["bad-proxy-header"]).inc();
-                if self.header_warned.is_due() {
-                    tracing::warn!(%peer, %error, "a trusted peer sent no PROXY header, which --proxy-protocol asks of it");
-                }
-                None
+        read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).inspect_err(|error| {
+            self.metrics.rejected.with_label_values(&["bad-proxy-header"]).inc();
+            if self.header_warned.is_due() {
+                tracing::warn!(%peer, %error, "a trusted peer sent no PROXY header, which --proxy-protocol asks of it");
             }
-        }
+        })
     }
 
     /// Says how a connection ends that has used up its time, and counts it.

@@ -32,6 +32,12 @@ impl Client {
         let ip = ip.to_canonical();
         Self { ip, text: ip.to_string().into(), trusted: trusted.iter().any(|network| network.contains(&ip)) }
     }
+
+    /// The same address, whose word does not count: a load balancer's that did not say whom a connection is for. What
+    /// comes on it may be anybody's.
+    pub fn unbelieved(self) -> Self {
+        Self { trusted: false, ..self }
+    }
 }
 
 /// The client's address: the right-most of `X-Forwarded-For` that is no trusted proxy's, for each proxy appends whom it
@@ -118,6 +124,15 @@ mod tests {
     #[test]
     fn a_trusted_proxys_word_is_kept_and_its_address_appended() {
         assert_eq!(written(&CLAIMED, true), "x-forwarded-for: 1.1.1.1, 2.2.2.2, 10.0.0.9\r\n");
+    }
+
+    #[test]
+    fn an_address_may_be_known_and_its_word_not_count() {
+        let networks = ["10.0.0.0/8".parse().expect("a network")];
+        let peer = Client::new([10, 0, 0, 9].into(), &networks).unbelieved();
+        assert!(!peer.trusted);
+        let headers = HeaderMap::from_iter([(X_FORWARDED_FOR, HeaderValue::from_static("6.6.6.6"))]);
+        assert_eq!(address(&headers, &peer, &networks).to_string(), "10.0.0.9");
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub enum HeadError {
     TransferCoding,
     /// A WebSocket handshake with a body: what follows it could be read as frames.
     UpgradeWithBody,
-    /// An expectation other than `100-continue`: it would be lost on the way (RFC 9110 section 10.1.1).
+    /// An expectation other than `100-continue`: it would be lost on the way (RFC 9110 section 10.1.1). Or any in a
+    /// WebSocket handshake: a 100 would have to come before the 101 (section 7.8), and hyper says none where no body follows.
     Expectation,
     /// It has been here too often (RFC 9110 section 7.6).
     Loop,
@@ -81,6 +82,9 @@ pub fn inspect(head: &Parts) -> Result<Kind, HeadError> {
     };
     if !is_websocket(head) {
         return Ok(Kind::Http);
+    }
+    if head.headers.contains_key(EXPECT) {
+        return Err(HeadError::Expectation);
     }
     let length = head.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
     if chunked || length.is_some_and(|length| length != b"0") {
@@ -326,6 +330,12 @@ mod tests {
         }
         let twice = head(&[("host", "a"), ("expect", "100-continue"), ("expect", "100-continue")]);
         assert_eq!(inspect(&twice), Err(HeadError::Expectation));
+    }
+
+    #[test]
+    fn a_handshake_can_expect_nothing() {
+        let lines: Vec<_> = HANDSHAKE.into_iter().chain([("expect", "100-continue")]).collect();
+        assert_eq!(inspect(&head(&lines)), Err(HeadError::Expectation));
     }
 
     #[test]

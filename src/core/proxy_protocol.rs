@@ -26,7 +26,8 @@ pub struct Header {
     /// The bytes it takes; what follows is the client's.
     pub length: usize,
     /// Whom the connection is for. `None` where that is the peer itself (`LOCAL`: a health check), or is not said
-    /// (`UNKNOWN`, `UNSPEC`, a UNIX socket).
+    /// (`UNKNOWN`, `UNSPEC`, a UNIX socket): then its real address is to be used (sections 2.1, 2.2), and what is said on
+    /// it is nobody's that could be believed.
     pub source: Option<IpAddr>,
 }
 

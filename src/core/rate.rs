@@ -3,11 +3,12 @@
 //! Written and meant as nginx's `limit_req` with `nodelay`: one at a time, at even intervals, and on top of that a burst
 //! that is given back at the same pace. Counting is `limits`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::path::readings;
+use super::path;
 
 /// `100r/m burst=20`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,9 @@ pub fn rules_for<'a, S>(path: &str, scopes: S) -> impl Iterator<Item = usize>
 where
     S: Iterator<Item = &'a str> + Clone,
 {
-    let readings: Vec<_> = readings(path).collect();
+    // `*` is the server as a whole.
+    let path = if path == "*" { "/" } else { path };
+    let readings = readings(path);
     let all = scopes.clone();
     let applies = move |read: &str, scope: &str| {
         let is_inside = |scope: &str| read.starts_with(scope);
@@ -130,6 +133,20 @@ where
         .enumerate()
         .filter(move |(_, scope)| applies(path, scope) || readings.iter().any(|read| applies(read, scope)));
     applying.map(|(number, _)| number)
+}
+
+/// The ways to read a path, besides as it is written. Servers of Java's kind drop the parameters of its segments, before or
+/// after they decode it.
+fn readings(path: &str) -> Vec<String> {
+    let mut all: Vec<_> = path::readings(path).collect();
+    for number in 0..=all.len() {
+        let read = number.checked_sub(1).map_or(path, |number| &all[number]);
+        if let Cow::Owned(bare) = path::without_parameters(read) {
+            all.extend(path::readings(&bare).collect::<Vec<_>>());
+            all.push(bare);
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -198,7 +215,7 @@ mod tests {
             assert_eq!(of(path), rules, "{path}");
         }
         assert_eq!(rules_for("/x", ["/api/"].into_iter()).count(), 0);
-        assert_eq!(rules_for("*", ["/"].into_iter()).count(), 0);
+        assert_eq!(of("*"), [1, 3]);
     }
 
     /// A path counts as each that a backend may read in it.
@@ -213,6 +230,14 @@ mod tests {
             ("/%61pi/room%2Fa", &[2]),
             ("/api\\x", &[0]),
             ("//api/x", &[0]),
+            ("/api;x/y", &[0]),
+            ("/api;x;y=z/y", &[0]),
+            ("/;/api/y", &[0]),
+            ("/api%3Bx/y", &[0]),
+            ("/%61pi;x/room;y/a", &[2]),
+            ("/static/img/..;/..;x/api/y", &[0, 1]),
+            ("/api/;x", &[0]),
+            ("/x;/api/y", &[]),
             ("/static/img/x", &[1]),
         ] {
             assert_eq!(of(path), rules, "{path}");

@@ -1,32 +1,25 @@
-//! The client's side of the proxy: the connection a request came on, and its socket.
+//! The client's side of the proxy: what is known of the connection a request came on.
+//!
+//! Whoever serves a request says here what it comes to for the connection; the accept loop (`server`) and the socket
+//! ([`ClientSocket`]) act on it. Nothing here does I/O or waits: one without a request is timed by `server/patience.rs`.
+
+mod socket;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind, IoSlice, Read};
-use std::net::Shutdown;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use socket2::SockRef;
+pub use socket::ClientSocket;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::Sleep;
-
-use super::canned::{self, Unheard};
+use super::canned::Unheard;
 use super::doubt::Doubts;
 use super::reject::SLOW_HEAD;
-use super::socket::with_buffer;
 use super::upgrade::Agreed;
 use crate::core::forwarded::Client;
 use crate::limits::{Place, Seat};
 use crate::metrics::Held;
-
-/// Up to this many bytes, copying the parts of an answer together and one plain send cost less than a vectored write.
-const SMALL: usize = 8 * 1024;
 
 /// The downstream connection a request came on.
 #[derive(Debug)]
@@ -90,9 +83,6 @@ pub enum Ending {
     /// With a reset: its answer has not come to its end, and HTTP/1.0 takes the end of the connection for that.
     CutShort = 4,
 }
-
-/// How long what comes after such an answer is read, so that it may arrive.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// A place among `--max-connections`, and among those of its client.
 #[derive(Debug)]
@@ -159,9 +149,11 @@ impl Downstream {
         self.socket.unheard.get().map(|unheard| &**unheard)
     }
 
-    /// Takes back what was said of the connection's end.
-    pub(super) fn end_as_usual(&self) {
-        self.socket.ending.store(0, Ordering::Relaxed);
+    /// The answer that would have been cut short is complete: the connection ends as it would have otherwise. One that has
+    /// more of its request to come still does so last.
+    pub(super) fn is_not_cut_short(&self) {
+        let (cut_short, order) = (Ending::CutShort as u8, Ordering::Relaxed);
+        let _ = self.socket.ending.compare_exchange(cut_short, 0, order, order);
     }
 
     /// Why the router ends the connection amid a request, if it does.
@@ -228,226 +220,80 @@ impl Drop for Hold {
     }
 }
 
-/// A client's socket as hyper gets it.
-#[derive(Debug)]
-pub struct ClientSocket {
-    /// There until it is taken for a tunnel.
-    stream: Option<TcpStream>,
-    state: Arc<SocketState>,
-    /// Whether hyper waits for more to come, and so learns of the client's end.
-    is_read: bool,
-    /// Whether something may lie unread in the kernel of which the runtime will not tell, because [`Self::poll_gone`] has
-    /// looked past it.
-    looked_past: bool,
-    /// Runs while the connection lingers.
-    lingering: Option<Pin<Box<Sleep>>>,
-}
+#[cfg(test)]
+mod tests {
+    use prometheus::IntGauge;
 
-impl ClientSocket {
-    /// Wraps the accepted socket of this connection.
-    pub fn new(stream: TcpStream, downstream: &Downstream) -> Self {
-        let state = Arc::clone(&downstream.socket);
-        Self { stream: Some(stream), state, is_read: false, looked_past: false, lingering: None }
+    use super::*;
+    use crate::limits::Places;
+
+    /// A connection of somebody's, and the gauge that counts it.
+    pub(super) fn accepted() -> (Rc<Downstream>, IntGauge) {
+        let gauge = IntGauge::new("connections", "Those of this test.").expect("a gauge");
+        let place = Places::new(1).take().expect("there is one");
+        let permit = Permit::new(place, Held::new(&gauge));
+        (Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit)), gauge)
     }
 
-    /// The socket, for a tunnel.
-    ///
-    /// # Errors
-    ///
-    /// The runtime could not watch it anew.
-    pub(super) fn into_stream(mut self) -> io::Result<TcpStream> {
-        let stream = self.stream.take().expect("it is taken once, and only here");
-        // Registered anew, the runtime tells of what lies there.
-        if self.looked_past { TcpStream::from_std(stream.into_std()?) } else { Ok(stream) }
+    fn hear(downstream: &Downstream) {
+        downstream.socket.heard.store(true, Ordering::Relaxed);
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
-        Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
+    #[test]
+    fn a_connection_is_idle_between_requests_and_counts_until_its_end() {
+        let (downstream, gauge) = accepted();
+        assert!(downstream.idle_since().is_some());
+        downstream.begin();
+        assert!(downstream.idle_since().is_none());
+        let now = Instant::now();
+        downstream.end(now);
+        assert_eq!((downstream.idle_since(), gauge.get()), (Some(now), 1));
+        drop(downstream);
+        assert_eq!(gauge.get(), 0);
     }
 
-    /// Ready when the client has gone, though hyper does not read: it has bytes that it cannot use yet (a request sent ahead,
-    /// a stray line end after a body), or a body that its pod does not take. Without this, one byte too many would hide a
-    /// client's end until the pod says something.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &self.stream else {
-            return Poll::Pending;
-        };
-        loop {
-            if ready!(stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            let is_ready = pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
-            if let Poll::Ready(Ok(ready)) = is_ready
-                && ready.is_read_closed()
-            {
-                return Poll::Ready(());
-            }
-            // Something is to be read. What comes after it wakes this task only if that is out of the way.
-            let _ = stream.try_io(Interest::READABLE, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
-            self.looked_past = true;
+    #[test]
+    fn what_comes_between_requests_is_a_head() {
+        let (downstream, _) = accepted();
+        assert_eq!(downstream.incomplete_head(), None, "nothing has come");
+        hear(&downstream);
+        assert_eq!(downstream.incomplete_head(), Some(0));
+        downstream.begin();
+        assert_eq!(downstream.incomplete_head(), None, "it was complete");
+        hear(&downstream);
+        downstream.end(Instant::now());
+        assert_eq!(downstream.incomplete_head(), None, "that was the request's body");
+        hear(&downstream);
+        assert_eq!(downstream.incomplete_head(), Some(1));
+    }
+
+    #[test]
+    fn a_body_that_is_still_to_come_is_no_head() {
+        let (downstream, _) = accepted();
+        downstream.begin();
+        let hold = downstream.hold();
+        downstream.end(Instant::now());
+        hear(&downstream);
+        assert_eq!((downstream.idle_since(), downstream.incomplete_head()), (None, None));
+        drop(hold);
+        assert!(downstream.idle_since().is_some() && downstream.incomplete_head().is_none());
+    }
+
+    #[test]
+    fn a_complete_answer_takes_back_the_reset_and_nothing_else() {
+        let (downstream, _) = accepted();
+        for (ending, left) in [(Ending::CutShort, 0), (Ending::Unread, Ending::Unread as u8)] {
+            downstream.end_with(ending);
+            downstream.is_not_cut_short();
+            assert_eq!(downstream.socket.ending.load(Ordering::Relaxed), left, "{ending:?}");
         }
     }
 
-    /// Reads what has been looked past, without asking the runtime whether there is anything. Whether there was.
-    fn read_looked_past(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
-        let stream = self.stream.as_ref().expect("hyper has it until it is taken");
-        let space = buffer.initialize_unfilled();
-        let most = space.len();
-        match (&*SockRef::from(stream)).read(space) {
-            Ok(read) => {
-                // Less than there is space for was all.
-                self.looked_past = read == most;
-                buffer.advance(read);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.looked_past = false;
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Says that nothing more comes, and reads what still does, for a while.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &mut self.stream else {
-            return Poll::Ready(());
-        };
-        let timer = self.lingering.get_or_insert_with(|| {
-            // Where the client has gone already there is nobody to be told.
-            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
-            Box::pin(tokio::time::sleep(LINGER))
-        });
-        if timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        with_buffer(|buffer| {
-            loop {
-                let mut buffer = ReadBuf::new(buffer);
-                let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
-                if read.is_err() || buffer.filled().is_empty() {
-                    return Poll::Ready(());
-                }
-            }
-        })
-    }
-
-    /// Answers what hyper could not read, in place of hyper's empty answer `parts`; `None` where it is none. What of it the
-    /// client does not take at once it is not owed.
-    fn poll_answer_unreadable(
-        &mut self,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Option<Poll<io::Result<usize>>> {
-        let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
-        let answer = canned::instead_of(hypers)?;
-        let bytes = self.state.unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
-        let written = self.stream().poll_write(cx, &bytes);
-        if written.is_ready() {
-            // No head is under way any more, and more of what was none may come.
-            self.state.heard.store(false, Ordering::Relaxed);
-            self.state.ending.store(Ending::Unread as u8, Ordering::Relaxed);
-        }
-        let all = parts.iter().map(|part| part.len()).sum();
-        Some(self.note_write(written.map_ok(|_| all)))
-    }
-
-    fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.state.stuck.store(written.is_pending(), Ordering::Relaxed);
-        if written.is_ready() {
-            self.state.taken.fetch_add(1, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
-impl Drop for ClientSocket {
-    fn drop(&mut self) {
-        let (Some(stream), ending) = (&self.stream, self.state.ending.load(Ordering::Relaxed)) else {
-            return;
-        };
-        // Whoever does not take these either is owed no more.
-        if ending == Ending::SlowHead as u8 {
-            let _ = self.state.unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b"")));
-        } else if ending == Ending::SlowReader as u8 || ending == Ending::CutShort as u8 {
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl AsyncRead for ClientSocket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = match self.looked_past && self.read_looked_past(buffer)? {
-            true => Poll::Ready(Ok(())),
-            false => self.stream().poll_read(cx, buffer),
-        };
-        self.is_read = read.is_pending();
-        if buffer.filled().len() > before {
-            self.state.heard.store(true, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl AsyncWrite for ClientSocket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.state.owed.load(Ordering::Relaxed) == NOTHING
-            && let Some(answered) = self.poll_answer_unreadable(cx, &[IoSlice::new(bytes)])
-        {
-            return answered;
-        }
-        let written = self.stream().poll_write(cx, bytes);
-        self.note_write(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.state.owed.load(Ordering::Relaxed) == NOTHING
-            && let Some(answered) = self.poll_answer_unreadable(cx, parts)
-        {
-            return answered;
-        }
-        let stream = self.stream();
-        let written = match parts {
-            [only] => stream.poll_write(cx, only),
-            _ if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL => stream.poll_write_vectored(cx, parts),
-            _ => with_buffer(|buffer| {
-                let mut length = 0;
-                for part in parts {
-                    buffer[length..length + part.len()].copy_from_slice(part);
-                    length += part.len();
-                }
-                stream.poll_write(cx, &buffer[..length])
-            }),
-        };
-        self.note_write(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// hyper comes here at the end of every turn in which it has written everything.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.state.owed.load(Ordering::Relaxed) {
-            REST => self.state.owed.store(NOTHING, Ordering::Relaxed),
-            ANSWER if !self.is_read && self.poll_gone(cx).is_ready() => {
-                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
-            }
-            _ => {}
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state.ending.load(Ordering::Relaxed) == Ending::Unread as u8 {
-            ready!(self.poll_linger(cx));
-        }
-        Poll::Ready(Ok(()))
+    #[test]
+    fn only_a_slow_reader_is_cut() {
+        let (downstream, _) = accepted();
+        assert_eq!((downstream.cut(), downstream.stuck_write()), (None, None));
+        downstream.end_with(Ending::SlowReader);
+        assert_eq!(downstream.cut(), Some("slow-reader"));
     }
 }

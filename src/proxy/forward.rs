@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
@@ -22,7 +22,7 @@ use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
 use super::upstream::NoLease;
-use super::{Downstream, Proxy, Route};
+use super::{Downstream, Proxy, Route, speak_http_1_0};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
@@ -306,7 +306,12 @@ impl<D: Directory> Forwarding<'_, D> {
             response.headers_mut().append(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         record.answer(head.status);
-        response.map(|()| ResponseBody::from_pod(exchange, record))
+        let is_1_0 = record.version() == Version::HTTP_10;
+        let mut response = response.map(|()| ResponseBody::from_pod(exchange, record));
+        if is_1_0 {
+            speak_http_1_0(&mut response);
+        }
+        response
     }
 }
 

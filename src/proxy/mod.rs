@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
@@ -55,6 +55,7 @@ use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Plan};
 use crate::core::forwarded::{self, Client};
 use crate::core::head::{self, Kind, X_REQUEST_ID};
+use crate::core::headers::connection_options;
 use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
@@ -148,9 +149,6 @@ impl<D: Directory> Proxy<D> {
             Ok(kind) => kind,
             Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
         };
-        if head::ends_here(&head) {
-            return Ok(self.answer(record, reject::options(!body.is_end_stream())));
-        }
         if kind == Kind::WebSocket {
             record.exchange = RequestKind::WebSocket;
             downstream.upgrading.set(true);
@@ -158,9 +156,12 @@ impl<D: Directory> Proxy<D> {
         if let Err(refusal) = self.admit(&head, client, kind, &body) {
             return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
         }
+        if head::ends_here(&head) {
+            return Ok(self.answer_at_once(record, reject::options(), &body));
+        }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
-            Ok(Routed::Answered(answer)) => return Ok(self.answer(record, answer)),
+            Ok(Routed::Answered(answer)) => return Ok(self.answer_at_once(record, answer, &body)),
             Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
         };
         let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
@@ -261,6 +262,15 @@ impl<D: Directory> Proxy<D> {
         self.refuse(record, reject, body)
     }
 
+    /// An answer of the router's own that is no refusal. The connection ends where the request's body has not been read.
+    fn answer_at_once(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
+        if !body.is_end_stream() {
+            record.linger();
+            answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.answer(record, answer)
+    }
+
     /// The answer to a request whose attempts came to nothing.
     fn give_up(&self, mut record: Box<Record>, given_up: &GivenUp) -> Response<ResponseBody> {
         self.refuse_with(&mut record, given_up.reject);
@@ -280,12 +290,15 @@ impl<D: Directory> Proxy<D> {
     fn answer(&self, mut record: Box<Record>, answer: Own) -> Response<ResponseBody> {
         record.answer(answer.status);
         record.downstream().upgrading.set(false);
-        let request_id = record.request_id().clone();
+        let (request_id, is_1_0) = (record.request_id().clone(), record.version() == Version::HTTP_10);
         let mut response = Response::new(ResponseBody::own(answer.body, record));
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         self.say_goodbye(response.headers_mut());
+        if is_1_0 {
+            speak_http_1_0(&mut response);
+        }
         response
     }
 
@@ -301,6 +314,17 @@ impl<D: Directory> Proxy<D> {
 enum Routed {
     To(Route),
     Answered(Own),
+}
+
+/// To an HTTP/1.0 client that would keep the connection, hyper says `keep-alive` also where our `close` stands beside it, and
+/// where only the connection's end ends the body. Not in an answer that is itself of that version, and does not ask for it.
+fn speak_http_1_0(response: &mut Response<ResponseBody>) {
+    let body = response.body();
+    let is_open_ended = !body.is_end_stream() && body.size_hint().exact().is_none();
+    if is_open_ended || connection_options(response.headers()).any(|option| option.eq_ignore_ascii_case(b"close")) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        *response.version_mut() = Version::HTTP_10;
+    }
 }
 
 /// The id a trusted proxy gave the request, or a new one.

@@ -153,6 +153,11 @@ impl Record {
         &self.downstream
     }
 
+    /// The version that the client speaks.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
     /// The request's id.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id
@@ -187,7 +192,7 @@ impl Record {
     pub(super) fn complete(&mut self) {
         self.complete = true;
         if self.version < Version::HTTP_11 {
-            self.downstream.end_as_usual();
+            self.downstream.is_not_cut_short();
         }
     }
 

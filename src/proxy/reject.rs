@@ -178,12 +178,8 @@ pub(super) fn redirect(location: &str) -> Own {
 }
 
 /// The answer to an `OPTIONS` that may not be forwarded any more (RFC 9110 section 7.6.2).
-pub(super) fn options(close: bool) -> Own {
-    let mut headers = HeaderMap::with_capacity(4);
-    if close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Own { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }
+pub(super) fn options() -> Own {
+    Own { status: StatusCode::NO_CONTENT, headers: HeaderMap::with_capacity(4), body: Bytes::new() }
 }
 
 /// When to come back, and what the rate is that has been exceeded (draft-ietf-httpapi-ratelimit-headers, from its ninth

@@ -67,6 +67,17 @@ fn rfc9112_6_1_a_transfer_coding_under_http_1_0_is_faulty_both_ways() {
     assert_eq!(status_for(&stage, "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 502);
 }
 
+/// Where it is not the last, nobody knows where the body ends: what follows is not read as a request.
+#[test]
+fn rfc9112_6_3_a_request_whose_last_coding_is_not_chunked_is_refused_and_ends_its_connection() {
+    let stage = Stage::new();
+    for coding in ["chunked, identity", "xchunked", "gzip", "chunked\r\nTransfer-Encoding: gzip", "\"chunked\""] {
+        let head = format!("POST /room_a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n");
+        refused(&stage, &format!("{head}0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"), 400);
+    }
+    assert!(stage.pods[0].received().is_empty() && stage.any.received().is_empty());
+}
+
 #[test]
 fn rfc9112_6_3_invalid_and_differing_lengths_are_refused_both_ways() {
     let stage = Stage::new();

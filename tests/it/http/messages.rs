@@ -22,6 +22,20 @@ fn a_refusal_comes_instead_of_the_100() {
     client.read_response().expect_error(400);
 }
 
+/// RFC 9110 section 7.8: a 100 has to come before the 101. None can, because no body is waited for (section 10.1.1 has
+/// clients not ask for one then), so there is no 101 either.
+#[test]
+fn rfc9110_7_8_a_handshake_that_expects_100_is_not_switched_without_it() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::websocket_echo);
+    let handshake = "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nExpect: 100-continue\r\n\r\n";
+    let mut client = stage.client();
+    assert_eq!(client.request(handshake).expect_error(417), "expectation");
+    client.expect_end();
+    assert!(stage.pods[0].received().is_empty());
+}
+
 /// A GET with a chunked body is rare and legal; a client library may drop the body (notes/correctness.md 3.3).
 #[test]
 fn chunked_bodies_arrive_whole_whatever_the_method() {
@@ -109,6 +123,59 @@ fn rfc9112_2_3_an_http_1_0_client_is_served_in_its_own_terms() {
     // RFC 9112 section 3.2: a client must send Host in an HTTP/1.1 request.
     assert!(head.value("host").is_some(), "{}", head.text());
     assert_eq!(head.value("via"), Some("1.0 pod-router"));
+}
+
+/// RFC 9112 section 9.6: who ends the connection says so, and nothing else. hyper would say `keep-alive` to a client of
+/// HTTP/1.0 that asks for it, whatever else is said.
+#[test]
+fn rfc9112_9_6_an_http_1_0_client_is_not_told_that_a_connection_stays_which_ends() {
+    let stage = Stage::new();
+    let raw = |request: &str| {
+        let mut client = stage.client();
+        client.send(request);
+        String::from_utf8(client.wire().read_to_end().expect("an orderly end")).expect("text")
+    };
+    let ends = |answer: String, what: &str| {
+        let (head, _) = answer.split_once("\r\n\r\n").expect("a head");
+        let says: Vec<_> = head.lines().filter(|line| line.starts_with("connection:")).collect();
+        assert_eq!(says, ["connection: close"], "{what}: {answer}");
+    };
+    // A body whose end only the connection's end tells.
+    for body in ["Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "Connection: close\r\n\r\nhello"] {
+        stage.pods[0].play(script::answer_and_close(format!("HTTP/1.1 200 OK\r\n{body}")));
+        let answer = raw("GET /room_a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+        ends(answer, body);
+    }
+    // A refusal with a body unread.
+    ends(raw("POST /room%5Fa HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n"), "a refusal");
+    // What says where it ends stays.
+    stage.pods[0].play(script::echo);
+    let mut client = stage.client();
+    for _ in 0..2 {
+        let response = client.request("GET /room_a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!((response.pod(), response.head.values("connection")), ("backend-0", vec!["keep-alive"]));
+    }
+}
+
+/// RFC 9112 section 9.6: closing with something unread would reset the connection, and the answer might not arrive.
+#[test]
+fn rfc9112_9_6_an_answer_of_our_own_reaches_who_is_still_sending() {
+    let stage = Stage::new();
+    for (request, status) in [
+        ("POST /room%5Fa HTTP/1.0", "400"),
+        ("POST /room%5Fa HTTP/1.1", "400"),
+        ("OPTIONS / HTTP/1.1\r\nMax-Forwards: 0", "204"),
+        ("GET /experiment/room_a HTTP/1.1\r\nAccept: text/html", "302"),
+    ] {
+        let mut client = stage.client();
+        client.send(format!("{request}\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"));
+        // As one who reads only when all is sent.
+        client.send(vec![b'x'; 1_000_000]);
+        let answer = client.wire().read_to_end().expect("an orderly end");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains(&format!(" {status} ")) && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    }
 }
 
 /// RFC 9112 section 3.2.2: the target's authority replaces the Host, and the pod gets origin form.

@@ -30,6 +30,18 @@ fn rfc9110_7_7_the_target_goes_to_the_pod_byte_for_byte() {
     }
 }
 
+/// RFC 9112 section 3.2.4. That `http://b` without a path would be `*` as well is deviation 6: parsed, it is what
+/// `http://b/` is, and a preflight of that must not become one of nothing.
+#[test]
+fn rfc9112_3_2_4_an_asterisk_stays_one_and_an_empty_path_is_a_slash() {
+    let stage = Stage::new();
+    for (target, line) in [("*", "OPTIONS * "), ("http://b", "OPTIONS / "), ("http://b/", "OPTIONS / ")] {
+        assert_eq!(stage.request(format!("OPTIONS {target} HTTP/1.1\r\nHost: a\r\n\r\n")).pod(), "any");
+        let head = stage.any.received().pop().expect("answered").head;
+        assert_eq!(head.start_line(), format!("{line}HTTP/1.1"), "{target}");
+    }
+}
+
 #[test]
 fn a_very_long_target_passes() {
     let stage = Stage::new();

@@ -83,6 +83,17 @@ fn whom_the_proxy_header_names_is_the_client() {
     assert_eq!(named("2001:db8:0:1::1").get("/room_a").pod(), "backend-0", "another /64");
 }
 
+/// Nor is a load balancer that does not say whom a connection is for: its health checks would be refused with the rest.
+#[test]
+fn a_load_balancer_that_names_nobody_is_not_a_client() {
+    let stage = Stage::with(&[&LIMIT[..], &["--proxy-protocol", "on"]].concat());
+    let mut kept: Vec<_> = (0..5).map(|_| stage.client()).collect();
+    for client in &mut kept {
+        client.send("PROXY UNKNOWN\r\n");
+        assert_eq!(client.get("/room_a").pod(), "backend-0");
+    }
+}
+
 /// Sockets take files: with fewer of those than `--max-connections` needs, that limit has to act before they run out.
 #[test]
 fn the_limit_fits_into_the_open_files() {

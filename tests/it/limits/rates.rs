@@ -49,6 +49,22 @@ fn a_client_makes_so_many_requests() {
     assert_eq!(stage.pods[0].received().len(), 4);
 }
 
+/// What is asked of the server as a whole goes to a pod too, and what the router answers itself costs as much.
+#[test]
+fn no_request_is_none() {
+    for request in [
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS /room_a HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+        "GET http://a?x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /experiment/room_a HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n",
+    ] {
+        let stage = Stage::with(&["--rate-limit", "1r/h"]);
+        let mut client = stage.client();
+        assert!(client.request(request).status() < 400, "{request}");
+        assert_eq!(client.request(request).expect_error(429), "rate-limited", "{request}");
+    }
+}
+
 #[test]
 fn an_ipv6_client_is_its_network() {
     let stage = Stage::with(&["--rate-limit", "1r/h"]);

@@ -1,0 +1,343 @@
+//! A client's socket as hyper's server gets it: it learns what hyper does not tell, and ends as hyper would not.
+//!
+//! It notes what comes and what the client takes ([`SocketState`]), notices that a client has gone while hyper does not read,
+//! says in our words what hyper could not read, and closes so that what was said last arrives, or so that it does not look
+//! complete. What it must not do: decide which of these it is to be. That is [`Downstream`]'s, and its callers'.
+
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::{ANSWER, Downstream, Ending, NOTHING, REST, SocketState};
+use crate::proxy::canned::{self, Unheard};
+use crate::proxy::socket::with_buffer;
+
+/// Up to this many bytes, copying the parts of an answer together and one plain send cost less than a vectored write.
+const SMALL: usize = 8 * 1024;
+
+/// How long what comes after an answer to a request that was not read to its end is read, so that the answer may arrive.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A client's socket as hyper gets it.
+#[derive(Debug)]
+pub struct ClientSocket {
+    /// There until it is taken for a tunnel.
+    stream: Option<TcpStream>,
+    state: Arc<SocketState>,
+    /// Whether hyper waits for more to come, and so learns of the client's end.
+    is_read: bool,
+    /// Whether something may lie unread in the kernel of which the runtime will not tell, because [`Self::poll_gone`] has
+    /// looked past it.
+    looked_past: bool,
+    /// Runs while the connection lingers.
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientSocket {
+    /// Wraps the accepted socket of this connection.
+    pub fn new(stream: TcpStream, downstream: &Downstream) -> Self {
+        let state = Arc::clone(&downstream.socket);
+        Self { stream: Some(stream), state, is_read: false, looked_past: false, lingering: None }
+    }
+
+    /// The socket, for a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// The runtime could not watch it anew.
+    pub(in crate::proxy) fn into_stream(mut self) -> io::Result<TcpStream> {
+        let stream = self.stream.take().expect("it is taken once, and only here");
+        // Registered anew, the runtime tells of what lies there.
+        if self.looked_past { TcpStream::from_std(stream.into_std()?) } else { Ok(stream) }
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
+    }
+
+    /// Ready when the client has gone, though hyper does not read: it has bytes that it cannot use yet (a request sent ahead,
+    /// a stray line end after a body), or a body that its pod does not take. Without this, one byte too many would hide a
+    /// client's end until the pod says something.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &self.stream else {
+            return Poll::Pending;
+        };
+        loop {
+            if ready!(stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let is_ready = pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+            if let Poll::Ready(Ok(ready)) = is_ready
+                && ready.is_read_closed()
+            {
+                return Poll::Ready(());
+            }
+            // Something is to be read. What comes after it wakes this task only if that is out of the way.
+            let _ = stream.try_io(Interest::READABLE, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+            self.looked_past = true;
+        }
+    }
+
+    /// Reads what has been looked past, without asking the runtime whether there is anything. Whether there was.
+    fn read_looked_past(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let stream = self.stream.as_ref().expect("hyper has it until it is taken");
+        let space = buffer.initialize_unfilled();
+        let most = space.len();
+        match (&*SockRef::from(stream)).read(space) {
+            Ok(read) => {
+                // Less than there is space for was all.
+                self.looked_past = read == most;
+                buffer.advance(read);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.looked_past = false;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says that nothing more comes, and reads what still does, for a while.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(());
+        };
+        let timer = self.lingering.get_or_insert_with(|| {
+            // Where the client has gone already there is nobody to be told.
+            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
+            Box::pin(tokio::time::sleep(LINGER))
+        });
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        with_buffer(|buffer| {
+            loop {
+                let mut buffer = ReadBuf::new(buffer);
+                let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+                if read.is_err() || buffer.filled().is_empty() {
+                    return Poll::Ready(());
+                }
+            }
+        })
+    }
+
+    /// Answers what hyper could not read, in place of hyper's empty answer `parts`; `None` where it is none. What of it the
+    /// client does not take at once it is not owed.
+    fn poll_answer_unreadable(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Option<Poll<io::Result<usize>>> {
+        let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
+        let answer = canned::instead_of(hypers)?;
+        let bytes = self.state.unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
+        let written = self.stream().poll_write(cx, &bytes);
+        if written.is_ready() {
+            // No head is under way any more, and more of what was none may come.
+            self.state.heard.store(false, Ordering::Relaxed);
+            self.state.ending.store(Ending::Unread as u8, Ordering::Relaxed);
+        }
+        let all = parts.iter().map(|part| part.len()).sum();
+        Some(self.note_write(written.map_ok(|_| all)))
+    }
+
+    fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.stuck.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.state.taken.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        let (Some(stream), ending) = (&self.stream, self.state.ending.load(Ordering::Relaxed)) else {
+            return;
+        };
+        // Whoever does not take these either is owed no more.
+        if ending == Ending::SlowHead as u8 {
+            let _ = self.state.unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b"")));
+        } else if ending == Ending::SlowReader as u8 || ending == Ending::CutShort as u8 {
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for ClientSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match self.looked_past && self.read_looked_past(buffer)? {
+            true => Poll::Ready(Ok(())),
+            false => self.stream().poll_read(cx, buffer),
+        };
+        self.is_read = read.is_pending();
+        if buffer.filled().len() > before {
+            self.state.heard.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.state.owed.load(Ordering::Relaxed) == NOTHING
+            && let Some(answered) = self.poll_answer_unreadable(cx, &[IoSlice::new(bytes)])
+        {
+            return answered;
+        }
+        let written = self.stream().poll_write(cx, bytes);
+        self.note_write(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.state.owed.load(Ordering::Relaxed) == NOTHING
+            && let Some(answered) = self.poll_answer_unreadable(cx, parts)
+        {
+            return answered;
+        }
+        let stream = self.stream();
+        let written = match parts {
+            [only] => stream.poll_write(cx, only),
+            _ if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL => stream.poll_write_vectored(cx, parts),
+            _ => with_buffer(|buffer| {
+                let mut length = 0;
+                for part in parts {
+                    buffer[length..length + part.len()].copy_from_slice(part);
+                    length += part.len();
+                }
+                stream.poll_write(cx, &buffer[..length])
+            }),
+        };
+        self.note_write(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper comes here at the end of every turn in which it has written everything.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.state.owed.load(Ordering::Relaxed) {
+            REST => self.state.owed.store(NOTHING, Ordering::Relaxed),
+            ANSWER if !self.is_read && self.poll_gone(cx).is_ready() => {
+                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            }
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.ending.load(Ordering::Relaxed) == Ending::Unread as u8 {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::tests::accepted;
+    use super::*;
+
+    /// A client's socket, what is known of it, and the client.
+    async fn connected() -> (ClientSocket, Rc<Downstream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("it has connected");
+        let downstream = accepted().0;
+        (ClientSocket::new(stream, &downstream), downstream, client)
+    }
+
+    #[tokio::test]
+    async fn parts_are_written_whole_and_what_is_taken_is_noted() {
+        let (mut socket, downstream, mut client) = connected().await;
+        downstream.begin();
+        for length in [3, SMALL + 1] {
+            let long = vec![b'x'; length];
+            let parts = [IoSlice::new(b"a"), IoSlice::new(&long)];
+            let written = std::future::poll_fn(|cx| Pin::new(&mut socket).poll_write_vectored(cx, &parts)).await;
+            assert_eq!(written.expect("taken"), length + 1);
+            let mut read = vec![0; length + 1];
+            client.read_exact(&mut read).await.expect("it came");
+            assert!(read.starts_with(b"ax") && read.ends_with(b"x"));
+        }
+        assert_eq!(downstream.socket.taken.load(Ordering::Relaxed), 2);
+    }
+
+    /// Without a request, what hyper says is its answer to what it could not read.
+    #[tokio::test]
+    async fn what_hyper_says_by_itself_is_said_in_our_words() {
+        let (mut socket, downstream, mut client) = connected().await;
+        let hypers = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(socket.write(hypers).await.expect("taken"), hypers.len(), "hyper is told that it was its own");
+        drop(socket);
+        let mut read = String::new();
+        client.read_to_string(&mut read).await.expect("an end");
+        assert!(read.contains("x-pod-router-error: bad-request\r\n"), "{read}");
+        assert_eq!(downstream.unheard().map(Unheard::code), Some("bad-request"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_a_request_is_left_alone() {
+        let (mut socket, downstream, mut client) = connected().await;
+        downstream.begin();
+        let pods = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        socket.write_all(pods).await.expect("taken");
+        drop(socket);
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.expect("an end");
+        assert_eq!(read, pods);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_short_ends_with_a_reset() {
+        let (mut socket, downstream, mut client) = connected().await;
+        downstream.begin();
+        socket.write_all(b"half").await.expect("taken");
+        downstream.end_with(Ending::CutShort);
+        drop(socket);
+        let ended = client.read_to_end(&mut Vec::new()).await;
+        assert_eq!(ended.expect_err("no orderly end").kind(), ErrorKind::ConnectionReset);
+    }
+
+    /// With a byte unread, as behind a body, hyper would not learn of the client's end.
+    #[tokio::test]
+    async fn a_client_that_goes_is_noticed_behind_what_it_has_sent_and_nothing_of_that_is_lost() {
+        let (mut socket, downstream, mut client) = connected().await;
+        downstream.begin();
+        client.write_all(b"ahead").await.expect("taken");
+        let mut look = |cx: &mut Context<'_>| Pin::new(&mut socket).poll_flush(cx);
+        std::future::poll_fn(|cx| look(cx)).await.expect("it is there");
+        client.shutdown().await.expect("open");
+        let gone = std::future::poll_fn(|cx| match look(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        });
+        assert_eq!(gone.await.kind(), ErrorKind::ConnectionAborted);
+        let mut read = [0; 5];
+        socket.read_exact(&mut read).await.expect("still there");
+        assert_eq!(&read, b"ahead");
+    }
+}
