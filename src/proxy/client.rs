@@ -5,10 +5,8 @@
 
 mod socket;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 pub use socket::ClientSocket;
@@ -39,49 +37,50 @@ pub struct Downstream {
     under_way: Cell<u32>,
     /// What the connection is to become once hyper is done with it.
     tunnel: RefCell<Option<Box<Agreed>>>,
-    socket: Arc<SocketState>,
+    socket: SocketState,
     /// Counts the connection for as long as it, or the tunnel it became, lives.
     _permit: Permit,
 }
 
-/// What is known of a client's socket, which hyper holds. Atomics, because hyper wants it to be `Send`; both ends are on
-/// one thread.
+/// What is known of a client's socket, which hyper holds.
 #[derive(Debug, Default)]
 struct SocketState {
     /// Something has come since the last request ended, or the connection was accepted.
-    heard: AtomicBool,
+    heard: Cell<bool>,
     /// Writes that the client has taken.
-    taken: AtomicU64,
+    taken: Cell<u64>,
     /// Whether it does not take the next one.
-    stuck: AtomicBool,
-    /// An [`Ending`].
-    ending: AtomicU8,
-    /// What is owed to the client: one of the three below.
-    owed: AtomicU8,
+    stuck: Cell<bool>,
+    ending: Cell<Option<Ending>>,
+    owed: Cell<Owed>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
-    unheard: OnceLock<Box<Unheard>>,
+    unheard: OnceCell<Box<Unheard>>,
 }
 
-/// Nothing: what hyper writes now, it says by itself, of a head that it cannot read.
-const NOTHING: u8 = 0;
-/// The answer to a request.
-const ANSWER: u8 = 1;
-/// What is left of it in hyper's buffer: the request is over.
-const REST: u8 = 2;
+/// What a client is owed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Owed {
+    /// Nothing: what hyper writes now, it says by itself, of a head that it cannot read.
+    #[default]
+    Nothing,
+    /// The answer to a request.
+    Answer,
+    /// What is left of it in hyper's buffer: the request is over.
+    Rest,
+}
 
 /// How a client's connection is ended that has not ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Ending {
     /// With a 408: its request head did not come to an end.
-    SlowHead = 1,
+    SlowHead,
     /// With a reset: it does not take what there is for it, and the kernel would go on offering it.
-    SlowReader = 2,
+    SlowReader,
     /// With an answer, while more of the request is on its way: closing a socket that has something to be read resets
     /// the connection, and the reset may overtake the answer (RFC 9112 section 9.6).
-    Unread = 3,
+    Unread,
     /// With a reset: its answer has not come to its end, and HTTP/1.0 takes the end of the connection for that.
-    CutShort = 4,
+    CutShort,
 }
 
 /// A place among `--max-connections`, and among those of its client.
@@ -116,7 +115,7 @@ impl Downstream {
             requests: Cell::new(0),
             under_way: Cell::new(0),
             tunnel: RefCell::default(),
-            socket: Arc::default(),
+            socket: SocketState::default(),
             _permit: permit,
         }
     }
@@ -124,18 +123,18 @@ impl Downstream {
     /// Which request's head has begun to come and is not complete, counted from 0. One that came together with the end
     /// of an earlier request is not seen until more of it comes.
     pub fn incomplete_head(&self) -> Option<u64> {
-        let waiting = self.idle_since.get().is_some() && self.socket.heard.load(Ordering::Relaxed);
+        let waiting = self.idle_since.get().is_some() && self.socket.heard.get();
         waiting.then(|| self.requests.get())
     }
 
     /// Which write the client does not take, counted from 0.
     pub fn stuck_write(&self) -> Option<u64> {
-        self.socket.stuck.load(Ordering::Relaxed).then(|| self.socket.taken.load(Ordering::Relaxed))
+        self.socket.stuck.get().then(|| self.socket.taken.get())
     }
 
     /// Says how the connection is to be ended when it is dropped.
     pub fn end_with(&self, ending: Ending) {
-        self.socket.ending.store(ending as u8, Ordering::Relaxed);
+        self.socket.ending.set(Some(ending));
     }
 
     /// The head that has begun to come does not end in time: writes the access line, and has the connection end by saying so.
@@ -152,13 +151,13 @@ impl Downstream {
     /// The answer that would have been cut short is complete: the connection ends as it would have otherwise. One that has
     /// more of its request to come still does so last.
     pub(super) fn is_not_cut_short(&self) {
-        let (cut_short, order) = (Ending::CutShort as u8, Ordering::Relaxed);
-        let _ = self.socket.ending.compare_exchange(cut_short, 0, order, order);
+        let ending = &self.socket.ending;
+        ending.set(ending.get().filter(|ending| *ending != Ending::CutShort));
     }
 
     /// Why the router ends the connection amid a request, if it does.
     pub(super) fn cut(&self) -> Option<&'static str> {
-        (self.socket.ending.load(Ordering::Relaxed) == Ending::SlowReader as u8).then_some("slow-reader")
+        (self.socket.ending.get() == Some(Ending::SlowReader)).then_some("slow-reader")
     }
 
     /// Since when the connection has been waiting for a request, if it is.
@@ -179,7 +178,7 @@ impl Downstream {
     /// A request begins.
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.socket.owed.store(ANSWER, Ordering::Relaxed);
+        self.socket.owed.set(Owed::Answer);
         self.resume();
     }
 
@@ -190,7 +189,7 @@ impl Downstream {
 
     /// It has ended.
     pub(super) fn end(&self, now: Instant) {
-        self.socket.owed.store(REST, Ordering::Relaxed);
+        self.socket.owed.set(Owed::Rest);
         self.release(now);
     }
 
@@ -198,7 +197,7 @@ impl Downstream {
         self.under_way.set(self.under_way.get() - 1);
         if self.under_way.get() == 0 {
             self.idle_since.set(Some(now));
-            self.socket.heard.store(false, Ordering::Relaxed);
+            self.socket.heard.set(false);
         }
     }
 
@@ -236,7 +235,7 @@ mod tests {
     }
 
     fn hear(downstream: &Downstream) {
-        downstream.socket.heard.store(true, Ordering::Relaxed);
+        downstream.socket.heard.set(true);
     }
 
     #[test]
@@ -282,10 +281,10 @@ mod tests {
     #[test]
     fn a_complete_answer_takes_back_the_reset_and_nothing_else() {
         let (downstream, _) = accepted();
-        for (ending, left) in [(Ending::CutShort, 0), (Ending::Unread, Ending::Unread as u8)] {
+        for (ending, left) in [(Ending::CutShort, None), (Ending::Unread, Some(Ending::Unread))] {
             downstream.end_with(ending);
             downstream.is_not_cut_short();
-            assert_eq!(downstream.socket.ending.load(Ordering::Relaxed), left, "{ending:?}");
+            assert_eq!(downstream.socket.ending.get(), left, "{ending:?}");
         }
     }
 

@@ -7,8 +7,7 @@
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::{ANSWER, Downstream, Ending, NOTHING, REST, SocketState};
+use super::{Downstream, Ending, Owed, SocketState};
 use crate::proxy::canned::{self, Unheard};
 use crate::proxy::socket::with_buffer;
 
@@ -32,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(5);
 pub struct ClientSocket {
     /// There until it is taken for a tunnel.
     stream: Option<TcpStream>,
-    state: Arc<SocketState>,
+    downstream: Rc<Downstream>,
     /// Whether hyper waits for more to come, and so learns of the client's end.
     is_read: bool,
     /// Whether something may lie unread in the kernel of which the runtime will not tell, because [`Self::poll_gone`] has
@@ -44,9 +43,9 @@ pub struct ClientSocket {
 
 impl ClientSocket {
     /// Wraps the accepted socket of this connection.
-    pub fn new(stream: TcpStream, downstream: &Downstream) -> Self {
-        let state = Arc::clone(&downstream.socket);
-        Self { stream: Some(stream), state, is_read: false, looked_past: false, lingering: None }
+    pub fn new(stream: TcpStream, downstream: &Rc<Downstream>) -> Self {
+        let downstream = Rc::clone(downstream);
+        Self { stream: Some(stream), downstream, is_read: false, looked_past: false, lingering: None }
     }
 
     /// The socket, for a tunnel.
@@ -58,6 +57,10 @@ impl ClientSocket {
         let stream = self.stream.take().expect("it is taken once, and only here");
         // Registered anew, the runtime tells of what lies there.
         if self.looked_past { TcpStream::from_std(stream.into_std()?) } else { Ok(stream) }
+    }
+
+    fn state(&self) -> &SocketState {
+        &self.downstream.socket
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
@@ -140,21 +143,21 @@ impl ClientSocket {
     ) -> Option<Poll<io::Result<usize>>> {
         let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
         let answer = canned::instead_of(hypers)?;
-        let bytes = self.state.unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
+        let bytes = self.state().unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
         let written = self.stream().poll_write(cx, &bytes);
         if written.is_ready() {
             // No head is under way any more, and more of what was none may come.
-            self.state.heard.store(false, Ordering::Relaxed);
-            self.state.ending.store(Ending::Unread as u8, Ordering::Relaxed);
+            self.state().heard.set(false);
+            self.state().ending.set(Some(Ending::Unread));
         }
         let all = parts.iter().map(|part| part.len()).sum();
         Some(self.note_write(written.map_ok(|_| all)))
     }
 
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.state.stuck.store(written.is_pending(), Ordering::Relaxed);
+        self.state().stuck.set(written.is_pending());
         if written.is_ready() {
-            self.state.taken.fetch_add(1, Ordering::Relaxed);
+            self.state().taken.set(self.state().taken.get() + 1);
         }
         written
     }
@@ -162,14 +165,14 @@ impl ClientSocket {
 
 impl Drop for ClientSocket {
     fn drop(&mut self) {
-        let (Some(stream), ending) = (&self.stream, self.state.ending.load(Ordering::Relaxed)) else {
+        let (Some(stream), Some(ending)) = (&self.stream, self.state().ending.get()) else {
             return;
         };
         // Whoever does not take these either is owed no more.
-        if ending == Ending::SlowHead as u8 {
-            let _ = self.state.unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b"")));
-        } else if ending == Ending::SlowReader as u8 || ending == Ending::CutShort as u8 {
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        match ending {
+            Ending::SlowHead => drop(self.state().unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b"")))),
+            Ending::SlowReader | Ending::CutShort => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
+            Ending::Unread => {}
         }
     }
 }
@@ -183,7 +186,7 @@ impl AsyncRead for ClientSocket {
         };
         self.is_read = read.is_pending();
         if buffer.filled().len() > before {
-            self.state.heard.store(true, Ordering::Relaxed);
+            self.state().heard.set(true);
         }
         read
     }
@@ -191,7 +194,7 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.state.owed.load(Ordering::Relaxed) == NOTHING
+        if self.state().owed.get() == Owed::Nothing
             && let Some(answered) = self.poll_answer_unreadable(cx, &[IoSlice::new(bytes)])
         {
             return answered;
@@ -205,7 +208,7 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.state.owed.load(Ordering::Relaxed) == NOTHING
+        if self.state().owed.get() == Owed::Nothing
             && let Some(answered) = self.poll_answer_unreadable(cx, parts)
         {
             return answered;
@@ -232,19 +235,19 @@ impl AsyncWrite for ClientSocket {
 
     /// hyper comes here at the end of every turn in which it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.state.owed.load(Ordering::Relaxed) {
-            REST => self.state.owed.store(NOTHING, Ordering::Relaxed),
-            ANSWER if !self.is_read && self.poll_gone(cx).is_ready() => {
+        match self.state().owed.get() {
+            Owed::Rest => self.state().owed.set(Owed::Nothing),
+            Owed::Answer if !self.is_read && self.poll_gone(cx).is_ready() => {
                 return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
             }
-            _ => {}
+            Owed::Nothing | Owed::Answer => {}
         }
         Poll::Ready(Ok(()))
     }
 
     /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state.ending.load(Ordering::Relaxed) == Ending::Unread as u8 {
+        if self.state().ending.get() == Some(Ending::Unread) {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
@@ -253,8 +256,6 @@ impl AsyncWrite for ClientSocket {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -283,7 +284,7 @@ mod tests {
             client.read_exact(&mut read).await.expect("it came");
             assert!(read.starts_with(b"ax") && read.ends_with(b"x"));
         }
-        assert_eq!(downstream.socket.taken.load(Ordering::Relaxed), 2);
+        assert_eq!(downstream.socket.taken.get(), 2);
     }
 
     /// Without a request, what hyper says is its answer to what it could not read.
