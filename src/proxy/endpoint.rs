@@ -32,9 +32,12 @@ pub(super) struct Endpoint {
     pub(super) own: OnceCell<PodMetrics>,
     pub(super) is_stranger: bool,
     pub(super) load: Load,
+    /// Whether its connections count at the address they reach as well: it goes by another name there.
+    pub(super) counts_by_address: bool,
     pub(super) responses: Met<u16>,
     pub(super) picks: Met<AffinitySource>,
-    pub(super) queue: Option<Arc<Queue>>,
+    /// That of the address reached last, else of the name.
+    pub(super) queue: RefCell<Option<Arc<Queue>>>,
     pub(super) last_used: Cell<Instant>,
     /// The oldest first.
     pub(super) idle: RefCell<Vec<Idle>>,
@@ -53,6 +56,8 @@ pub(super) struct Connection {
     /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) open: Held,
+    /// What the address it leads to has to do, where that is another pod to the backends.
+    pub(super) at_address: Option<Load>,
 }
 
 // === impl Endpoint ===
@@ -66,6 +71,11 @@ impl Endpoint {
     /// What is counted for it.
     pub(super) fn metrics(&self) -> &PodMetrics {
         self.own.get().unwrap_or(&self.metrics)
+    }
+
+    /// Where a request waits for a place, if there is a limit.
+    pub(super) fn queue(&self) -> Option<Arc<Queue>> {
+        self.queue.borrow().clone()
     }
 
     /// Whether it is counted together with others: then its counters are not its own for good.
