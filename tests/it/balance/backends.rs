@@ -96,6 +96,28 @@ fn a_backend_can_be_the_pods_with_a_heartbeat() {
     });
 }
 
+/// A Redis that has lost its data says nothing of the pods.
+#[test]
+fn pods_whose_heartbeats_are_lost_all_at_once_stay() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let mut builder = Router::builder().redis(&redis).args(&["--default-backend", "heartbeats", "--threads", "1"]);
+    for pod in pods.iter() {
+        builder = builder.pod(pod);
+    }
+    redis.heartbeat(0, 1, 1, 0);
+    redis.heartbeat(1, 1, 1, 0);
+    let router = builder.args(&["--backend-refresh", "50ms"]).start_ready();
+    redis.command(&["FLUSHALL"]);
+    router.wait_log("the warning", |line| line["level"] == "WARN" && line["pods"] == "backend-0,backend-1");
+    let picked = |pod: &str| (0..2).any(|_| router.get("/").pod() == pod);
+    assert!(picked("backend-0") && picked("backend-1"));
+    // The first that is heard of again does not get everything.
+    redis.heartbeat(1, 1, 1, 0);
+    let asked = || router.metric("pod_router_picks_total", &[("source", "none")]);
+    eventually("some time has passed", || router.get("/").status() == 200 && asked() > 100.0);
+    assert!(picked("backend-0") && picked("backend-1"));
+}
+
 #[test]
 fn a_backend_without_a_pod_says_so() {
     let redis = Redis::start();
