@@ -166,15 +166,15 @@ async fn ask(target: &HostPort) -> Answer {
     match tokio::time::timeout(DEADLINE, lookup).await {
         Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
         Ok(Ok(Ok(_) | Err(LookupErrorKind::NoName | LookupErrorKind::NoData))) => {
-            tracing::debug!(%target, "the name has no address");
+            tracing::debug!(address = %target, "the name has no address");
             Err(DnsError::NoAddress)
         }
         Ok(Ok(Err(kind))) => {
-            tracing::debug!(%target, ?kind, "name not resolved");
+            tracing::debug!(address = %target, ?kind, "name not resolved");
             Err(DnsError::Unanswered)
         }
         Ok(Err(_)) | Err(_) => {
-            tracing::warn!(%target, "the resolver did not answer in time");
+            tracing::warn!(address = %target, "the resolver did not answer in time");
             Err(DnsError::Unanswered)
         }
     }

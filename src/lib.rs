@@ -143,6 +143,8 @@
 //!   failed to for five seconds. Later failures change neither readiness nor the pods: that nobody answers says nothing.
 //! - **A pod is known by what it is, not by how it is found**: its StatefulSet name, else its address. A cookie and what is
 //!   held against a pod outlast a change in the number of addresses behind a name.
+//! - **Load and limits go by the address reached as well**: rooms dial a pod by its name, and a headless name lists it by its
+//!   address. A connection counts under both, so neither side has to know what the other calls the pod.
 //! - **What fails a request without a room is held against the pod for such requests only**: a room's pod is never
 //!   replaced, however it behaves.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.

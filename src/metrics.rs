@@ -11,7 +11,7 @@ mod codes;
 mod pods;
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -266,6 +266,12 @@ impl Metrics {
     /// Whoever still holds its handles counts into nothing.
     pub fn forget(&self, name: &str) {
         self.pods.forget(name);
+    }
+
+    /// Drops the series of pods that nobody has held the handles of for longer than `after`, but of those that `is_kept` names:
+    /// who holds none neither lists the pod nor has sent it anything lately.
+    pub fn forget_unused(&self, now: Instant, after: Duration, is_kept: impl Fn(&str) -> bool) {
+        self.pods.forget_unused(now, after, is_kept);
     }
 
     /// The Prometheus text format, version 0.0.4.

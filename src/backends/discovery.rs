@@ -1,8 +1,8 @@
 //! Which pods a backend has: from its list, from DNS, from the pods' heartbeats.
 //!
 //! Each source is asked again all the time, by a task of its own on the control thread: one that fails or hangs holds up
-//! no other. What it said last counts until it says something else; that nobody answers says nothing. The router is ready
-//! once each has answered, or has failed to for [`FIRST_ANSWER`].
+//! no other. What it said last counts until it says something else; that nobody answers says nothing, nor that all heartbeats
+//! are gone at once (`beats.rs`). The router is ready once each has answered, or has failed to for [`FIRST_ANSWER`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Backends;
+use super::beats::Beats;
 use super::member::Found;
 use crate::config::{BackendConfig, RoutingConfig, Source};
 use crate::core::address::HostPort;
-use crate::core::placement::is_healthy;
 use crate::directory::Directory;
 use crate::directory::memory::now_ms;
 use crate::directory::resolver::Resolver;
@@ -92,8 +92,9 @@ async fn follow<D: Directory>(
     }
     let patience = Instant::now() + FIRST_ANSWER;
     let (mut awaited, mut answered, mut failing) = (true, false, false);
+    let mut beats = Beats::default();
     loop {
-        match ask(source, &backends.config.routing, dns, resolver).await {
+        match ask(source, &backends.config.routing, dns, resolver, &mut beats).await {
             Ok(found) => {
                 backends.learn(place, found);
                 if failing {
@@ -121,26 +122,60 @@ async fn ask<D: Directory>(
     routing: &RoutingConfig,
     dns: &Dns,
     resolver: &Resolver<D>,
+    beats: &mut Beats,
 ) -> Result<Vec<Found>, String> {
     let mut pods: Vec<Found> = match source {
-        Source::Host(address, weight) => match dns.resolve_anew(address).await {
-            Ok(addresses) => behind(address, &addresses, *weight, routing),
-            Err(DnsError::NoAddress) => Vec::new(),
-            Err(error @ DnsError::Unanswered) => return Err(error.to_string()),
-        },
-        Source::Srv(name) => {
-            let targets = dns.services(name).await.map_err(|error| error.to_string())?;
-            targets.into_iter().map(|(address, weight)| found(address, weight, routing)).collect()
-        }
+        Source::Host(address, weight) => behind_host(address, *weight, routing, dns).await?,
+        Source::Srv(name) => behind_service(name, routing, dns).await?,
         Source::Heartbeats => {
-            let (beats, now) = (resolver.heartbeats().await.map_err(|error| error.to_string())?, now_ms());
-            let alive = beats.into_iter().filter(|(_, beat)| is_healthy(beat, now));
-            alive.map(|(pod, _)| found(routing.address_of(&pod), 1, routing)).collect()
+            let heard = resolver.heartbeats().await.map_err(|error| error.to_string())?;
+            let alive = beats.learn(heard, now_ms());
+            alive.iter().map(|pod| found(routing.address_of(pod), 1, routing)).collect()
         }
     };
     // DNS gives them in another order each time.
     pods.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(pods)
+}
+
+async fn behind_host(
+    address: &HostPort,
+    weight: u32,
+    routing: &RoutingConfig,
+    dns: &Dns,
+) -> Result<Vec<Found>, String> {
+    match dns.resolve_anew(address).await {
+        Ok(addresses) => Ok(behind(address, &addresses, weight, routing)),
+        Err(DnsError::NoAddress) => Ok(Vec::new()),
+        Err(error @ DnsError::Unanswered) => Err(error.to_string()),
+    }
+}
+
+async fn behind_service(name: &str, routing: &RoutingConfig, dns: &Dns) -> Result<Vec<Found>, String> {
+    let targets = dns.services(name).await.map_err(|error| error.to_string())?;
+    Ok(targets.into_iter().map(|(address, weight)| found(address, weight, routing)).collect())
+}
+
+/// What the pods are called that DNS lists for a source, for people; `None` where it is not DNS that is asked.
+///
+/// # Errors
+///
+/// Nobody answered.
+pub async fn known_to_dns(
+    source: &Source,
+    routing: &RoutingConfig,
+    dns: &Dns,
+) -> Option<Result<Vec<Arc<str>>, String>> {
+    let found = match source {
+        Source::Host(address, weight) if address.ip().is_none() => behind_host(address, *weight, routing, dns).await,
+        Source::Srv(name) => behind_service(name, routing, dns).await,
+        Source::Host(..) | Source::Heartbeats => return None,
+    };
+    Some(found.map(|found| {
+        let mut names: Vec<_> = found.into_iter().map(|found| found.name).collect();
+        names.sort();
+        names
+    }))
 }
 
 /// The pods behind a name: each of its addresses where it has several. A name with one stays a name: it is a service's or a

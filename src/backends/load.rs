@@ -1,7 +1,9 @@
 //! How many requests and tunnels each pod has from this process: what `least_conn` and `p2c` go by.
 //!
-//! By name, because the rooms' requests weigh on a pod as well, and those know it by its name only. Not a metric: series
-//! are shared by pods where there are too many, and a choice must not go by another pod's load.
+//! By name, because the rooms' requests weigh on a pod as well, and those know it by its name only; and, of what was dialled
+//! by a name, by the address reached as well, because that is all that a backend knows of a pod behind a headless name.
+//! Either sum has everything the pod gets, whichever a backend lists. Not a metric: series are shared by pods where there
+//! are too many, and a choice must not go by another pod's load.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -37,6 +37,8 @@ pub struct Member {
     state: Mutex<State>,
     /// Whether `state` says anything else than that the pod is in, with its full share.
     is_special: AtomicBool,
+    /// Whether it refused the last connection, and has not answered since: its sessions are over.
+    has_refused: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,7 +84,8 @@ impl Member {
         let warming_since = joined.filter(|_| !ramp.is_zero());
         let is_special = AtomicBool::new(warming_since.is_some());
         let state = Mutex::new(State { warming_since, ..State::default() });
-        Self { name, address, origin, is_pod, tag, weight, id, metrics, load, ramp, state, is_special }
+        let has_refused = AtomicBool::default();
+        Self { name, address, origin, is_pod, tag, weight, id, metrics, load, ramp, state, is_special, has_refused }
     }
 
     /// With what is known of the same pod under another name.
@@ -150,6 +153,23 @@ impl Member {
         let ejected = state.outlier.failed(limits, now, may_eject);
         self.note_whether_special(&state);
         ejected
+    }
+
+    /// It refused a connection, or is not there.
+    pub fn note_refusal(&self) {
+        self.has_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// It has answered. Reads first: what all threads write they hinder each other with.
+    pub fn note_answer(&self) {
+        if self.has_refused() {
+            self.has_refused.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it refused connections when one was tried last.
+    pub fn has_refused(&self) -> bool {
+        self.has_refused.load(Ordering::Relaxed)
     }
 
     /// Takes the trial of a pod on probation; `None` if there is none, or somebody else has it.

@@ -4,6 +4,7 @@
 //! reads the set without a lock, and one that is under way keeps its pod, listed or not. Choosing is the proxy's, by the
 //! policies of `core::balance`; nothing here touches a request.
 
+mod beats;
 mod check;
 mod discovery;
 mod load;
@@ -19,7 +20,7 @@ use arc_swap::{ArcSwap, Guard};
 use ring::hmac;
 
 pub use check::check_forever;
-pub use discovery::refresh_forever;
+pub use discovery::{known_to_dns, refresh_forever};
 pub use load::{InFlight, Load};
 pub use member::{Member, Trial};
 
@@ -32,6 +33,9 @@ use crate::metrics::Metrics;
 /// How long a pod that has left is still counted. Longer than the worker threads remember it, or they would go on
 /// counting into series that nobody sees.
 const FORGOTTEN: Duration = Duration::from_secs(300);
+
+/// How long a pod is still counted that no backend lists and no request has gone to: a StatefulSet may have been made smaller.
+const UNUSED: Duration = Duration::from_secs(3600);
 
 /// How many bytes of the signature a cookie carries: enough that none is guessed.
 const TAG: usize = 16;
@@ -184,9 +188,10 @@ impl Backends {
         if later && members.len() == old.members.len() && members.iter().all(|member| is_in(&old.members, member)) {
             return;
         }
-        let names = |members: &[Arc<Member>]| members.iter().map(|m| Arc::clone(&m.name)).collect::<Vec<_>>();
+        let names = |members: &[Arc<Member>]| members.iter().map(|m| m.name.to_string()).collect::<Vec<_>>();
         if later && names(&members) != names(&old.members) {
-            tracing::info!(prefix = backend.config.prefix, pods = ?names(&members), "backend changed");
+            let pods = names(&members).join(",");
+            tracing::info!(prefix = backend.config.prefix, pods, "backend changed");
         }
         let gone = old.members.iter().filter(|old| !is_in(&members, old));
         self.departed().extend(gone.map(|member| (Arc::clone(member), Instant::now())));
@@ -212,7 +217,8 @@ impl Backends {
     }
 
     /// Drops the series of pods that have been gone for a while: where pods go by their addresses, each restart makes a
-    /// new one. A StatefulSet's pod comes back under its name and keeps its own.
+    /// new one. A StatefulSet's pod comes back under its name: it keeps its own for as long as somebody may look for what
+    /// became of it.
     fn forget_departed(&self, now: Instant) {
         let is_listed = |member: &Member| {
             self.list.iter().any(|backend| backend.set().members.iter().any(|listed| listed.name == member.name))
@@ -228,6 +234,8 @@ impl Backends {
             }
             !over
         });
+        let is_fixed = |name: &str| self.config.routing.fixed_pods.keys().any(|pod| pod.as_str() == name);
+        self.metrics.forget_unused(now, UNUSED, is_fixed);
     }
 
     fn departed(&self) -> MutexGuard<'_, Vec<(Arc<Member>, Instant)>> {

@@ -6,11 +6,15 @@ use std::time::Instant;
 
 use tokio::net::{TcpStream, lookup_host};
 
+use crate::backends;
 use crate::config::{Config, DirectoryKind, Source};
 use crate::core::address::HostPort;
-use crate::core::assignment::PodId;
+use crate::core::assignment::{Heartbeat, PodId};
 use crate::core::decision::OnUnassigned;
+use crate::core::placement::is_healthy;
+use crate::directory::memory::now_ms;
 use crate::directory::{Directory, DirectoryError, nobodys_room};
+use crate::dns::Dns;
 
 /// Prints the configuration and a line for everything that is tried; whether all of it could be reached.
 pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mut impl Write) -> io::Result<bool> {
@@ -21,8 +25,8 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
 
     let (mut reached, heartbeats) = ask(config, directory, out).await?;
     let mut pods = BTreeMap::new();
-    for pod in heartbeats {
-        pods.insert(pod.to_string(), config.routing.address_of(&pod));
+    for (pod, _) in &heartbeats {
+        pods.insert(pod.to_string(), config.routing.address_of(pod));
     }
     for (pod, address) in &config.routing.fixed_pods {
         pods.insert(pod.to_string(), address.clone());
@@ -38,13 +42,49 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         let what =
             if backend.prefix.is_empty() { "default backend".to_owned() } else { format!("route {}", backend.prefix) };
         for source in &backend.sources {
-            // What DNS or the directory lists is tried above, or is only known to them.
+            // What the directory lists is tried above.
             if let Source::Host(address, _) = source {
                 reached &= report(out, &format!("{what} {address}"), dial(config, address, false).await)?;
             }
+            reached &= count_pods(config, &what, source, &heartbeats, out).await?;
         }
     }
     Ok(reached)
+}
+
+/// How many pods a source names now, where that can change. Whether there is any; a host without one is told of already.
+async fn count_pods(
+    config: &Config,
+    what: &str,
+    source: &Source,
+    heartbeats: &[(PodId, Heartbeat)],
+    out: &mut impl Write,
+) -> io::Result<bool> {
+    let asked = Instant::now();
+    let found = match source {
+        Source::Heartbeats => {
+            let alive = heartbeats.iter().filter(|(_, beat)| is_healthy(beat, now_ms()));
+            Ok(alive.map(|(pod, _)| pod.to_string().into()).collect())
+        }
+        Source::Host(..) | Source::Srv(_) => {
+            match backends::known_to_dns(source, &config.routing, &Dns::default()).await {
+                Some(found) => found,
+                None => return Ok(true),
+            }
+        }
+    };
+    let pods = match found {
+        Ok(pods) if pods.is_empty() && matches!(source, Source::Host(..)) => return Ok(false),
+        Ok(pods) if pods.is_empty() => return report(out, &format!("{what} {source}"), Err("no pod".to_owned())),
+        Ok(pods) => pods,
+        Err(why) => return report(out, &format!("{what} {source}"), Err(why)),
+    };
+    let hint = match (source, pods.len()) {
+        (Source::Host(..), 1) => " (a headless Service's name has an address for each)",
+        _ => "",
+    };
+    let noun = if pods.len() == 1 { "pod" } else { "pods" };
+    report(out, &format!("{what} {source}: {} {noun}{hint}: {}", pods.len(), pods.join(", ")), Ok(asked))
 }
 
 /// What a Redis user needs to be asked for rooms and heartbeats.
@@ -56,7 +96,11 @@ const PLACING: &str = "+eval, +exists, +time, +set and +getrange on this key and
 /// Puts the questions to the directory: a room, by a key of the form of all others; where rooms are placed, whether one
 /// could be; and the heartbeats, which stand elsewhere and may be refused alone. Whether all were answered, and the pods
 /// that have a heartbeat.
-async fn ask<D: Directory>(config: &Config, directory: &D, out: &mut impl Write) -> io::Result<(bool, Vec<PodId>)> {
+async fn ask<D: Directory>(
+    config: &Config,
+    directory: &D,
+    out: &mut impl Write,
+) -> io::Result<(bool, Vec<(PodId, Heartbeat)>)> {
     let room = nobodys_room();
     let key = match &config.directory.kind {
         DirectoryKind::Redis(redis) => redis.room_key.key(&room),
@@ -78,7 +122,7 @@ async fn ask<D: Directory>(config: &Config, directory: &D, out: &mut impl Write)
     let sample = config.routing.statefulset.nth(0);
     let what = format!("directory, heartbeats: pod:{sample}:metrics");
     let heard = report(out, &what, beats.as_ref().map(|_| asked).map_err(|why| advice(why, READING)))?;
-    Ok((looked_up && placed && heard, beats.unwrap_or_default().into_iter().map(|(pod, _)| pod).collect()))
+    Ok((looked_up && placed && heard, beats.unwrap_or_default()))
 }
 
 /// The directory's reason, and for a missing right what is needed.

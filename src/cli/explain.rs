@@ -3,12 +3,13 @@
 
 use serde::Serialize;
 
-use crate::config::{Config, DirectoryKind, Question};
+use crate::config::{Config, DirectoryKind, Question, Source};
 use crate::core::affinity::AffinityError;
 use crate::core::assignment::{Answer, Assignment, Resolution};
 use crate::core::decision::{self, OnUnassigned, Plan, RoomRefusal};
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
+use crate::core::session::{Session, pod_in_sid, session};
 use crate::directory::memory::now_ms;
 use crate::directory::{Directory, DirectoryError};
 use crate::proxy::Reject;
@@ -34,6 +35,8 @@ pub(super) struct Explanation {
     decision: &'static str,
     /// Where a redirect leads.
     location: Option<String>,
+    /// What the request's `sid` says of its pod, where there is no room, and whether that is believed.
+    session: Option<String>,
     /// The addresses that the request could be sent to.
     addresses: Vec<String>,
     /// The status of the router's own answer.
@@ -60,6 +63,11 @@ pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) ->
     };
     let Some((room, rule)) = found else {
         told.default_backend(config, "no affinity rule finds a room in it");
+        match session(head, false) {
+            Ok(Session::Sid(sid)) => told.session = Some(of_sid(config, head.uri.path(), &sid)),
+            Ok(Session::Handshake | Session::None) => {}
+            Err(error) => return told.ambiguous(error),
+        }
         return told;
     };
     told.rule = routing.affinity.rules().get(rule).map(ToString::to_string);
@@ -74,6 +82,31 @@ pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) ->
     let plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
     told.note_plan(config, &room, redirect, plan);
     told
+}
+
+/// What a `sid` says, as far as that can be told without asking for the backend's pods.
+fn of_sid(config: &Config, path: &str, sid: &str) -> String {
+    let backend = &config.backends.backends[config.backends.for_path(path)];
+    if !config.backends.session.sid {
+        return "the sid is not looked at (--session-affinity)".to_owned();
+    }
+    let Some(pod) = pod_in_sid(sid) else {
+        return "the sid names no pod (POD~…): the cookie or the client's address decides".to_owned();
+    };
+    let is_called_so = |source: &Source| match source {
+        Source::Host(address, _) => address.to_string() == pod || address.host.split('.').next() == Some(pod),
+        Source::Srv(_) | Source::Heartbeats => false,
+    };
+    let is_pod = config.routing.statefulset.pod(pod).is_some();
+    let is_listed = backend.sources.iter().any(is_called_so);
+    match (is_pod && backend.prefix.is_empty(), is_listed) {
+        (_, true) => format!("the sid names {pod}, which is believed: the backend lists it"),
+        (true, _) => format!(
+            "the sid names {pod}, a pod of --statefulset, which is believed unless the backend's pods are \
+                              known by such names and it is none of them"
+        ),
+        (false, false) => format!("the sid names {pod}, which is believed only if DNS lists a pod of that name here"),
+    }
 }
 
 impl Explanation {
@@ -172,6 +205,7 @@ impl Explanation {
             ("assigned", self.age_ms.map(ago)),
             ("decision", Some(self.decision.to_owned())),
             ("location", self.location.clone()),
+            ("session", self.session.clone()),
             ("address", (!self.addresses.is_empty()).then(|| self.addresses.join(", "))),
             ("status", self.status.map(|status| status.to_string())),
             ("error", self.error.map(ToOwned::to_owned)),

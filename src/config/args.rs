@@ -39,6 +39,12 @@ pub(super) enum Action {
     Health(HealthArgs),
 }
 
+/// The defaults of settings that mean nothing without another one: whether somebody has changed them tells whether that has
+/// been forgotten.
+pub(super) const COOKIE_ATTRIBUTES: &str = "HttpOnly; SameSite=Lax";
+pub(super) const POD_QUEUE: &str = "100";
+pub(super) const POD_QUEUE_TIMEOUT: &str = "5s";
+
 /// The settings of `serve`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -154,8 +160,8 @@ pub(super) struct Args {
     /// A cookie for the same, between the two: its name, or `off`
     #[arg(long, value_name = "NAME|off", default_value = "off", help_heading = "Balancing")]
     pub(super) affinity_cookie: String,
-    /// The attributes of the cookie, besides `Path=/`
-    #[arg(long, value_name = "ATTRIBUTES", default_value = "HttpOnly; SameSite=Lax", help_heading = "Balancing")]
+    /// The attributes of the cookie, besides its `Path`
+    #[arg(long, value_name = "ATTRIBUTES", default_value = COOKIE_ATTRIBUTES, help_heading = "Balancing")]
     pub(super) affinity_cookie_attributes: String,
     /// What the cookie is signed with: at least 32 characters, the same on all replicas
     #[arg(long, value_name = "SECRET", help_heading = "Balancing")]
@@ -166,7 +172,8 @@ pub(super) struct Args {
     /// See `--max-fails`
     #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Balancing")]
     pub(super) fail_timeout: String,
-    /// Answers that count as failures, such as `502,503,504`; without them only connections do
+    /// Answers that count as failures as well, such as `502,503,504`; connections that fail and answers that do not come
+    /// always do
     #[arg(long, value_name = "STATUS,…|off", default_value = "off", help_heading = "Balancing")]
     pub(super) fail_status: String,
     /// Asks each pod of the backends for this path: `'/health interval=5s timeout=2s rise=2 fall=3'`. 2xx and 3xx are good;
@@ -188,10 +195,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "COUNT|off", default_value = "off", help_heading = "Upstream")]
     pub(super) pod_max_connections: String,
     /// Requests that wait for one of those places; more are answered 503
-    #[arg(long, value_name = "COUNT", default_value = "100", help_heading = "Upstream")]
+    #[arg(long, value_name = "COUNT", default_value = POD_QUEUE, help_heading = "Upstream")]
     pub(super) pod_queue: String,
     /// How long one waits
-    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Upstream")]
+    #[arg(long, value_name = "DURATION", default_value = POD_QUEUE_TIMEOUT, help_heading = "Upstream")]
     pub(super) pod_queue_timeout: String,
     /// How long a request is held while its pod refuses connections (a StatefulSet pod comes back under its name)
     /// before 503

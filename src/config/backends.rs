@@ -125,7 +125,10 @@ fn source(text: &str) -> Result<Source, String> {
     if text == "heartbeats" {
         return Ok(Source::Heartbeats);
     }
-    if text.starts_with('_') && !text.contains(':') {
+    if text.starts_with('_') && text.contains(':') {
+        return Err("an SRV name, which begins with _, has no port: its records say it".to_owned());
+    }
+    if text.starts_with('_') {
         // The name's rules are a host's.
         return format!("{text}:1")
             .parse::<HostPort>()
@@ -154,22 +157,21 @@ pub(super) fn route(text: &str, policy: Policy) -> Result<BackendConfig, String>
     let mut words = rest.split_ascii_whitespace();
     let sources = sources(words.next().ok_or(EXAMPLE)?)?;
     let mut route = BackendConfig { prefix: prefix.to_owned(), sources, policy };
-    for option in words {
+    if let Some(option) = words.next() {
         let chosen = option.strip_prefix("balance=").ok_or(EXAMPLE)?;
         route.policy = word(chosen, &POLICIES)?;
     }
-    Ok(route)
+    if words.next().is_some() { Err(EXAMPLE.to_owned()) } else { Ok(route) }
 }
 
-/// Whether `sid`, `client_ip` or both are named; `off` is neither.
+/// Whether `sid`, `client_ip` or both are named; `off` is neither. They are looked at in one order only.
 pub(super) fn session_affinity(text: &str) -> Result<(bool, bool), String> {
-    if text == "off" {
-        return Ok((false, false));
-    }
-    let words: Vec<_> = text.split(',').map(str::trim).collect();
-    match words.iter().find(|word| !matches!(**word, "sid" | "client_ip")) {
-        Some(_) => Err("it has to be sid, client_ip, both with a comma, or off".to_owned()),
-        None => Ok((words.contains(&"sid"), words.contains(&"client_ip"))),
+    match *text.split(',').map(str::trim).collect::<Vec<_>>() {
+        ["off"] => Ok((false, false)),
+        ["sid"] => Ok((true, false)),
+        ["client_ip"] => Ok((false, true)),
+        ["sid", "client_ip"] => Ok((true, true)),
+        _ => Err("it has to be sid, client_ip, both in this order (sid,client_ip), or off".to_owned()),
     }
 }
 
@@ -196,10 +198,30 @@ pub(super) fn cookie_attributes(text: &str) -> Result<String, String> {
         }
         known.push(meant);
     }
-    if known.contains(&"SameSite=None") && !known.contains(&"Secure") {
-        return Err("browsers drop a cookie with SameSite=None that is not Secure".to_owned());
+    let needs_secure = known.iter().find(|known| matches!(**known, "SameSite=None" | "Partitioned"));
+    if let Some(attribute) = needs_secure.filter(|_| !known.contains(&"Secure")) {
+        return Err(format!("browsers drop a cookie with {attribute} that is not Secure: add Secure"));
     }
     Ok(known.iter().map(|attribute| format!("; {attribute}")).collect())
+}
+
+/// Whether browsers take a cookie of this name with these attributes: the prefixes of RFC 6265bis (section 4.1.3) promise
+/// something. One of a route has the route's path.
+pub(super) fn keeps_its_promise(name: &str, attributes: &str, has_routes: bool) -> Result<(), String> {
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    if !begins("__Host-") && !begins("__Secure-") {
+        return Ok(());
+    }
+    if !attributes.contains("; Secure") {
+        return Err("browsers drop a cookie of such a name that is not Secure: add it to \
+                    --affinity-cookie-attributes"
+            .to_owned());
+    }
+    if begins("__Host-") && has_routes {
+        return Err("browsers drop a cookie of such a name whose path is not /, as a --route's is: call it __Secure-…"
+            .to_owned());
+    }
+    Ok(())
 }
 
 /// The shared key, which has to be worth the name.
@@ -237,7 +259,13 @@ pub(super) fn health_check(text: &str) -> Result<Option<CheckConfig>, String> {
         rise: 2,
         fall: 3,
     };
+    let mut seen = Vec::new();
     for option in words {
+        let (name, _) = option.split_once('=').ok_or(EXAMPLE)?;
+        if seen.contains(&name) {
+            return Err(format!("{name} is given twice"));
+        }
+        seen.push(name);
         match option.split_once('=').ok_or(EXAMPLE)? {
             ("interval", text) => check.interval = timeout(text)?,
             ("timeout", text) => check.timeout = timeout(text)?,
@@ -314,9 +342,18 @@ mod tests {
             let written: Vec<_> = sources(text).expect(text).iter().map(ToString::to_string).collect();
             assert_eq!(written.join(","), text);
         }
-        for bad in
-            ["", "a", "a:1,", "a:1;weight=0", "a:1;w=2", "a:1;weight=2;weight=3", "_a b", "http://a:1", "a:1,a:1"]
-        {
+        for bad in [
+            "",
+            "a",
+            "a:1,",
+            "a:1;weight=0",
+            "a:1;w=2",
+            "a:1;weight=2;weight=3",
+            "_a b",
+            "http://a:1",
+            "a:1,a:1",
+            "_a._b.c:1",
+        ] {
             assert!(sources(bad).is_err(), "{bad}");
         }
     }
@@ -326,9 +363,17 @@ mod tests {
         let read = |text| route(text, Policy::RoundRobin).map(|route| route.to_string());
         assert_eq!(read("/api/=a:1,b:2").as_deref(), Ok("/api/=a:1,b:2 balance=round_robin"));
         assert_eq!(read("/api/=a:1  balance=least_conn").as_deref(), Ok("/api/=a:1 balance=least_conn"));
-        for bad in
-            ["", "/api/", "/api/=", "api=a:1", "=a:1", "/a;b/=a:1", "/api/=a:1 balance=random", "/api/=a:1 weight=2"]
-        {
+        for bad in [
+            "",
+            "/api/",
+            "/api/=",
+            "/=",
+            "api=a:1",
+            "=a:1",
+            "/a;b/=a:1",
+            "/api/=a:1 balance=random",
+            "/api/=a:1 weight=2",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
@@ -340,9 +385,14 @@ mod tests {
             cookie_attributes("httponly;SameSite=none ; secure").as_deref(),
             Ok("; HttpOnly; SameSite=None; Secure")
         );
-        for bad in
-            ["SameSite=None", "SameSite=Lax; SameSite=Strict", "Domain=x", "Secure;Secure", "x\r\nSet-Cookie: a=b"]
-        {
+        for bad in [
+            "SameSite=None",
+            "Partitioned",
+            "SameSite=Lax; SameSite=Strict",
+            "Domain=x",
+            "Secure;Secure",
+            "x\r\nSet-Cookie: a=b",
+        ] {
             assert!(cookie_attributes(bad).is_err(), "{bad}");
         }
         assert!(cookie_name("a b").is_err() && cookie_name("a=b").is_err() && cookie_name("").is_err());
@@ -362,7 +412,10 @@ mod tests {
         }
         assert_eq!((fail_status("502, 503"), fail_status("off")), (Ok(vec![502, 503]), Ok(vec![])));
         assert!(fail_status("404").is_err() && fail_status("").is_err());
-        assert_eq!(session_affinity("client_ip, sid"), Ok((true, true)));
+        assert_eq!(session_affinity("sid, client_ip"), Ok((true, true)));
+        assert!(session_affinity("client_ip,sid").is_err_and(|why| why.contains("in this order")));
+        assert!(health_check("/health fall=1 fall=2").is_err_and(|why| why.contains("twice")));
+        assert!(route("/=a:1 balance=p2c balance=p2c", Policy::RoundRobin).is_err());
         assert_eq!((session_affinity("sid"), session_affinity("off")), (Ok((true, false)), Ok((false, false))));
         assert!(session_affinity("sid,off").is_err() && session_affinity("").is_err());
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::available_parallelism;
 
-use super::args::{Args, DevArgs as TypedDevArgs, HealthArgs};
+use super::args::{Args, COOKIE_ATTRIBUTES, DevArgs as TypedDevArgs, HealthArgs, POD_QUEUE, POD_QUEUE_TIMEOUT};
 use super::backends::{
-    BackendConfig, BackendsConfig, CookieConfig, SessionConfig, affinity_key, cookie_attributes, cookie_name,
-    fail_status, health_check, route, session_affinity, sources,
+    BackendConfig, BackendsConfig, CookieConfig, SessionConfig, Source, affinity_key, cookie_attributes, cookie_name,
+    fail_status, health_check, keeps_its_promise, route, session_affinity, sources,
 };
 use super::command::{DevArgs, HealthCheck};
 use super::environment::Environment;
@@ -136,10 +136,16 @@ impl Args {
 
     fn backends(&self) -> Result<BackendsConfig, ConfigError> {
         let policy = setting("balance", &self.balance, |text| word(text, &POLICIES))?;
-        let sources = setting("default-backend", &self.default_backend, sources)?;
+        let in_memory = self.directory == "memory";
+        let sources = setting("default-backend", &self.default_backend, |text| {
+            sources(text).and_then(|sources| known(sources, in_memory))
+        })?;
         let mut backends = vec![BackendConfig { prefix: String::new(), sources, policy }];
         for text in &self.route {
-            let read = setting("route", text, |text| route(text, policy))?;
+            let read = setting("route", text, |text| {
+                let read = route(text, policy)?;
+                Ok(BackendConfig { sources: known(read.sources, in_memory)?, ..read })
+            })?;
             if backends.iter().any(|backend| backend.prefix == read.prefix) {
                 return Err(ConfigError::setting("route", text, "this prefix has a route already"));
             }
@@ -148,12 +154,17 @@ impl Args {
         backends.sort_by_key(|backend| std::cmp::Reverse(backend.prefix.len()));
         let fails = setting("max-fails", &self.max_fails, |text| count(text, 0..=1_000_000))?;
         let fail_timeout = setting("fail-timeout", &self.fail_timeout, timeout)?;
+        let fail_status = setting("fail-status", &self.fail_status, fail_status)?;
+        if fails == 0 && !fail_status.is_empty() {
+            let why = "with --max-fails 0 no failure counts; leave out one of them";
+            return Err(ConfigError::setting("fail-status", &self.fail_status, why));
+        }
         Ok(BackendsConfig {
             backends,
             refresh: setting("backend-refresh", &self.backend_refresh, timeout)?,
             session: self.session()?,
             ejection: (fails > 0).then_some(EjectionLimits { fails, timeout: fail_timeout }),
-            fail_status: setting("fail-status", &self.fail_status, fail_status)?,
+            fail_status,
             check: setting("health-check", &self.health_check, health_check)?,
             slow_start: setting("slow-start", &self.slow_start, duration)?,
             retry_budget: setting("retry-budget", &self.retry_budget, |text| count(text, 0..=100))?,
@@ -168,8 +179,21 @@ impl Args {
         let key = self.affinity_key.as_deref().map(affinity_key).transpose();
         let key = key.map_err(|why| ConfigError::setting("affinity-key", "***", &why))?;
         let cookie = match (name, key) {
-            (None, _) => None,
-            (Some(name), Some(key)) => Some(CookieConfig { name, attributes, key }),
+            (None, Some(_)) => {
+                let why = "it signs a cookie, and there is none: name it with --affinity-cookie, or leave this out";
+                return Err(ConfigError::setting("affinity-key", "***", why));
+            }
+            (None, None) if self.affinity_cookie_attributes != COOKIE_ATTRIBUTES => {
+                let why = "there is no cookie: name it with --affinity-cookie, or leave this out";
+                let given = &self.affinity_cookie_attributes;
+                return Err(ConfigError::setting("affinity-cookie-attributes", given, why));
+            }
+            (None, None) => None,
+            (Some(name), Some(key)) => {
+                let promise = keeps_its_promise(&name, &attributes, !self.route.is_empty());
+                promise.map_err(|why| ConfigError::setting("affinity-cookie", &name, &why))?;
+                Some(CookieConfig { name, attributes, key })
+            }
             (Some(name), None) => {
                 let why = "it is signed, and --affinity-key (POD_ROUTER_AFFINITY_KEY) is missing";
                 return Err(ConfigError::setting("affinity-cookie", &name, why));
@@ -190,13 +214,25 @@ impl Args {
     }
 
     fn upstream(&self) -> Result<UpstreamConfig, ConfigError> {
+        let max_connections = setting("pod-max-connections", &self.pod_max_connections, |text| {
+            or_off(text, |text| count(text, 1..=1_000_000))
+        })?;
+        let queue = setting("pod-queue", &self.pod_queue, |text| count(text, 0..=1_000_000))?;
+        let queue_timeout = setting("pod-queue-timeout", &self.pod_queue_timeout, timeout)?;
+        for (flag, given, default) in [
+            ("pod-queue", &self.pod_queue, POD_QUEUE),
+            ("pod-queue-timeout", &self.pod_queue_timeout, POD_QUEUE_TIMEOUT),
+        ] {
+            if max_connections.is_none() && given != default {
+                let why = "nobody waits without a limit: give --pod-max-connections, or leave this out";
+                return Err(ConfigError::setting(flag, given, why));
+            }
+        }
         Ok(UpstreamConfig {
             connect_timeout: setting("connect-timeout", &self.connect_timeout, timeout)?,
-            max_connections: setting("pod-max-connections", &self.pod_max_connections, |text| {
-                or_off(text, |text| count(text, 1..=1_000_000))
-            })?,
-            queue: setting("pod-queue", &self.pod_queue, |text| count(text, 0..=1_000_000))?,
-            queue_timeout: setting("pod-queue-timeout", &self.pod_queue_timeout, timeout)?,
+            max_connections,
+            queue,
+            queue_timeout,
             pod_wait: setting("pod-wait", &self.pod_wait, duration)?,
             response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
             response_body_idle: setting("response-body-idle", &self.response_body_idle, timeout_or_off)?,
@@ -249,6 +285,14 @@ impl Args {
             timeout: setting("drain-timeout", &self.drain_timeout, duration)?,
         })
     }
+}
+
+/// A backend's sources, if somebody can know them.
+fn known(sources: Vec<Source>, in_memory: bool) -> Result<Vec<Source>, String> {
+    if in_memory && sources.contains(&Source::Heartbeats) {
+        return Err("heartbeats are read from Redis, which --directory memory does not ask".to_owned());
+    }
+    Ok(sources)
 }
 
 /// The words of `--on-unassigned`.

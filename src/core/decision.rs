@@ -94,6 +94,11 @@ impl Stage {
     pub fn is_clients(self) -> bool {
         matches!(self, Self::Upload | Self::Limit)
     }
+
+    /// Whether the pod was not reached at all.
+    pub fn is_on_the_way(self) -> bool {
+        matches!(self, Self::Resolve | Self::Confine | Self::Connect)
+    }
 }
 
 /// A failed attempt.
@@ -105,6 +110,14 @@ pub struct Failure {
     pub sent: bool,
     /// Whether time ran out or nobody could say, as against a refusal, a name without an address, a break.
     pub timed_out: bool,
+}
+
+impl Failure {
+    /// Whether the pod is not there, or refuses connections: it has lost its memory, and the sessions in it. That nobody
+    /// could say, or answered in time, does not mean that.
+    pub fn ends_sessions(self) -> bool {
+        self.stage.is_on_the_way() && !self.timed_out
+    }
 }
 
 /// What follows a failed attempt.

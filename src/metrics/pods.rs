@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -29,7 +30,18 @@ pub(super) struct Pods {
     tunnels: IntGaugeVec,
     in_flight: IntGaugeVec,
     queued: IntGaugeVec,
-    met: Mutex<BTreeMap<Arc<str>, PodMetrics>>,
+    met: Mutex<Known>,
+}
+
+/// The pods met so far, by name.
+type Known = BTreeMap<Arc<str>, KnownPod>;
+
+/// One of them.
+#[derive(Debug)]
+struct KnownPod {
+    metrics: PodMetrics,
+    /// Since when nobody has held its handles, as far as somebody has looked.
+    unheld_since: Option<Instant>,
 }
 
 /// What is counted per pod. Cheap to clone.
@@ -90,16 +102,16 @@ impl Pods {
     }
 
     pub(super) fn known(&self, name: &str) -> Option<PodMetrics> {
-        self.met().get(name).cloned()
+        self.met().get(name).map(|met| met.metrics.clone())
     }
 
     pub(super) fn others(&self) -> PodMetrics {
         self.met_as(OTHER_PODS, &mut self.met())
     }
 
-    fn met_as(&self, name: &str, met: &mut BTreeMap<Arc<str>, PodMetrics>) -> PodMetrics {
+    fn met_as(&self, name: &str, met: &mut Known) -> PodMetrics {
         if let Some(known) = met.get(name) {
-            return known.clone();
+            return known.metrics.clone();
         }
         let made = PodMetrics {
             name: name.into(),
@@ -114,18 +126,37 @@ impl Pods {
         };
         self.requests.with_label_values(&[name, "200"]);
         self.picks.with_label_values(&[name, "none"]);
-        met.insert(Arc::clone(&made.name), made.clone());
+        met.insert(Arc::clone(&made.name), KnownPod { metrics: made.clone(), unheld_since: None });
         made
     }
 
     pub(super) fn all(&self) -> Vec<PodMetrics> {
-        self.met().values().cloned().collect()
+        self.met().values().map(|met| met.metrics.clone()).collect()
     }
 
     pub(super) fn forget(&self, name: &str) {
-        if self.met().remove(name).is_none() {
-            return;
+        if self.met().remove(name).is_some() {
+            self.remove_series(name);
         }
+    }
+
+    pub(super) fn forget_unused(&self, now: Instant, after: Duration, is_kept: impl Fn(&str) -> bool) {
+        // Whoever wants handles waits for the lock: nobody gets some of a pod that is being forgotten.
+        self.met().retain(|name, met| {
+            if met.is_held() || &**name == OTHER_PODS || is_kept(name) {
+                met.unheld_since = None;
+                return true;
+            }
+            let since = *met.unheld_since.get_or_insert(now);
+            let is_over = now.saturating_duration_since(since) > after;
+            if is_over {
+                self.remove_series(name);
+            }
+            !is_over
+        });
+    }
+
+    fn remove_series(&self, name: &str) {
         for (family, label) in [(&self.requests, "code"), (&self.picks, "source")] {
             for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
                 let of = |name: &str| metric.get_label().iter().find(|l| l.name() == name).map(|l| l.value());
@@ -144,9 +175,19 @@ impl Pods {
         }
     }
 
-    fn met(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, PodMetrics>> {
+    fn met(&self) -> MutexGuard<'_, Known> {
         // Inserts and removals only: nothing is left half-done by a panic.
         self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KnownPod {
+    /// Whether somebody has its handles, or something goes on there: a tunnel keeps gauges only.
+    fn is_held(&self) -> bool {
+        // The map's key, and the metrics' own.
+        const OURS: usize = 2;
+        let PodMetrics { name, connections, tunnels, in_flight, queued, .. } = &self.metrics;
+        Arc::strong_count(name) > OURS || [connections, tunnels, in_flight, queued].iter().any(|gauge| gauge.get() != 0)
     }
 }
 
@@ -173,7 +214,7 @@ impl PodMetrics {
 #[cfg(test)]
 mod tests {
     use super::super::{Met, Metrics};
-    use super::MAX_PODS;
+    use super::*;
 
     /// A directory full of pod names must not fill Prometheus.
     #[test]
@@ -200,6 +241,38 @@ mod tests {
         assert_eq!(metrics.pods().len(), 1);
         let line = r#"pod_router_upstream_requests_total{code="200",pod="backend-1"} 3"#;
         assert!(metrics.render().contains(line), "{}", metrics.render());
+    }
+
+    /// A StatefulSet that was made smaller.
+    #[test]
+    fn a_pod_that_nobody_has_to_do_with_is_forgotten_after_a_while() {
+        let (metrics, hour) = (Metrics::new(), Duration::from_secs(3600));
+        let names = || metrics.pods().iter().map(|pod| pod.name().to_owned()).collect::<Vec<_>>();
+        let held = metrics.pod("backend-0");
+        for pod in ["backend-1", "backend-2", "backend-3"] {
+            drop(metrics.pod(pod));
+        }
+        metrics.other_pods();
+        let tunnels = metrics.pod("backend-2").tunnels.clone();
+        tunnels.inc();
+        let start = Instant::now();
+        let look = |hours: u32| metrics.forget_unused(start + hour * hours, hour, |name| name == "backend-3");
+        look(0);
+        look(1);
+        assert_eq!(names(), ["backend-0", "backend-1", "backend-2", "backend-3", "other"], "not yet");
+        look(2);
+        assert_eq!(names(), ["backend-0", "backend-2", "backend-3", "other"]);
+        assert!(!metrics.render().contains("backend-1"));
+        tunnels.dec();
+        drop(held);
+        look(3);
+        // It is used again, and its time begins anew.
+        drop(metrics.pod("backend-0"));
+        let again = metrics.pod("backend-0");
+        look(4);
+        drop(again);
+        look(5);
+        assert_eq!(names(), ["backend-0", "backend-3", "other"]);
     }
 
     #[test]

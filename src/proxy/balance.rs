@@ -18,6 +18,7 @@ use crate::backends::{Backend, Backends, Member, Set, Trial};
 use crate::config::Config;
 use crate::core::address::HostPort;
 use crate::core::balance::{self, Availability, Candidate, Policy, RetryBudget, SmoothWeighted, Wanted};
+use crate::core::decision::{Failure, Stage};
 use crate::core::ejection::most_ejected;
 use crate::core::headers::cookies;
 use crate::core::session::{AffinitySource, Session, pod_in_sid, session};
@@ -43,8 +44,8 @@ pub(super) struct Choice {
     pub(super) source: AffinitySource,
     /// Held while the request decides whether the pod is back.
     trial: Option<Trial>,
-    /// Whether the client came with a valid cookie for this pod.
-    has_cookie: bool,
+    /// The pod that the client's cookie stands for, as long as a session of the client's may live there.
+    cookie_pod: Option<Arc<Member>>,
     by: Criteria,
     /// Who has been tried in vain.
     tried: Vec<Arc<Member>>,
@@ -129,7 +130,9 @@ impl Balancer {
             Session::Sid(_) => SessionRole::Member,
         };
         let mut by = Criteria { backend: index, policy: backend.config.policy, client, role };
-        let (target, source, trial) = match self.bound(head, &session, backend, &set) {
+        let cookie = self.config.backends.session.cookie.as_ref();
+        let tagged = cookie.and_then(|cookie| cookies(head, &cookie.name).find_map(|tag| set.tagged(tag)));
+        let (target, source, trial) = match self.bound(tagged, &session, backend, &set) {
             Bound::Pod(target, source, trial) => (target, source, trial),
             Bound::Gone => return Err(Reject::SessionUnknown),
             bound @ (Bound::ClientIp | Bound::Free) => {
@@ -140,12 +143,12 @@ impl Balancer {
                 (Target::Listed(member), by.source(), trial)
             }
         };
-        let has_cookie = source == AffinitySource::Cookie;
-        Ok(Box::new(Choice { target, source, trial, has_cookie, by, tried: vec![] }))
+        let cookie_pod = tagged.filter(|member| may_have_sessions(member)).cloned();
+        Ok(Box::new(Choice { target, source, trial, cookie_pod, by, tried: vec![] }))
     }
 
     /// What binds the request: the pod in its `sid`, its cookie, the client's address, in this order.
-    fn bound(&self, head: &Parts, session: &Session<'_>, backend: &Backend, set: &Set) -> Bound {
+    fn bound(&self, tagged: Option<&Arc<Member>>, session: &Session<'_>, backend: &Backend, set: &Set) -> Bound {
         let affinity = &self.config.backends.session;
         if let Session::Sid(sid) = session
             && affinity.sid
@@ -154,8 +157,6 @@ impl Balancer {
         {
             return bound;
         }
-        let cookie = affinity.cookie.as_ref();
-        let tagged = cookie.and_then(|cookie| cookies(head, &cookie.name).find_map(|tag| set.tagged(tag)));
         if let Some(bound) = tagged.and_then(|member| self.bound_by_cookie(member, session)) {
             return bound;
         }
@@ -168,7 +169,7 @@ impl Balancer {
                 [only] => of_session(only, AffinitySource::None),
                 // That nobody is known says nothing about the session's pod.
                 [] => Bound::Free,
-                _ if !affinity.sid && cookie.is_none() => Bound::Free,
+                _ if !affinity.sid && affinity.cookie.is_none() => Bound::Free,
                 _ => Bound::Gone,
             },
         }
@@ -265,14 +266,19 @@ impl Balancer {
         self.budget.borrow_mut().deposit();
     }
 
-    /// Another pod, at once, for a request that could not be sent to the chosen one, or for which that has no place where
-    /// it is `full`. A session has none; but by the client's address its requests follow its first one, which went to
-    /// whoever was next in the hash's order and took it.
-    pub(super) fn elsewhere(&self, choice: &mut Choice, full: bool) -> Another {
+    /// Another pod, at once, for a request that could not be sent to the chosen one, or for which that had no place, by the
+    /// `failure`. A session has none; but by the client's address its requests follow its first one, which went to whoever
+    /// was next in the hash's order and took it.
+    pub(super) fn elsewhere(&self, choice: &mut Choice, failure: Failure) -> Another {
         let by_client = choice.source == AffinitySource::ClientIp;
+        let full = failure.stage == Stage::Queue;
         let Target::Listed(member) = &choice.target else {
             return Another::None;
         };
+        if failure.ends_sessions() {
+            member.note_refusal();
+            choice.cookie_pod.take_if(|pod| Arc::ptr_eq(pod, member));
+        }
         if choice.is_in_session() && !by_client || full && choice.by.keeps_to_its_pod() {
             return Another::None;
         }
@@ -301,7 +307,7 @@ impl Balancer {
             return Another::NoBudget;
         }
         if !is_same {
-            (choice.source, choice.has_cookie) = (choice.by.source(), false);
+            choice.source = choice.by.source();
         }
         (choice.target, choice.trial) = (Target::Listed(member), trial);
         Another::Chosen
@@ -325,6 +331,9 @@ impl Balancer {
 
     /// The chosen pod has answered.
     pub(super) fn answered(&self, choice: &mut Choice, status: StatusCode) {
+        if let Target::Listed(member) = &choice.target {
+            member.note_answer();
+        }
         if self.config.backends.fail_status.contains(&status.as_u16()) {
             self.failed(choice);
         } else if let Some(trial) = choice.trial.take() {
@@ -332,12 +341,19 @@ impl Balancer {
         }
     }
 
-    /// The `Set-Cookie` for a client that did not come with a valid cookie for this pod.
+    /// The `Set-Cookie` for a client that has none for this pod. One for another pod, where a session of the client's may
+    /// live on, is left alone by a request that went past it, because that had no place or is ejected; but what begins a
+    /// session takes the cookie along, for its requests have nothing else to go by.
     pub(super) fn cookie(&self, choice: &Choice) -> Option<HeaderValue> {
-        let cookie = self.config.backends.session.cookie.as_ref().filter(|_| !choice.has_cookie)?;
+        let cookie = self.config.backends.session.cookie.as_ref()?;
         let Target::Listed(member) = &choice.target else {
             return None;
         };
+        if let Some(pod) = &choice.cookie_pod
+            && (Arc::ptr_eq(pod, member) || choice.by.role != SessionRole::Handshake)
+        {
+            return None;
+        }
         let tag = member.tag.as_deref()?;
         let prefix = &self.backends.backend(choice.by.backend).config.prefix;
         let path = if prefix.is_empty() { "/" } else { prefix };
@@ -351,6 +367,11 @@ fn of_session(member: &Arc<Member>, source: AffinitySource) -> Bound {
         return Bound::Gone;
     }
     Bound::Pod(Target::Listed(Arc::clone(member)), source, None)
+}
+
+/// Not in maintenance, nor if it refused connections when one was tried last: then its sessions are over.
+fn may_have_sessions(member: &Member) -> bool {
+    !member.has_refused() && member.availability(Instant::now()) != Availability::Maintenance
 }
 
 fn collect(candidates: &mut Vec<Candidate>, set: &Set, now: Instant) {

@@ -3,6 +3,7 @@
 //! It dials nothing and times nothing out by itself: that is the [`Pool`](super::upstream::Pool)'s, which makes it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,9 +33,14 @@ pub(super) struct Endpoint {
     pub(super) own: OnceCell<PodMetrics>,
     pub(super) is_stranger: bool,
     pub(super) load: Load,
+    /// Whether its connections count at the address they reach as well: it goes by another name there.
+    pub(super) counts_by_address: bool,
+    /// That address, as it was last, and what it has to do.
+    pub(super) reached: RefCell<Option<(SocketAddr, Load)>>,
     pub(super) responses: Met<u16>,
     pub(super) picks: Met<AffinitySource>,
-    pub(super) queue: Option<Arc<Queue>>,
+    /// That of the address reached last, else of the name.
+    pub(super) queue: RefCell<Option<Arc<Queue>>>,
     pub(super) last_used: Cell<Instant>,
     /// The oldest first.
     pub(super) idle: RefCell<Vec<Idle>>,
@@ -55,6 +61,8 @@ pub(super) struct Connection {
     /// Whether it has been given [limits](socket::limit_buffers).
     pub(super) limited: bool,
     pub(super) open: Held,
+    /// What the address it leads to has to do, where that is another pod to the backends.
+    pub(super) at_address: Option<Load>,
 }
 
 // === impl Endpoint ===
@@ -68,6 +76,11 @@ impl Endpoint {
     /// What is counted for it.
     pub(super) fn metrics(&self) -> &PodMetrics {
         self.own.get().unwrap_or(&self.metrics)
+    }
+
+    /// Where a request waits for a place, if there is a limit.
+    pub(super) fn queue(&self) -> Option<Arc<Queue>> {
+        self.queue.borrow().clone()
     }
 
     /// Whether it is counted together with others: then its counters are not its own for good.

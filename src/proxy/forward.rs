@@ -162,18 +162,18 @@ impl<D: Directory> Forwarding<'_, D> {
             return Ok(false);
         };
         let balancer = &self.proxy.balancer;
-        let unreached = matches!(failure.stage, Stage::Resolve | Stage::Confine | Stage::Connect);
+        let unreached = failure.stage.is_on_the_way();
         if own && (unreached || matches!(failure.stage, Stage::Head | Stage::Malformed)) {
             balancer.failed(choice);
         }
         if failure.sent || !unreached && failure.stage != Stage::Queue {
             return Ok(false);
         }
-        let another = balancer.elsewhere(choice, failure.stage == Stage::Queue);
+        let another = balancer.elsewhere(choice, failure);
         if another == Another::Chosen {
             self.proxy.metrics.retries.elsewhere.inc();
         }
-        if another == Another::None && choice.is_in_session() && unreached && !failure.timed_out {
+        if another == Another::None && choice.is_in_session() && failure.ends_sessions() {
             return Err(Reject::SessionUnknown);
         }
         Ok(another == Another::Chosen)

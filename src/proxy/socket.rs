@@ -56,13 +56,13 @@ pub(super) fn limit_buffers(pod: &TcpStream) {
     let _ = socket.set_recv_buffer_size(RECEIVED);
 }
 
-/// Connects to the first of `addresses` that accepts, all within `timeout`: each has an equal share of what is left, so
+/// Connects to the first of `addresses` that accepts, and says which it is; all within `timeout`: each has an equal share of what is left, so
 /// that one which swallows packets leaves the others theirs.
 ///
 /// # Errors
 ///
 /// The last address's error, or `TimedOut`.
-pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let deadline = Instant::now() + timeout;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
@@ -70,7 +70,7 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 tune(&SockRef::from(&stream))?;
-                return Ok(stream);
+                return Ok((stream, *address));
             }
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -141,7 +141,7 @@ mod tests {
         let alone = connect(&[silent_at], timeout).await;
         assert_eq!(alone.expect_err("it says nothing").kind(), io::ErrorKind::TimedOut);
         let connected = connect(&[silent_at, good_at], timeout).await.expect("the second accepts");
-        assert_eq!(connected.peer_addr().expect("connected"), good_at);
+        assert_eq!((connected.0.peer_addr().expect("connected"), connected.1), (good_at, good_at));
         connect(&[], timeout).await.expect_err("there is nobody");
     }
     #[test]

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::endpoint::{Connection, Endpoint, Idle};
-use super::queue::{Place, Queues};
+use super::queue::{Place, Queue, Queues};
 use super::reach::Reach;
 use super::{Commons, socket};
-use crate::backends::{Backends, InFlight};
+use crate::backends::{Backends, InFlight, Load};
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
@@ -73,13 +73,16 @@ struct Busy {
     endpoint: Rc<Endpoint>,
     place: Option<Place>,
     load: InFlight,
+    load_at_address: Option<InFlight>,
     _counted: Held,
 }
 
-/// What a tunnel keeps of its lease: what counts its connection among the open ones, its part of the pod's load, and its
-/// place at the pod.
+/// What a tunnel keeps of its lease: what counts its connection among the open ones, its part of the pod's load, by name
+/// and by address, and its place at the pod.
 #[derive(Debug)]
-pub(super) struct Kept(#[expect(dead_code, reason = "held for its drop")] (Held, InFlight, Option<Place>));
+pub(super) struct Kept(
+    #[expect(dead_code, reason = "held for its drop")] (Held, InFlight, Option<InFlight>, Option<Place>),
+);
 
 // === impl Pool ===
 
@@ -126,8 +129,11 @@ impl Pool {
         let name: Arc<str> = name.into();
         let known = if is_stranger { self.metrics.known_pod(&name) } else { Some(self.metrics.pod(&name)) };
         let is_stranger = known.is_none();
+        let address = address();
         let made = Rc::new(Endpoint {
-            address: address(),
+            counts_by_address: address.ip().is_none(),
+            reached: RefCell::default(),
+            address,
             confined,
             metrics: known.unwrap_or_else(|| self.metrics.other_pods()),
             own: OnceCell::new(),
@@ -135,7 +141,7 @@ impl Pool {
             load: self.backends.load(&name),
             responses: Met::default(),
             picks: Met::default(),
-            queue: self.queues.of(&name, &self.config, &self.metrics),
+            queue: RefCell::new(self.queues.of(&name, &self.config, &self.metrics)),
             last_used: Cell::new(Instant::now()),
             name,
             idle: RefCell::default(),
@@ -165,20 +171,32 @@ impl Pool {
         connect: Duration,
     ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
-        let (place, now) = match &endpoint.queue {
-            Some(queue) => {
-                let entered = Box::pin(queue.enter(endpoint.metrics())).await;
-                (Some(entered.map_err(|failure| NoLease { failure, own: true })?), Instant::now())
-            }
+        let queue = endpoint.queue();
+        let (place, now) = match &queue {
+            Some(queue) => (Some(Self::enter(queue, endpoint).await?), Instant::now()),
             None => (None, now),
         };
-        let busy = Busy::new(endpoint, place);
+        let mut busy = Busy::new(endpoint, place);
         if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
+            busy.count_at_address(&connection);
             return Ok(Lease { busy, connection, reused: true, since: now });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint, connect)).await?;
+        busy.count_at_address(&connection);
+        // The address may have a queue of its own, of which nobody knew before it was reached.
+        if let (Some(before), Some(now)) = (queue, endpoint.queue())
+            && !Arc::ptr_eq(&before, &now)
+        {
+            busy.place = None;
+            busy.place = Some(Self::enter(&now, endpoint).await?);
+        }
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
+    }
+
+    async fn enter(queue: &Queue, endpoint: &Endpoint) -> Result<Place, NoLease> {
+        let entered = Box::pin(queue.enter(endpoint.metrics())).await;
+        entered.map_err(|failure| NoLease { failure, own: true })
     }
 
     async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, NoLease> {
@@ -218,7 +236,7 @@ impl Pool {
             }
             addresses = inside;
         }
-        let stream = socket::connect(&addresses, connect).await.map_err(|error| {
+        let (stream, reached) = socket::connect(&addresses, connect).await.map_err(|error| {
             let timed_out = error.kind() == ErrorKind::TimedOut;
             failed(Stage::Connect, &format!("{addresses:?}: {error}"), timed_out)
         })?;
@@ -227,7 +245,25 @@ impl Pool {
             return Err(failed(Stage::Connect, &why, false));
         }
         self.introduce(endpoint);
-        Ok(Connection { stream, timer: None, limited: false, open: Held::new(&endpoint.metrics().connections) })
+        let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
+        let open = Held::new(&endpoint.metrics().connections);
+        Ok(Connection { stream, timer: None, limited: false, open, at_address })
+    }
+
+    /// The load of the address that was reached: where a headless name lists it, the backends know the pod by nothing else.
+    /// From now on who comes to the endpoint waits in that address' queue.
+    fn count_by_address(&self, endpoint: &Endpoint, reached: SocketAddr) -> Load {
+        let mut last = endpoint.reached.borrow_mut();
+        if let Some((_, load)) = last.as_ref().filter(|(address, _)| *address == reached) {
+            return load.clone();
+        }
+        let name: Arc<str> = reached.to_string().into();
+        if self.config.max_connections.is_some() {
+            *endpoint.queue.borrow_mut() = self.queues.of(&name, &self.config, &self.metrics);
+        }
+        let load = self.backends.load(&name);
+        *last = Some((reached, load.clone()));
+        load
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -269,7 +305,11 @@ impl Pool {
 impl Busy {
     fn new(endpoint: &Rc<Endpoint>, place: Option<Place>) -> Self {
         let (load, counted) = (endpoint.load.begin(), Held::new(&endpoint.metrics().in_flight));
-        Self { endpoint: Rc::clone(endpoint), place, load, _counted: counted }
+        Self { endpoint: Rc::clone(endpoint), place, load, load_at_address: None, _counted: counted }
+    }
+
+    fn count_at_address(&mut self, connection: &Connection) {
+        self.load_at_address = connection.at_address.as_ref().map(Load::begin);
     }
 }
 
@@ -325,7 +365,8 @@ impl Lease {
 
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.
     pub(super) fn into_stream(self) -> (TcpStream, Kept) {
-        (self.connection.stream, Kept((self.connection.open, self.busy.load, self.busy.place)))
+        let Busy { load, load_at_address, place, .. } = self.busy;
+        (self.connection.stream, Kept((self.connection.open, load, load_at_address, place)))
     }
 }
 

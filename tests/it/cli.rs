@@ -100,6 +100,43 @@ fn the_readme_lists_every_error_code() {
     }
 }
 
+/// The last string of a macro's arguments, which is followed by its closing parenthesis.
+fn last_text(call: &str) -> String {
+    let (mut depth, mut texts) = (1, call.split('"'));
+    let mut last = "";
+    while let Some(code) = texts.next() {
+        for c in code.chars() {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            if depth == 0 {
+                return last.to_owned();
+            }
+        }
+        last = texts.next().expect("a string ends");
+    }
+    panic!("no end: {call}")
+}
+
+/// Who reads the log looks a line up by its message.
+#[test]
+fn the_readme_lists_every_message_of_the_log() {
+    let mut messages = BTreeSet::new();
+    for (path, text) in crate::tidy::product_sources() {
+        if path.starts_with("dev/") {
+            continue;
+        }
+        for level in ["warn!(", "info!(", "error!("] {
+            messages.extend(text.split(level).skip(1).map(last_text));
+        }
+    }
+    assert!(messages.len() > 25, "where are the calls?");
+    // The access lines are told of by their whole field.
+    let is_listed = |message: &str| {
+        [format!("`{message}`"), format!("`\"message\":\"{message}\"`")].iter().any(|s| README.contains(s))
+    };
+    let missing: Vec<_> = messages.iter().filter(|message| !is_listed(message)).collect();
+    assert!(missing.is_empty(), "not in the README: {missing:?}");
+}
+
 #[test]
 fn help_and_version_are_answers() {
     for args in
@@ -255,6 +292,26 @@ fn explain_says_where_and_why() {
     assert_eq!(page["location"], "/experiment?roomId=room_a&pod=backend-1");
     assert_eq!(told("/socket.io/?roomId=room_a&EIO=4", &[])["pod"], "backend-1");
     assert_eq!(told("/api/polls", &[])["decision"], "default-backend");
+    for (target, more, part) in [
+        (
+            "/socket.io/?EIO=4&sid=backend-2~x",
+            &[][..],
+            "names backend-2, a pod of --statefulset, which is believed unless",
+        ),
+        (
+            "/socket.io/?EIO=4&sid=api-1~x",
+            &["--route", "/socket.io/=api-1.api:1"],
+            "names api-1, which is believed: the",
+        ),
+        ("/socket.io/?EIO=4&sid=evil~x", &[], "names evil, which is believed only if DNS"),
+        ("/socket.io/?EIO=4&sid=x", &[], "names no pod"),
+        ("/socket.io/?EIO=4&sid=backend-2~x", &["--session-affinity", "client_ip"], "is not looked at"),
+    ] {
+        let told = told(target, more);
+        let session = told["session"].as_str().unwrap_or_default();
+        assert!(session.contains(part), "{target}: {told}");
+    }
+    assert!(told("/?sid=backend-2~x", &[])["session"].is_null(), "no session of Engine.IO's");
     assert_eq!(told("/room_new", &[])["decision"], "default-backend");
     assert_eq!(told("/room_new", &["--on-unassigned", "assign"])["decision"], "assign");
     for (target, more, error, status) in [
@@ -331,6 +388,30 @@ fn check_tries_the_template_where_no_pod_is_known() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     let line = "info    backend-0 would be at backend-0.no-such-name.invalid:3000; it cannot be reached now: ";
     assert!(said.contains(line), "{said}");
+}
+
+#[test]
+fn check_counts_the_pods_of_each_source() {
+    let (redis, any) = (Redis::start(), Pod::start("any"));
+    let (url, port) = (redis.url(), any.addr().port().to_string());
+    redis.heartbeat(1, 1, 1, 0);
+    redis.heartbeat(2, 1, 1, 600_000);
+    let check = |backend: &str| {
+        let said = stdout(&run(&["check", "--redis-url", &url, "--default-backend", backend], &[]));
+        said.lines().filter(|line| line.contains("default backend")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let heard = check("heartbeats");
+    assert!(
+        heard.len() == 1 && heard[0].starts_with("ok      default backend heartbeats: 1 pod: backend-1 ("),
+        "{heard:?}"
+    );
+    redis.heartbeat(1, 1, 1, 600_000);
+    assert_eq!(check("heartbeats"), ["FAILED  default backend heartbeats: no pod"]);
+    let named = check(&format!("localhost:{port}"));
+    assert!(
+        named[1].contains(&format!(": 1 pod (a headless Service's name has an address for each): localhost:{port}")),
+        "{named:?}"
+    );
 }
 
 /// Each of the two questions needs a right of its own.

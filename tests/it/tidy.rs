@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy"]),
     ("admin", &["backends", "core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
-    ("cli", &["config", "core", "directory", "probe", "proxy"]),
+    ("cli", &["backends", "config", "core", "directory", "dns", "probe", "proxy"]),
     (
         "app",
         &[
@@ -119,6 +119,11 @@ fn sources() -> Vec<Source> {
     let found = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     assert!(found.len() > 30, "where are the sources?");
     found.into_iter().map(|(path, text)| Source { path, text }).collect()
+}
+
+/// The paths below `src` and the code there, without tests and comments.
+pub(crate) fn product_sources() -> impl Iterator<Item = (String, String)> {
+    sources().into_iter().filter(|source| !source.is_test()).map(|source| (source.path.clone(), source.code()))
 }
 
 /// The crate's modules that a file names: `crate::x`, or `pod_router::{x, y}` in `main.rs`.

@@ -275,6 +275,42 @@ fn contradictions_between_settings_are_refused() {
     }
 }
 
+/// What would have no effect, or one that nobody means, is not taken in silence.
+#[test]
+fn settings_that_mean_nothing_alone_are_refused() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let cookie = |name: &str, more: &[&str]| {
+        let words = [&["--affinity-key", key, "--affinity-cookie", name][..], more].concat();
+        run(&words, &[]).map(drop).map_err(|exit| format!("{exit:?}"))
+    };
+    let secure = ["--affinity-cookie-attributes", "Secure"];
+    for (args, part) in [
+        (
+            &["--affinity-key", key][..],
+            "(POD_ROUTER_AFFINITY_KEY) cannot be '***': it signs a cookie, and there is none",
+        ),
+        (&secure, "name it with --affinity-cookie"),
+        (&["--max-fails", "0", "--fail-status", "503"], "with --max-fails 0 no failure counts"),
+        (&["--pod-queue", "5"], "give --pod-max-connections"),
+        (&["--pod-queue-timeout", "1s"], "give --pod-max-connections"),
+        (&["--directory", "memory", "--default-backend", "heartbeats"], "read from Redis"),
+        (&["--directory", "memory", "--route", "/a/=a:1,heartbeats"], "read from Redis"),
+        (&["--default-backend", "_http._tcp.x:3000"], "has no port"),
+    ] {
+        let sentence = wrong(args, &[]);
+        assert!(sentence.contains(part) && sentence.contains(args[args.len() - 2]), "{sentence}");
+    }
+    for name in ["__Host-pod", "__secure-pod"] {
+        assert!(cookie(name, &[]).is_err_and(|why| why.contains("add it to --affinity-cookie-attributes")), "{name}");
+        assert_eq!(cookie(name, &secure), Ok(()));
+    }
+    let routed = [&secure[..], &["--route", "/a/=a:1"]].concat();
+    assert!(cookie("__Host-pod", &routed).is_err_and(|why| why.contains("call it __Secure-")));
+    assert_eq!((cookie("__Secure-pod", &routed), cookie("pod", &routed[2..])), (Ok(()), Ok(())));
+    config(&["--pod-max-connections", "5", "--pod-queue", "5", "--pod-queue-timeout", "1s"], &[]);
+    config(&["--affinity-cookie-attributes", "HttpOnly; SameSite=Lax"], &[]);
+}
+
 #[test]
 fn what_clap_refuses_is_one_line_too() {
     for (args, parts) in [

@@ -8,6 +8,9 @@ const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
 const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
 /// Probation begins at once, for tests that look at nothing before it.
 const SOON: [&str; 2] = ["--fail-timeout", "1ms"];
+const FULL: Failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
+const REFUSED: Failure = Failure { stage: Stage::Connect, ..FULL };
+const SILENT: Failure = Failure { timed_out: true, ..REFUSED };
 
 fn of(args: &[&str]) -> Rc<Balancer> {
     let words = ["pod-router"].iter().chain(args);
@@ -120,17 +123,54 @@ fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
     }
 }
 
+/// What another pod answers for want of room, or while the cookie's is ejected, moves none of the client's later requests: a
+/// session of its own may live on there.
 #[test]
-fn a_cookie_binds_no_plain_request_to_an_ejected_pod() {
+fn a_cookie_outlasts_requests_that_went_past_its_pod() {
+    let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "off"];
+    let balancer = balancer(&[&cookies[..], &["--pod-max-connections", "1"]].concat());
+    let member = member(&balancer, "10.0.0.2:1");
+    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let at = |target| choose_with(&balancer, target, [1; 4], &cookie);
+    assert!(name(&at("/")) == member.name && balancer.cookie(&at("/")).is_none());
+    for failure in [FULL, SILENT] {
+        let mut passing = at("/");
+        assert_eq!(balancer.elsewhere(&mut passing, failure), Another::Chosen);
+        assert!(name(&passing) != member.name && balancer.cookie(&passing).is_none(), "{failure:?}");
+        // It begins a session, whose requests have nothing else to go by.
+        let mut first = at(HANDSHAKE);
+        assert_eq!(balancer.elsewhere(&mut first, failure), Another::Chosen);
+        assert!(name(&first) != member.name && balancer.cookie(&first).is_some(), "{failure:?}");
+    }
+    fail(&balancer, &member, 3);
+    assert!(name(&at("/")) != member.name && balancer.cookie(&at("/")).is_none());
+    assert!(name(&at(POLL)) == member.name && balancer.cookie(&at(POLL)).is_none());
+}
+
+#[test]
+fn a_pod_that_refuses_has_lost_its_cookie_until_it_answers() {
     let balancer = balancer(&["--affinity-cookie", "c", "--affinity-key", KEY]);
     let member = member(&balancer, "10.0.0.2:1");
     let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
-    assert_eq!(name(&choose_with(&balancer, "/", [1; 4], &cookie)), member.name);
+    let mut passing = choose_with(&balancer, "/", [1; 4], &cookie);
+    assert_eq!(balancer.elsewhere(&mut passing, REFUSED), Another::Chosen);
+    assert!(balancer.cookie(&passing).is_some());
     fail(&balancer, &member, 3);
     for _ in 0..20 {
         let choice = choose_with(&balancer, "/", [1; 4], &cookie);
         assert!(name(&choice) != member.name && balancer.cookie(&choice).is_some(), "it gets another cookie");
     }
+    balancer.answered(&mut choose_with(&balancer, POLL, [1; 4], &cookie), StatusCode::OK);
+    assert!(balancer.cookie(&choose_with(&balancer, "/", [1; 4], &cookie)).is_none(), "it has memory again");
+}
+
+/// Whatever decides: a client that has the cookie of the pod it reached needs no other.
+#[test]
+fn a_sid_and_a_cookie_may_name_the_same_pod() {
+    let balancer = of(&["--default-backend", "a:1,b:1", "--affinity-cookie", "c", "--affinity-key", KEY]);
+    let cookie = format!("c={}", member(&balancer, "b:1").tag.as_deref().expect("a tag"));
+    let choice = choose_with(&balancer, "/socket.io/?EIO=4&sid=b~x", [1; 4], &cookie);
+    assert_eq!((&*name(&choice), choice.source, balancer.cookie(&choice)), ("b:1", AffinitySource::Sid, None));
 }
 
 /// The first request of a session by the client's address goes where all that follow it will go.
@@ -179,7 +219,7 @@ fn a_sessions_request_waits_at_its_full_pod() {
     for target in [HANDSHAKE, POLL] {
         let mut choice = choose(&balancer, target, [1; 4]);
         assert_eq!(name(&choice), home);
-        assert_eq!(balancer.elsewhere(&mut choice, true), Another::None, "nor when the queue is full");
+        assert_eq!(balancer.elsewhere(&mut choice, FULL), Another::None, "nor when the queue is full");
     }
     assert!((0..9).all(|_| name(&choose(&balancer, "/", [1; 4])) != home), "but others go where there is room");
 }
@@ -191,7 +231,7 @@ fn without_budget_there_is_no_other_pod() {
     let before = name(&choice);
     for _ in 0..9 {
         balancer.deposit();
-        assert_eq!(balancer.elsewhere(&mut choice, false), Another::NoBudget);
+        assert_eq!(balancer.elsewhere(&mut choice, REFUSED), Another::NoBudget);
         balancer.after_pause(&mut choice);
         assert_eq!(name(&choice), before);
     }
@@ -206,9 +246,9 @@ fn to_leave_a_pod_that_has_been_given_up_costs_nothing() {
         while *name(&choice) != *pod {
             choice = choose(&balancer, "/", [1; 4]);
         }
-        assert_eq!(balancer.elsewhere(&mut choice, false), Another::NoBudget, "{pod}");
+        assert_eq!(balancer.elsewhere(&mut choice, REFUSED), Another::NoBudget, "{pod}");
         fail(&balancer, &member(&balancer, pod), 3);
-        assert_eq!(balancer.elsewhere(&mut choice, false), Another::Chosen, "{pod}");
+        assert_eq!(balancer.elsewhere(&mut choice, REFUSED), Another::Chosen, "{pod}");
     }
     assert_ne!(availability(&member(&balancer, "10.0.0.2:1")), Availability::Ejected, "half of the set stays");
 }
@@ -221,7 +261,7 @@ fn each_move_is_withdrawn() {
     for _ in 0..50 {
         let mut choice = choose(&balancer, "/", [1; 4]);
         let before = name(&choice);
-        moves += usize::from(balancer.elsewhere(&mut choice, false) == Another::Chosen);
+        moves += usize::from(balancer.elsewhere(&mut choice, REFUSED) == Another::Chosen);
         let between = name(&choice);
         balancer.after_pause(&mut choice);
         moves += usize::from(name(&choice) != between);
@@ -236,7 +276,7 @@ fn a_request_meets_each_pod_once_before_it_waits() {
     let cookie = format!("c={}", member(&balancer, "10.0.0.2:1").tag.as_deref().expect("a tag"));
     let mut choice = choose_with(&balancer, "/", [1; 4], &cookie);
     let mut met = vec![(name(&choice).to_string(), choice.source.as_str())];
-    while balancer.elsewhere(&mut choice, false) == Another::Chosen {
+    while balancer.elsewhere(&mut choice, REFUSED) == Another::Chosen {
         met.push((name(&choice).to_string(), choice.source.as_str()));
     }
     met[1..].sort();
@@ -248,7 +288,7 @@ fn a_request_meets_each_pod_once_before_it_waits() {
 fn a_sessions_request_does_not_leave_a_pod_that_something_names() {
     let balancer = of(&["--default-backend", "a:1,b:1", "--session-affinity", "sid"]);
     let mut choice = choose(&balancer, "/socket.io/?EIO=4&sid=b~x", [1; 4]);
-    assert_eq!((&*name(&choice), balancer.elsewhere(&mut choice, false)), ("b:1", Another::None));
+    assert_eq!((&*name(&choice), balancer.elsewhere(&mut choice, REFUSED)), ("b:1", Another::None));
     balancer.after_pause(&mut choice);
     assert_eq!(&*name(&choice), "b:1");
 }
@@ -267,7 +307,7 @@ fn polls_follow_their_handshake_past_dead_pods() {
             tried_both += 1;
             balancer.failed(&mut choice);
             balancer.deposit();
-            assert_eq!(balancer.elsewhere(&mut choice, false), Another::Chosen);
+            assert_eq!(balancer.elsewhere(&mut choice, REFUSED), Another::Chosen);
         }
         name(&choice)
     };

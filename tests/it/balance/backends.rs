@@ -1,6 +1,50 @@
 //! Where a backend's pods come from, and which backend a path is for.
 
-use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually, script};
+use std::net::IpAddr;
+
+use super::handshake;
+use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually, script, wait_for};
+
+/// A name with an address for each of its pods: a headless Service's.
+const HEADLESS: &str = "backend.default.svc.cluster.local";
+
+/// Such a name, and some pods that may be behind it, all on one port: as many as there are `names`.
+struct Headless<const N: usize> {
+    names: NameServer,
+    redis: Redis,
+    pods: [Pod; N],
+}
+
+impl<const N: usize> Headless<N> {
+    /// As yet, nobody is behind the name. `None` where there can be no name server.
+    fn start(pods: [&str; N]) -> Option<Self> {
+        let names = NameServer::start()?;
+        let mut port = 0;
+        let pods = pods.map(|name| {
+            let pod = Pod::start_at_port(name, port);
+            port = pod.addr().port();
+            pod
+        });
+        Some(Self { names, redis: Redis::start(), pods })
+    }
+
+    /// From here on these are behind the name.
+    fn list(&self, pods: &[usize]) {
+        let addresses: Vec<IpAddr> = pods.iter().map(|n| self.pods[*n].addr().ip()).collect();
+        self.names.set_all(HEADLESS, &addresses);
+    }
+
+    fn port(&self) -> u16 {
+        self.pods[0].addr().port()
+    }
+
+    /// A router with the name for its default backend, which it asks for very often.
+    fn router(&self, args: &[&str]) -> Router {
+        let builder = Router::builder().nameserver(&self.names).redis(&self.redis);
+        let builder = builder.arg("--default-backend", format!("{HEADLESS}:{}", self.port()));
+        builder.args(&["--backend-refresh", "50ms"]).args(args).start_ready()
+    }
+}
 
 #[test]
 fn the_longest_prefix_decides() {
@@ -50,6 +94,28 @@ fn a_backend_can_be_the_pods_with_a_heartbeat() {
         let picks: Vec<_> = (0..4).map(|_| router.get("/").pod().to_owned()).collect();
         picks.iter().any(|pod| pod == "backend-1") && !picks.iter().any(|pod| pod == "backend-0")
     });
+}
+
+/// A Redis that has lost its data says nothing of the pods.
+#[test]
+fn pods_whose_heartbeats_are_lost_all_at_once_stay() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let mut builder = Router::builder().redis(&redis).args(&["--default-backend", "heartbeats", "--threads", "1"]);
+    for pod in pods.iter() {
+        builder = builder.pod(pod);
+    }
+    redis.heartbeat(0, 1, 1, 0);
+    redis.heartbeat(1, 1, 1, 0);
+    let router = builder.args(&["--backend-refresh", "50ms"]).start_ready();
+    redis.command(&["FLUSHALL"]);
+    router.wait_log("the warning", |line| line["level"] == "WARN" && line["pods"] == "backend-0,backend-1");
+    let picked = |pod: &str| (0..2).any(|_| router.get("/").pod() == pod);
+    assert!(picked("backend-0") && picked("backend-1"));
+    // The first that is heard of again does not get everything.
+    redis.heartbeat(1, 1, 1, 0);
+    let asked = || router.metric("pod_router_picks_total", &[("source", "none")]);
+    eventually("some time has passed", || router.get("/").status() == 200 && asked() > 100.0);
+    assert!(picked("backend-0") && picked("backend-1"));
 }
 
 #[test]
@@ -149,21 +215,11 @@ fn a_missing_name_leaves_the_others_alone() {
 /// A cookie is for a pod, however many others there are beside it.
 #[test]
 fn a_cookie_session_outlives_a_moment_with_one_pod() {
-    const NAME: &str = "backend.default.svc.cluster.local";
     const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
-    let Some(names) = NameServer::start() else { return };
-    let redis = Redis::start();
-    let first = Pod::start("first");
-    let port = first.addr().port();
-    let second = Pod::start_at_port("second", port);
-    names.set_all(NAME, &[first.addr().ip()]);
-    let router = Router::builder()
-        .nameserver(&names)
-        .redis(&redis)
-        .arg("--default-backend", format!("{NAME}:{port}"))
-        .args(&["--affinity-cookie", "c", "--affinity-key", "0123456789abcdef0123456789abcdef"])
-        .args(&["--session-affinity", "off", "--backend-refresh", "50ms"])
-        .start_ready();
+    let Some(scene) = Headless::start(["first", "second"]) else { return };
+    scene.list(&[0]);
+    let cookies = ["--affinity-cookie", "c", "--affinity-key", "0123456789abcdef0123456789abcdef"];
+    let router = scene.router(&[&cookies[..], &["--session-affinity", "off"]].concat());
     let greeted = router.get("/");
     let cookie = greeted.head.value("set-cookie").and_then(|line| line.split(';').next()).expect("a cookie").to_owned();
     let session = || {
@@ -172,36 +228,67 @@ fn a_cookie_session_outlives_a_moment_with_one_pod() {
     };
     let at_first = (200, Some("first".to_owned()));
     let pods = || router.json("/status")["backends"][0]["pods"].as_array().expect("a list").len();
-    for addresses in
-        [&[first.addr().ip(), second.addr().ip()][..], &[first.addr().ip()], &[second.addr().ip(), first.addr().ip()]]
-    {
-        names.set_all(NAME, addresses);
-        eventually("the change is seen", || pods() == addresses.len());
-        assert_eq!(session(), at_first, "{addresses:?}");
+    for listed in [&[0, 1][..], &[0], &[1, 0]] {
+        scene.list(listed);
+        eventually("the change is seen", || pods() == listed.len());
+        assert_eq!(session(), at_first, "{listed:?}");
     }
 }
 
 /// A headless service: one name, an address for each pod.
 #[test]
 fn each_address_of_a_name_is_a_pod() {
-    const NAME: &str = "backend.default.svc.cluster.local";
-    let Some(names) = NameServer::start() else { return };
-    let redis = Redis::start();
-    let first = Pod::start("first");
-    let port = first.addr().port();
-    let (second, third) = (Pod::start_at_port("second", port), Pod::start_at_port("third", port));
-    names.set_all(NAME, &[first.addr().ip(), second.addr().ip()]);
-    let router = Router::builder()
-        .nameserver(&names)
-        .redis(&redis)
-        .arg("--default-backend", format!("{NAME}:{port}"))
-        .args(&["--threads", "1", "--backend-refresh", "50ms"])
-        .start_ready();
+    let Some(scene) = Headless::start(["first", "second", "third"]) else { return };
+    scene.list(&[0, 1]);
+    let router = scene.router(&["--threads", "1"]);
     let reached = |pod: &str| (0..3).any(|_| router.get("/").pod() == pod);
     eventually("both get requests", || reached("first") && reached("second"));
-    names.set_all(NAME, &[third.addr().ip(), second.addr().ip()]);
+    scene.list(&[2, 1]);
     eventually("the one that has joined gets requests", || reached("third"));
     assert!(!reached("first"), "and the one that has left none");
+}
+
+/// Rooms know a pod by its name and the backend by its address: it is one pod all the same, with one load and one limit.
+#[test]
+fn a_rooms_pod_and_the_address_it_is_listed_at_have_one_load_and_one_limit() {
+    const POD: &str = "backend-0.pods.default.svc.cluster.local";
+    let Some(scene) = Headless::start(["first", "second"]) else { return };
+    scene.list(&[0, 1]);
+    scene.names.set(POD, scene.pods[0].addr().ip());
+    scene.redis.assign("room_a", 0);
+    let template = format!("{{pod}}.pods.default.svc.cluster.local:{}", scene.port());
+    let router = |args: &[&str]| {
+        let common = ["--pod-address", &template, "--session-affinity", "off"];
+        scene.router(&[&common[..], args].concat())
+    };
+    let begin = |router: &Router, target: &str| {
+        let mut client = router.client();
+        client.send(handshake(target));
+        assert_eq!(client.read_head().second_word(), "101", "{target}");
+        client
+    };
+
+    scene.pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    let least_conn = router(&["--balance", "least_conn"]);
+    let tunnel = begin(&least_conn, "/room_a");
+    scene.pods.iter().for_each(|pod| pod.play(script::echo));
+    assert!((0..9).all(|_| least_conn.get("/").pod() == "second"), "the first has the room's tunnel");
+    drop(tunnel);
+    eventually("they are equally empty again", || (0..9).any(|_| least_conn.get("/").pod() == "first"));
+
+    scene.pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    let limited = router(&["--pod-max-connections", "1", "--pod-queue", "0"]);
+    let tunnels = [begin(&limited, "/"), begin(&limited, "/")];
+    assert_eq!(limited.get("/room_a").expect_error(503), "pod-busy", "what has no room has the only place");
+    drop(tunnels);
+    let room = wait_for("the place is free again", || {
+        let mut client = limited.client();
+        client.send(handshake("/room_a"));
+        (client.read_head().second_word() == "101").then_some(client)
+    });
+    scene.pods.iter().for_each(|pod| pod.play(script::echo));
+    assert!((0..9).all(|_| limited.get("/").pod() == "second"));
+    drop(room);
 }
 
 /// SRV records name the pods, so that rooms, sessions and the backend mean the same ones.

@@ -52,6 +52,8 @@ impl Scene {
         let (stop, router, pod) = (AtomicBool::new(false), &self.router, &mut self.pods[1]);
         let ejections = || router.metric("pod_router_ejections_total", &[("pod", "backend-1")]);
         let (samples, ejected) = thread::scope(|scope| {
+            // A failure here would else wait for threads that nobody stops.
+            let _stopped = StopOnDrop(&stop);
             let threads: Vec<_> = (0..THREADS)
                 .map(|n| {
                     scope.spawn({
@@ -80,6 +82,15 @@ impl Scene {
             before: samples.iter().filter(bad).filter(|sample| sample.at < ejected).count(),
             after: samples.iter().filter(bad).filter(|sample| sample.at >= ejected).count(),
         }
+    }
+}
+
+/// Ends the load, whatever happens.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -50,7 +50,7 @@ impl Scene {
         let routers: Vec<_> = (0..2).map(|_| Self::router(&affinity, &pods, &redis)).collect();
         let ports: Vec<_> = routers.iter().map(|router| router.addr().port().to_string()).collect();
         let (ports, count) = (ports.join(","), count.to_string());
-        let mut args = vec!["sessions.mjs", "--routers", &ports, "--clients", &count, "--deadline", "120"];
+        let mut args = vec!["sessions.mjs", "--routers", &ports, "--clients", &count, "--deadline", "300"];
         args.extend(affinity.clients);
         let mut clients = node("the polling clients", &args);
         let say = clients.take_stdin();
@@ -129,8 +129,18 @@ fn no_session_breaks_but_those_of_a_pod_that_restarts() {
 
 #[test]
 fn routers_restart_one_by_one_and_no_session_breaks() {
-    let mut scene = Scene::start(SID, 200);
-    assert_eq!(scene.hear()["connected"], 200);
+    restart_routers(Scene::start(SID, 200), 200);
+}
+
+/// The pods' sids are Engine.IO's own, and nothing else is known of a client but its address.
+#[test]
+fn routers_restart_and_no_session_by_the_clients_address_breaks() {
+    restart_routers(Scene::start(CLIENT_IP, 60), 60);
+}
+
+/// Restarts one router after the other while `count` clients poll through both; nobody may notice.
+fn restart_routers(mut scene: Scene, count: u64) {
+    assert_eq!(scene.hear()["connected"], count);
     for n in 0..2 {
         let other = scene.routers[1 - n].addr().port();
         // What the ingress does: a replica that ends gets no new connection.
@@ -143,7 +153,7 @@ fn routers_restart_one_by_one_and_no_session_breaks() {
         let after = scene.ask("settle");
         assert_eq!(total(&after["lost"]), 0, "{after}");
     }
-    assert_eq!(scene.ask("shout")["heard"], 200);
+    assert_eq!(scene.ask("shout")["heard"], count);
     assert_eq!(scene.misses(), 0.0);
 }
 
@@ -223,6 +233,9 @@ fn a_sid_leads_to_pods_only() {
     for gone in ["backend-2~x", "backend-01~x", "169.254.169.254~x", "evil.example.com~x", "x"] {
         assert_eq!(sid(gone).head.value("x-pod-router-error"), Some("session-unknown"), "{gone}");
     }
+    // The router's own are no pod's misses.
+    assert_eq!(router.metric("pod_router_rejected_total", &[("reason", "session-unknown")]), 5.0);
+    assert_eq!(router.metric("pod_router_affinity_misses_total", &[]), 0.0);
     let doubled = router.get("/socket.io/?EIO=4&sid=backend-1~x&sid=backend-0~x");
     assert_eq!(doubled.expect_error(400), "duplicate-sid");
 }
