@@ -157,7 +157,9 @@ fn load(router: &Router, stop: &AtomicBool) {
         for target in ["/room_a", "/room_b", "/x", "/room_unknown", "/room_down", "/room_bad", "/room%5Fa"] {
             router.get(target);
         }
-        [SESSION, LOST_SESSION].map(|target| assert_eq!(router.get(target).status(), 400));
+        for target in [SESSION, LOST_SESSION] {
+            assert_eq!(router.get(target).status(), 400);
+        }
         router.request("GET /experiment/room_a HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n");
         tunnel.send("hello");
         assert_eq!(tunnel.read_exact(5), b"hello");
@@ -166,7 +168,7 @@ fn load(router: &Router, stop: &AtomicBool) {
 }
 
 /// A pod that echoes over HTTP, or over a WebSocket where it is asked for one.
-fn play_both(pod: &Pod) {
+pub(super) fn play_both(pod: &Pod) {
     pod.play(|mut conn| {
         loop {
             let (head, _) = conn.whole_request()?;
