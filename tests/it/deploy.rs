@@ -4,7 +4,7 @@
 //! the other projects' kinds (`manifests`); what it would take and do wrong, by comparing the numbers and names that have
 //! to agree (`numbers`, `references`) and by following the routing rules (`routes`). The rules and the dashboard are asked
 //! of a real Prometheus that scrapes two real routers under load (`alerts`, `observed`), the overlay `dev` of two people in a
-//! browser (`application`).
+//! browser (`application`). What the README says to type when something is wrong is typed (`typed`).
 
 mod alerts;
 mod application;
@@ -14,3 +14,4 @@ mod observed;
 mod references;
 mod routes;
 mod tools;
+mod typed;

@@ -3,12 +3,16 @@
 //
 //   node demo.mjs --scenario garbage [--router ../../target/debug/pod-router] [--deadline 60]
 
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fail, finish, readArguments, setDeadline } from "./support.mjs";
 import { ClusterIp, Stage, eventually } from "./demostage.mjs";
 
 const args = readArguments({ scenario: undefined, router: null, deadline: 60 });
-const SCENARIOS = { garbage, ghosts, placement, forgotten, restarted, outage, moved, sessions };
+const SCENARIOS = { garbage, ghosts, placement, forgotten, restarted, outage, moved, sessions, rights };
+const USERS = new URL("../../deploy/redis/users.acl", import.meta.url);
 /** Further than any test goes: what is done then is not what makes it pass. */
 const NEVER = { METRICS_HEARTBEAT_INTERVAL: 3_600_000 };
 
@@ -183,6 +187,66 @@ async function sessions() {
     for (const { socket } of [...people, ...pollers]) socket.close();
   }
   return seen;
+}
+
+/**
+ * Application and routers as the users of deploy/redis/users.acl: what is refused of what they do, and what they may and
+ * never do. The routers are one that reads and one that places rooms.
+ */
+async function rights() {
+  const text = readFileSync(USERS, "utf8");
+  const users = Object.fromEntries(text.trim().split("\n").map((line) => [line.split(" ")[1], userOf(line)]));
+  stage.asker = { name: "test", password: "any" };
+  const folder = mkdtempSync(join(tmpdir(), "pod-router-users-"));
+  try {
+    writeFileSync(join(folder, "users.acl"), `${text}user test on nopass ~* &* +@all\n`);
+    await stage.startRedis(join(folder, "users.acl"));
+    return { ...(await liveAs(users)), ...(await rightsLeft(users)) };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+function userOf(line) {
+  const words = line.split(" ");
+  const after = (sign) => words.filter((word) => word.startsWith(sign)).map((word) => word.slice(1));
+  return { name: words[1], password: after(">")[0], commands: after("+") };
+}
+
+/** Everything there is: people are matched, enter and leave rooms, rooms are placed, a pod goes. */
+async function liveAs({ backend, "pod-router": reader, "pod-router-placing": placer }) {
+  const settings = { REDIS_URL: stage.redisUrl(backend) };
+  const pods = await Promise.all([0, 1, 2].map((n) => stage.startBackend(n, settings)));
+  const addresses = pods.map(({ port }) => `127.0.0.1:${port}`).join();
+  const routerAs = (user, onUnassigned) => {
+    const settings = { REDIS_URL: stage.redisUrl(user), POD_ROUTER_ON_UNASSIGNED: onUnassigned };
+    return stage.startRouter(args.router, pods, addresses, settings);
+  };
+  const [router, placing] = [await routerAs(reader, "reject"), await routerAs(placer, "assign")];
+
+  const [one, two] = [stage.wait(router), stage.wait(router)];
+  await eventually("they share a room", () => one.room && one.room === two.room);
+  const [ada, grace] = await Promise.all(["Ada", "Grace"].map((name) => stage.enter(router, one.room, { name })));
+  ada.socket.emit("say", "Hello.");
+  await eventually("it is heard", () => grace.heard.some(({ text }) => text === "Hello."));
+  await stage.enter(placing, "room_of_the_routers", { name: "Ada" });
+  const cluster = await fetch(`${router.admin}/health/cluster`).then((answer) => answer.json());
+
+  const pod = pods.find(({ pod }) => pod === grace.heard[0].pod);
+  pod.signal("SIGTERM");
+  const exit = await pod.ended;
+  return { exit, healthyPods: cluster.healthyPods, ownerAfterwards: await stage.owner(one.room) };
+}
+
+/** What Redis has refused to anybody, and the commands that a user is allowed and nobody has used. */
+async function rightsLeft(users) {
+  const log = await stage.redis(["ACL", "LOG"]);
+  const told = (entry, name) => entry[entry.indexOf(name) + 1];
+  const refused = log.map((entry) => ["username", "reason", "object"].map((name) => told(entry, name)).join(" "));
+  const used = [...(await stage.redis(["INFO", "commandstats"])).matchAll(/^cmdstat_([^:]+):calls=[1-9]/gm)];
+  const names = used.map(([, name]) => name);
+  const granted = Object.values(users).flatMap(({ commands }) => commands);
+  return { refused: [...new Set(refused)].sort(), unused: granted.filter((command) => !names.includes(command)) };
 }
 
 /** Two who have met in the waiting room, and are in their room. */

@@ -6,7 +6,8 @@ import { createClient } from "redis";
 import { io } from "socket.io-client";
 
 const APP = new URL("../../deploy/compose/app/", import.meta.url).pathname;
-const PATIENCE_MS = 20_000;
+/** It passes in full only where something fails, or on a machine that is busy with a build. */
+const PATIENCE_MS = 60_000;
 const GLANCE_MS = 10;
 
 /** Waits until the condition holds, and fails in its name where it does not. */
@@ -66,14 +67,17 @@ export class ClusterIp {
 
 export class Stage {
   servers = [];
+  /** As whom this program asks Redis. */
+  asker;
   #redisPort;
   #client;
 
-  /** Starts Redis, empty; where there has been one, in its place. */
-  async startRedis() {
+  /** Starts Redis, empty; where there has been one, in its place. Its users may be those of a file. */
+  async startRedis(aclFile) {
     this.#redisPort ??= await freePort();
     const port = String(this.#redisPort);
     const options = ["--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no"];
+    if (aclFile) options.push("--aclfile", aclFile);
     const server = this.#start("redis", this.#redisPort, "redis-server", options, {});
     await eventually("redis-server is ready", () => server.output.includes("Ready to accept connections"));
     return server;
@@ -83,7 +87,7 @@ export class Stage {
   async startBackend(n, settings = {}, word = "ready") {
     this.#redisPort ??= await freePort();
     const [name, port] = [`backend-${n}`, await freePort()];
-    const env = { POD_NAME: name, PORT: port, HOST: "127.0.0.1", REDIS_URL: `redis://127.0.0.1:${this.#redisPort}` };
+    const env = { POD_NAME: name, PORT: port, HOST: "127.0.0.1", REDIS_URL: this.redisUrl() };
     const server = this.#start(name, port, "node", [`${APP}backend.mjs`], { ...env, ...settings });
     await eventually(`${name} is ${word}`, () => server.output.includes(`"message":"${word}"`));
     return server;
@@ -96,10 +100,10 @@ export class Stage {
     return server;
   }
 
-  async startRouter(program, pods, backend) {
+  async startRouter(program, pods, backend, settings = {}) {
     const [port, admin] = [await freePort(), await freePort()];
     const server = this.#start("router", port, program, ["serve"], {
-      REDIS_URL: `redis://127.0.0.1:${this.#redisPort}`,
+      REDIS_URL: this.redisUrl(),
       POD_ROUTER_LISTEN: `127.0.0.1:${port}`,
       POD_ROUTER_ADMIN_LISTEN: `127.0.0.1:${admin}`,
       POD_ROUTER_POD: pods.map((pod) => `${pod.pod}=127.0.0.1:${pod.port}`).join(),
@@ -107,8 +111,10 @@ export class Stage {
       POD_ROUTER_SESSION_AFFINITY: "sid",
       // A Service picks a pod for a connection: next to none is used again.
       POD_ROUTER_UPSTREAM_IDLE: "1ms",
+      ...settings,
     });
-    const isReady = () => fetch(`http://127.0.0.1:${admin}/readyz`).then(({ ok }) => ok, () => false);
+    server.admin = `http://127.0.0.1:${admin}`;
+    const isReady = () => fetch(`${server.admin}/readyz`).then(({ ok }) => ok, () => false);
     await eventually("the router is ready", isReady);
     return server;
   }
@@ -124,8 +130,14 @@ export class Stage {
     return this.servers.map(({ pod, output }) => `${pod}:\n${output}`).join("\n");
   }
 
+  /** Of a user `{name, password}`, if there are any. */
+  redisUrl(user) {
+    return `redis://${user ? `${user.name}:${user.password}@` : ""}127.0.0.1:${this.#redisPort}`;
+  }
+
+  /** Asks Redis as a user who may. */
   async redis(command) {
-    const client = await createClient({ url: `redis://127.0.0.1:${this.#redisPort}` }).connect();
+    const client = await createClient({ url: this.redisUrl(this.asker) }).connect();
     const answer = await client.sendCommand(command);
     await client.close();
     return answer;

@@ -380,7 +380,10 @@ const RIGHTS: &str = "+getrange +get +exists +eval +set +time +ping";
 /// With the URL that is the default, which names database 0, and without one.
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
-    assert!(include_str!("../../../README.md").contains(&format!("needs `{RIGHTS}` on `~room:*` and `~pod:*`")));
+    let readme = include_str!("../../../README.md");
+    assert!(
+        readme.contains(&format!("`{RIGHTS}` on the keys of `--room-key` (`~room:*`) and the heartbeats (`~pod:*`)"))
+    );
     let redis = Server::start(&[]);
     allow(&redis, &format!("~room:* ~pod:* {RIGHTS}"));
     for (id, database) in [("room_a", ""), ("room_b", "/0")] {

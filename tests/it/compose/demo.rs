@@ -72,3 +72,17 @@ fn polling_works_through_routers_in_front_of_a_service_and_of_a_list() {
         assert!(seen[backend]["pods"].as_array().is_some_and(|pods| pods.len() >= 2), "{backend}: {seen}");
     }
 }
+
+/// An operator copies these users into a Redis that refuses whatever they do not list.
+#[test]
+fn application_and_routers_do_all_they_do_as_the_users_of_deploy_redis() {
+    let seen = scenario("rights");
+    // What the routers' Redis library asks of each connection, and goes on without.
+    let users = ["pod-router", "pod-router-placing"];
+    let refused: Vec<_> =
+        users.iter().flat_map(|user| ["client|id", "info"].map(|what| format!("{user} command {what}"))).collect();
+    assert_eq!(seen["refused"], json!(refused), "ACL LOG");
+    assert_eq!(seen["unused"], json!([]), "rights that nobody has used");
+    assert_eq!((&seen["healthyPods"], &seen["exit"]), (&3.into(), &0.into()), "{seen}");
+    assert!(seen["ownerAfterwards"].is_null(), "a pod that goes takes its rooms' assignments along: {seen}");
+}

@@ -1,12 +1,14 @@
 //! The example application behind the router: what its manifests ask of it, and the overlay `dev`, seen by two people.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::Read;
+use std::net::IpAddr;
 
 use serde_json::Value as Json;
 
 use super::tools::{OVERLAYS, items, number, of_kind, one, overlay, path, router, text};
-use crate::support::{NameServer, Process, Redis, Router, eventually, node, own_ip};
+use crate::support::{NameServer, Process, Redis, Router, RouterBuilder, eventually, node, own_ip};
 
 /// What `deploy/compose/app` answers, with Redis and without: `tests/it/compose/demo.rs` asks.
 const LIVE: &str = "/health/live";
@@ -56,7 +58,7 @@ fn the_router_may_reach_its_backends() {
 }
 
 /// A program of the demo, where a name leads to it.
-fn program(name: &'static str, port: u64, redis: &Redis, names: &NameServer, dns: &str) -> Process {
+fn program(name: &'static str, port: u64, redis: &Redis, names: &NameServer, dns: &str) -> (IpAddr, Process) {
     let ip = own_ip();
     names.set(dns, ip);
     let file = if name == "frontend" { "frontend.mjs" } else { "backend.mjs" };
@@ -69,7 +71,47 @@ fn program(name: &'static str, port: u64, redis: &Redis, names: &NameServer, dns
     let (mut out, mut errors) = (process.take_stdout(), process.take_stderr());
     std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
     std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
-    process
+    (ip, process)
+}
+
+/// The settings of an overlay, for a router of the test's own.
+fn with_settings(mut builder: RouterBuilder, documents: &[Json]) -> RouterBuilder {
+    let map = text(&router(documents)["envFrom"][0]["configMapRef"]["name"]);
+    for (variable, value) in one(documents, "ConfigMap", map)["data"].as_object().expect("settings") {
+        builder = builder.env(variable, text(value));
+    }
+    builder.args(&["--log-format", "json"])
+}
+
+/// Who waits in production has a session without a room: the name that the example backend writes into its id is all
+/// that holds it, and everybody here comes from one address.
+#[test]
+fn sessions_are_spread_and_stay_at_the_pods_that_their_ids_name() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, documents) = (Redis::start(), &overlay("production").1);
+    let port = number(&one(documents, "Service", "backend")["spec"]["ports"][0]["port"]);
+    let backends = ["backend-0", "backend-1", "backend-2"].map(|pod| {
+        let backend = program(pod, port, &redis, &names, &format!("{pod}.backend.rooms.svc.cluster.local"));
+        eventually("it has a heartbeat", || redis.get(&format!("pod:{pod}:metrics")).is_some());
+        backend
+    });
+    let addresses: Vec<_> = backends.iter().map(|(ip, _)| *ip).collect();
+    names.set_all("backend-ready.default.svc.cluster.local", &addresses);
+    let builder = Router::builder().nameserver(&names).env("REDIS_URL", redis.url()).env("POD_NAMESPACE", "rooms");
+    let router = with_settings(builder, documents).start_ready();
+
+    let mut pods = BTreeSet::new();
+    for _ in 0..6 {
+        let opened = router.get("/socket.io/?EIO=4&transport=polling").text();
+        let opened: Json = serde_json::from_str(opened.trim_start_matches('0')).expect("a handshake");
+        let (sid, target) = (text(&opened["sid"]), "/socket.io/?EIO=4&transport=polling&sid=");
+        pods.insert(sid.split('~').next().expect("a first part").to_owned());
+        let joined = format!("POST {target}{sid} HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n40/waiting,");
+        assert_eq!(router.request(joined).text(), "ok", "{sid}");
+        let polled = router.get(&format!("{target}{sid}")).text();
+        assert!(polled.starts_with("40/waiting,"), "{sid}: {polled}");
+    }
+    assert!(pods.len() > 1, "all went to {pods:?}");
 }
 
 /// `kubectl apply -k overlays/dev` and one port-forward: the router with that overlay's settings, the names in them and
@@ -86,13 +128,8 @@ fn the_dev_overlay_is_an_application_behind_one_port() {
         let name = format!("{pod}.backend.{namespace}.svc.cluster.local");
         program(pod, port("backend"), &redis, &names, &name)
     });
-    let map = text(&router(documents)["envFrom"][0]["configMapRef"]["name"]);
-    let settings = one(documents, "ConfigMap", map)["data"].as_object().expect("settings");
-    let mut builder = Router::builder().nameserver(&names).env("REDIS_URL", redis.url());
-    builder = builder.env("POD_NAMESPACE", namespace).args(&["--log-format", "json"]);
-    for (variable, value) in settings {
-        builder = builder.env(variable, text(value));
-    }
+    let builder = Router::builder().nameserver(&names).env("REDIS_URL", redis.url()).env("POD_NAMESPACE", namespace);
+    let builder = with_settings(builder, documents);
     eventually("all pods have a heartbeat", || {
         ["backend-0", "backend-1", "backend-2"].iter().all(|pod| redis.get(&format!("pod:{pod}:metrics")).is_some())
     });

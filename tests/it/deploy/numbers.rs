@@ -5,7 +5,7 @@ use std::time::Duration;
 use pod_router::config::settings as router_settings;
 use serde_json::Value as Json;
 
-use super::tools::{OVERLAYS, items, number, of_kind, one, overlay, router, selects, settings, text};
+use super::tools::{OVERLAYS, documents, items, number, of_kind, one, overlay, read, router, selects, settings, text};
 use crate::support::{Redis, Router};
 
 /// Node closes an idle connection after this.
@@ -65,6 +65,41 @@ fn a_pod_gets_the_time_that_it_takes_to_go() {
         let deadline = number(&one(documents, "Deployment", "pod-router")["spec"]["progressDeadlineSeconds"]);
         assert!(Duration::from_secs(deadline) > 2 * grace, "{name}");
     }
+}
+
+/// A number of the demo application's, in milliseconds.
+#[track_caller]
+fn milliseconds(file: &str, name: &str) -> Duration {
+    let text = read(&format!("deploy/compose/app/{file}"));
+    let value = text.split(&format!("const {name} = ")).nth(1).and_then(|rest| rest.split(';').next());
+    let number = value.unwrap_or_else(|| panic!("{file} has no {name}")).replace('_', "");
+    Duration::from_millis(number.parse().expect("milliseconds"))
+}
+
+/// The same of containers: Docker's own 10 s are no number that anybody has chosen.
+#[test]
+fn a_container_gets_the_time_that_it_takes_to_go() {
+    let compose = documents(&read("deploy/compose/compose.yaml")).remove(0);
+    let services = compose["services"].as_object().expect("services");
+    let grace = |name: &str| duration(services[name]["stop_grace_period"].as_str().unwrap_or("10s"));
+    let known = router_settings();
+    for (name, service) in services.iter().filter(|(_, service)| service["image"] == "pod-router") {
+        let needed = |flag: &str| {
+            let setting = known.iter().find(|setting| setting.flag == flag).expect("a setting");
+            let own = setting.variables.iter().find_map(|variable| service["environment"][variable].as_str());
+            let default = duration(setting.defaults.first().expect("a default"));
+            // Also of who takes the demo's shorter times out.
+            own.map_or(default, duration).max(default)
+        };
+        assert!(grace(name) > needed("--lame-duck") + needed("--drain-timeout"), "{name}: {:?}", grace(name));
+    }
+    let backends: Vec<_> = services.keys().filter(|name| name.starts_with("backend-")).collect();
+    assert_eq!(backends.len(), 3);
+    for name in backends {
+        assert!(grace(name) > milliseconds("backend.mjs", "LEAVE_MS"), "{name}: {:?}", grace(name));
+    }
+    // What Traefik gives requests by itself.
+    assert!(grace("traefik") > Duration::from_secs(10));
 }
 
 #[test]

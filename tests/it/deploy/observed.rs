@@ -35,6 +35,9 @@ const QUIET_ALERTS: [&str; 4] =
 /// A session that its pod does not know.
 const SESSION: &str = "/socket.io/?EIO=4&transport=polling&sid=unknown";
 
+/// One whose pod is the one that is down.
+const LOST_SESSION: &str = "/socket.io/?EIO=4&transport=polling&sid=backend-2~lost";
+
 /// A running Prometheus.
 struct Prometheus {
     // Dropped, and so ended, before what it writes to.
@@ -151,8 +154,11 @@ fn load(router: &Router, stop: &AtomicBool) {
     );
     assert_eq!(tunnel.read_head().second_word(), "101");
     while !stop.load(Ordering::Relaxed) {
-        for target in ["/room_a", "/room_b", "/x", "/room_unknown", "/room_down", "/room_bad", "/room%5Fa", SESSION] {
+        for target in ["/room_a", "/room_b", "/x", "/room_unknown", "/room_down", "/room_bad", "/room%5Fa"] {
             router.get(target);
+        }
+        for target in [SESSION, LOST_SESSION] {
+            assert_eq!(router.get(target).status(), 400);
         }
         router.request("GET /experiment/room_a HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n");
         tunnel.send("hello");
@@ -162,7 +168,7 @@ fn load(router: &Router, stop: &AtomicBool) {
 }
 
 /// A pod that echoes over HTTP, or over a WebSocket where it is asked for one.
-fn play_both(pod: &Pod) {
+pub(super) fn play_both(pod: &Pod) {
     pod.play(|mut conn| {
         loop {
             let (head, _) = conn.whole_request()?;
@@ -232,6 +238,11 @@ fn every_query_finds_what_two_routers_under_load_measure() {
     assert_eq!(evaluated.len(), rules().len());
     for rule in evaluated {
         assert_eq!(rule["health"], "ok", "{rule}");
+    }
+    // Both sides of an alert's sum; one of them, found or not, would be value enough above.
+    for counter in ["affinity_misses_total", "rejected_total{reason=\"session-unknown\"}"] {
+        let values = prometheus.query(&format!("pod_router_{counter}"));
+        assert!(values.len() == 2 && values.iter().all(|value| *value > 0.0), "{counter}: {values:?}");
     }
     // With honor_labels, `pod` is the backend pod.
     assert_eq!(prometheus.query("count(sum by (pod) (pod_router_upstream_requests_total{pod=~\"backend-.\"}))"), [3.0]);
