@@ -128,6 +128,10 @@ fn two_people_share_a_room_that_survives_its_pod() {
         let served = demo.pods_served(router);
         assert!(served.contains(&pod), "router {router} has not served {pod}: {served:?}");
     }
+    // The README sorts such lines by their beginning, without the prefix.
+    let output = demo.output();
+    let lines: Vec<_> = output.lines().filter_map(|line| line.strip_prefix("router-1 | ")).collect();
+    assert!(lines.len() > 10 && lines.iter().all(|line| line.starts_with(r#"{"timestamp":"20"#)), "{lines:?}");
     demo.end();
 }
 
