@@ -1,8 +1,8 @@
 // Two people use the demo of deploy/compose in Debian's Chromium: they wait, meet in a room, talk, one leaves and comes
-// back; and where there is a command to stop a pod, theirs ends.
+// back; and where there are commands to stop a router and a pod, one of the routers and their pod end.
 //
-//   node compose.mjs --url http://127.0.0.1:8080/ [--stop "docker-compose stop"] [--screenshots FOLDER]
-//                    [--chromium /usr/bin/chromium] [--deadline 60]
+//   node compose.mjs --url http://127.0.0.1:8080/ [--stop-router "docker-compose stop router-1"]
+//                    [--stop "docker-compose stop"] [--screenshots FOLDER] [--chromium /usr/bin/chromium] [--deadline 60]
 
 import { execSync } from "node:child_process";
 import { join } from "node:path";
@@ -17,6 +17,7 @@ const STEP_MS = 45_000;
 const args = readArguments({
   url: undefined,
   stop: null,
+  "stop-router": null,
   screenshots: null,
   chromium: "/usr/bin/chromium",
   deadline: 60,
@@ -37,6 +38,7 @@ try {
   await step("they talk", theyTalk);
   await step("one leaves", oneLeaves);
   await step("and comes back", comesBack);
+  if (args["stop-router"]) await step("a router ends", routerEnds);
   if (args.stop) await step("their pod ends", podEnds);
 } catch (error) {
   fail(`at "${current}": ${error.message}\n${pageErrors.join("\n")}`);
@@ -109,6 +111,25 @@ async function comesBack() {
   await messages(grace, ["Ada", "Hello Grace, which pod are you on?"], ["Grace"], ["Ada", "Grace?"]);
   await say(grace, "Here again.");
   for (const each of [ada, grace]) await messages(each, ["Ada"], ["Grace"], ["Ada"], ["Grace", "Here again.", pod]);
+}
+
+/** Whoever was connected through it comes back through the other one, to the same pod. No request has failed. */
+async function routerEnds() {
+  const before = await ada.page.locator("#messages li").count();
+  execSync(args["stop-router"], { stdio: "ignore" });
+  const words = "Is this the other router?";
+  for (const each of [ada, grace]) {
+    await people(each, "Ada", "Grace");
+    await text(each, "#pod", pod);
+  }
+  await say(grace, words);
+  for (const { name, page } of [ada, grace]) {
+    const last = () => page.locator("#messages li").last().innerText();
+    await until({ name, page }, last, (seen) => seen.includes(words), "what was said last");
+    const count = await page.locator("#messages li").count();
+    if (count !== before + 1) throw new Error(`${name} sees ${count} messages, after ${before} and another one`);
+  }
+  if (pageErrors.length > 0) throw new Error("a request has failed");
 }
 
 /** The room goes on at another pod, with nobody doing anything. What was said is lost with the first. */
