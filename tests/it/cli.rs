@@ -351,6 +351,22 @@ fn explain_does_not_repeat_secrets() {
     }
 }
 
+/// They are for copying.
+#[test]
+fn the_urls_of_the_readme_are_urls_of_redis() {
+    let urls: Vec<_> = README.lines().filter(|line| line.starts_with("redis") && line.contains("://")).collect();
+    let schemes: Vec<_> = urls.iter().filter_map(|url| url.split("://").next()).collect();
+    assert_eq!(schemes, ["redis", "redis-sentinel", "redis-cluster"]);
+    // No such servers are here; that they are looked for is what shows that the library takes the URL as well.
+    std::thread::scope(|scope| {
+        for url in urls {
+            scope.spawn(move || {
+                assert_eq!(explain("/room_a", &["--redis-url", url])["error"], "directory-unavailable", "{url}");
+            });
+        }
+    });
+}
+
 /// A Redis that takes connections and says nothing is waited for where it is asked: only for a room.
 #[test]
 fn explain_asks_redis_only_about_rooms() {
