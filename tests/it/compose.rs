@@ -117,7 +117,7 @@ fn two_people_share_a_room_that_survives_its_pod() {
     let screenshots = std::env::var("SCREENSHOTS").unwrap_or_default();
     let mut browser = Process::start("the browser", "node", |command| {
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"));
-        command.args(["compose.mjs", "--url", &demo.url(), "--deadline", "100"]);
+        command.args(["compose.mjs", "--url", &demo.url(), "--deadline", "150"]);
         command.args(["--stop", &demo.stop_command(), "--stop-router", &demo.stop_router_command("router-1")]);
         if !screenshots.is_empty() {
             command.args(["--screenshots", &screenshots]);
@@ -129,7 +129,7 @@ fn two_people_share_a_room_that_survives_its_pod() {
     assert!(browser.wait_exit().success(), "{text}{errors}{}", demo.output());
 
     let seen: Value = serde_json::from_str(&text).expect("what they saw as JSON");
-    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(7), "{seen}");
+    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(9), "{seen}");
     let pod = seen["pod"].as_str().expect("a pod").to_owned();
     // One has ended before; nothing in front of them is sticky.
     let served = demo.pods_served(1);

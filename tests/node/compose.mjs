@@ -11,6 +11,7 @@ import { fail, printLine, readArguments, setDeadline } from "./support.mjs";
 
 // As a StatefulSet names its pods; not what the page shows while it waits.
 const POD = /^backend-\d+$/;
+const WAITING = "Waiting for somebody else…";
 /** It passes in full only where something fails, or on a machine that is busy with a build. */
 const STEP_MS = 45_000;
 
@@ -39,7 +40,11 @@ try {
   await step("one leaves", oneLeaves);
   await step("and comes back", comesBack);
   if (args["stop-router"]) await step("a router ends", routerEnds);
-  if (args.stop) await step("their pod ends", podEnds);
+  if (args.stop) {
+    await step("their pod ends", podEnds);
+    await step("the API is asked again", apiIsAskedAgain);
+    await step("who waits learns that the pod has ended", waiterLearns);
+  }
 } catch (error) {
   fail(`at "${current}": ${error.message}\n${pageErrors.join("\n")}`);
 } finally {
@@ -69,7 +74,7 @@ async function person(name) {
 
 async function oneWaits() {
   await enterWaitingRoom(ada);
-  await text(ada, "#state", "Waiting for somebody else…");
+  await text(ada, "#state", WAITING);
   await screenshot(ada, "waiting");
 }
 
@@ -145,6 +150,32 @@ async function podEnds() {
   }
   await say(ada, "Still here?");
   for (const each of [ada, grace]) await messages(each, ["Ada", "Still here?", pod]);
+}
+
+/** As it has to be while a room is on its way to another pod: who is refused once is not refused for good. */
+async function apiIsAskedAgain() {
+  let refused = 0;
+  const refuse = (route) => route.fulfill({ status: 503, body: `${++refused}` });
+  await grace.page.route("**/api/room/**", refuse, { times: 1 });
+  await grace.page.reload();
+  await text(grace, "#api", pod);
+  if (refused !== 1) throw new Error(`the API was refused ${refused} times`);
+}
+
+/** What the page says in between is gone within a second: it is written down. */
+async function waiterLearns() {
+  const mary = await person("Mary");
+  await enterWaitingRoom(mary);
+  await text(mary, "#state", WAITING);
+  await mary.page.evaluate(() => {
+    const state = document.getElementById("state");
+    window.seen = [];
+    new MutationObserver(() => window.seen.push(state.textContent)).observe(state, { childList: true });
+  });
+  execSync(`${args.stop} ${await mary.page.locator("#pod").innerText()}`, { stdio: "ignore" });
+  const seen = () => mary.page.evaluate(() => window.seen);
+  await until(mary, seen, (all) => all[0] === "Disconnected. Trying again…" && all.at(-1) === WAITING, "both");
+  await mary.context.close();
 }
 
 async function enterWaitingRoom({ name, page }) {
