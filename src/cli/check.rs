@@ -25,7 +25,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
 
     let (mut reached, heartbeats) = ask(config, directory, out).await?;
     let mut pods = BTreeMap::new();
-    for (pod, _) in &heartbeats {
+    for (pod, _) in heartbeats.iter().flatten() {
         pods.insert(pod.to_string(), config.routing.address_of(pod));
     }
     for (pod, address) in &config.routing.fixed_pods {
@@ -35,7 +35,12 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
         reached &= report(out, &format!("{pod} at {address}"), dial(config, address, true).await)?;
     }
     if pods.is_empty() {
-        writeln!(out, "no pods are known: none has a heartbeat in the directory, and none is given with --pod")?;
+        let why = if heartbeats.is_some() {
+            "none has a heartbeat in the directory"
+        } else {
+            "the directory does not say who has a heartbeat"
+        };
+        writeln!(out, "no pods are known: {why}, and none is given with --pod")?;
         inform_of_first_pod(config, out).await?;
     }
     for backend in &config.backends.backends {
@@ -46,7 +51,7 @@ pub(super) async fn check<D: Directory>(config: &Config, directory: &D, out: &mu
             if let Source::Host(address, _) = source {
                 reached &= report(out, &format!("{what} {address}"), dial(config, address, false).await)?;
             }
-            reached &= count_pods(config, &what, source, &heartbeats, out).await?;
+            reached &= count_pods(config, &what, source, heartbeats.as_deref(), out).await?;
         }
     }
     Ok(reached)
@@ -57,14 +62,17 @@ async fn count_pods(
     config: &Config,
     what: &str,
     source: &Source,
-    heartbeats: &[(PodId, Heartbeat)],
+    heartbeats: Option<&[(PodId, Heartbeat)]>,
     out: &mut impl Write,
 ) -> io::Result<bool> {
     let asked = Instant::now();
     let found = match source {
         Source::Heartbeats => {
-            let alive = heartbeats.iter().filter(|(_, beat)| is_healthy(beat, now_ms()));
-            Ok(alive.map(|(pod, _)| pod.to_string().into()).collect())
+            let alive = |heartbeats: &[(PodId, Heartbeat)]| -> Vec<_> {
+                let healthy = heartbeats.iter().filter(|(_, beat)| is_healthy(beat, now_ms()));
+                healthy.map(|(pod, _)| pod.to_string().into()).collect()
+            };
+            heartbeats.map(alive).ok_or_else(|| "the directory does not say".to_owned())
         }
         Source::Host(..) | Source::Srv(_) => {
             match backends::known_to_dns(source, &config.routing, &Dns::default()).await {
@@ -95,12 +103,12 @@ const PLACING: &str = "+eval, +exists, +time, +set and +getrange on this key and
 
 /// Puts the questions to the directory: a room, by a key of the form of all others; where rooms are placed, whether one
 /// could be; and the heartbeats, which stand elsewhere and may be refused alone. Whether all were answered, and the pods
-/// that have a heartbeat.
+/// that have a heartbeat, where that could be asked.
 async fn ask<D: Directory>(
     config: &Config,
     directory: &D,
     out: &mut impl Write,
-) -> io::Result<(bool, Vec<(PodId, Heartbeat)>)> {
+) -> io::Result<(bool, Option<Vec<(PodId, Heartbeat)>>)> {
     let room = nobodys_room();
     let key = match &config.directory.kind {
         DirectoryKind::Redis(redis) => redis.room_key.key(&room),
@@ -122,7 +130,7 @@ async fn ask<D: Directory>(
     let sample = config.routing.statefulset.nth(0);
     let what = format!("directory, heartbeats: pod:{sample}:metrics");
     let heard = report(out, &what, beats.as_ref().map(|_| asked).map_err(|why| advice(why, READING)))?;
-    Ok((looked_up && placed && heard, beats.unwrap_or_default()))
+    Ok((looked_up && placed && heard, beats.ok()))
 }
 
 /// The directory's reason, and for a missing right what is needed.

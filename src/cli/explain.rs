@@ -1,10 +1,11 @@
 //! `explain`: the routing of one request, put into words. It decides nothing: the affinity rules, the directory and
 //! [`decision::plan`] do, exactly as they do when the router serves.
 
+use http::Uri;
 use serde::Serialize;
 
 use crate::config::{Config, DirectoryKind, Question, Source};
-use crate::core::affinity::AffinityError;
+use crate::core::affinity::{Affinity, AffinityError};
 use crate::core::assignment::{Answer, Assignment, Resolution};
 use crate::core::decision::{self, OnUnassigned, Plan, RoomRefusal};
 use crate::core::redirect::Redirect;
@@ -18,7 +19,7 @@ use crate::proxy::Reject;
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Explanation {
-    /// The target that was asked about.
+    /// The target that was asked about, its secrets masked.
     target: String,
     /// The affinity rule that found the room.
     rule: Option<String>,
@@ -47,6 +48,9 @@ pub(super) struct Explanation {
     because: String,
 }
 
+/// Parameters of Engine.IO that are no secrets and say what the request is.
+const ENGINE_IO: [&str; 2] = ["EIO", "transport"];
+
 /// Whether the directory would be asked.
 pub(super) fn names_a_room(question: &Question) -> bool {
     matches!(question.config.routing.affinity.room(&question.head), Ok(Some(_)))
@@ -56,13 +60,13 @@ pub(super) fn names_a_room(question: &Question) -> bool {
 pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) -> Explanation {
     let (config, head) = (&question.config, &question.head);
     let routing = &config.routing;
-    let mut told = Explanation { target: head.uri.to_string(), ..Explanation::default() };
+    let mut told = Explanation { target: echo(&head.uri, &routing.affinity), ..Explanation::default() };
     let found = match routing.affinity.room(head) {
         Ok(found) => found,
         Err(error) => return told.ambiguous(error),
     };
     let Some((room, rule)) = found else {
-        told.default_backend(config, "no affinity rule finds a room in it");
+        told.default_backend(config, head.uri.path(), "no affinity rule finds a room in it");
         match session(head, false) {
             Ok(Session::Sid(sid)) => told.session = Some(of_sid(config, head.uri.path(), &sid)),
             Ok(Session::Handshake | Session::None) => {}
@@ -80,8 +84,26 @@ pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) ->
     let resolution = answer.map_or(Resolution::Unknown, Resolution::Fresh);
     let redirect = routing.redirect.as_ref().filter(|redirect| redirect.applies_to(head, &room));
     let plan = decision::plan(redirect.is_some(), resolution, routing.on_unassigned);
-    told.note_plan(config, &room, redirect, plan);
+    told.note_plan(config, head.uri.path(), &room, redirect, plan);
     told
+}
+
+/// The target as it may stand in a ticket or a chat: values of the query that decide nothing here are masked, since `sid`s
+/// and tokens are among them.
+fn echo(target: &Uri, affinity: &Affinity) -> String {
+    let shown = |name: &str| affinity.reads_query(name) || ENGINE_IO.contains(&name);
+    let masked = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if shown(name) => pair.to_owned(),
+        Some((name, _)) => format!("{name}=***"),
+        None => "***".to_owned(),
+    };
+    let query = target.query().map(|query| query.split('&').map(masked).collect::<Vec<_>>().join("&"));
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let origin = target.host().zip(target.scheme()).map(|(host, scheme)| {
+        let port = target.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{scheme}://{host}{port}")
+    });
+    format!("{}{}{query}", origin.unwrap_or_default(), target.path())
 }
 
 /// What a `sid` says, as far as that can be told without asking for the backend's pods.
@@ -122,9 +144,8 @@ impl Explanation {
         self.because = reject.message().to_owned();
     }
 
-    fn default_backend(&mut self, config: &Config, why: &str) {
+    fn default_backend(&mut self, config: &Config, path: &str, why: &str) {
         self.decision = "default-backend";
-        let path = self.target.split('?').next().unwrap_or_default();
         let backend = &config.backends.backends[config.backends.for_path(path)];
         self.addresses = backend.sources.iter().map(ToString::to_string).collect();
         let set = if backend.prefix.is_empty() { "the default backend" } else { "the route's backend" };
@@ -149,7 +170,7 @@ impl Explanation {
         self.age_ms = Some(now_ms().saturating_sub(assignment.epoch.0));
     }
 
-    fn note_plan(&mut self, config: &Config, room: &RoomId<'_>, redirect: Option<&Redirect>, plan: Plan) {
+    fn note_plan(&mut self, config: &Config, path: &str, room: &RoomId<'_>, redirect: Option<&Redirect>, plan: Plan) {
         match plan {
             Plan::Redirect(pod) => {
                 self.decision = "redirect";
@@ -169,7 +190,7 @@ impl Explanation {
             }
             Plan::DefaultBackend => {
                 debug_assert_eq!(config.routing.on_unassigned, OnUnassigned::DefaultBackend);
-                self.default_backend(config, "the room has no pod, and --on-unassigned is default-backend");
+                self.default_backend(config, path, "the room has no pod, and --on-unassigned is default-backend");
             }
             Plan::Place => {
                 self.decision = "assign";

@@ -78,6 +78,11 @@ impl Affinity {
         &self.0
     }
 
+    /// Whether a rule looks at the query parameter of this name.
+    pub fn reads_query(&self, name: &str) -> bool {
+        self.0.iter().any(|rule| matches!(rule, AffinityRule::Query(source) if source.name == name))
+    }
+
     /// The room this request names, if any, and the index of the rule that found it.
     ///
     /// # Errors

@@ -27,6 +27,28 @@ pub fn without_parameters(path: &str) -> Cow<'_, str> {
     names.collect::<Vec<_>>().join("/").into()
 }
 
+/// A path as it may be written into a log: without the parameters of its segments, without all that a percent-encoded `?`
+/// begins, and without a user in front of a host (`//user:password@host/`). These carry sessions, tokens and passwords,
+/// also where they are not written as they should be.
+pub fn loggable(path: &str) -> Cow<'_, str> {
+    let names_a_host = path.starts_with("//");
+    if !names_a_host && !path.bytes().any(|byte| matches!(byte, b'%' | b';')) {
+        return Cow::Borrowed(path);
+    }
+    let path = before(path, &["%3f", "%3F"]);
+    let mut segments: Vec<_> = path.split('/').map(|segment| before(segment, &[";", "%3b", "%3B"])).collect();
+    if let (true, Some(host)) = (names_a_host, segments.get_mut(2)) {
+        *host = host.rsplit('@').next().unwrap_or_default();
+    }
+    segments.join("/").into()
+}
+
+/// What is in front of the first of these marks.
+fn before<'a>(text: &'a str, marks: &[&str]) -> &'a str {
+    let first = marks.iter().filter_map(|mark| text.find(mark)).min();
+    first.map_or(text, |at| &text[..at])
+}
+
 /// Whether there is only one way to read a path. Most have neither of what makes for others.
 pub fn is_plain(path: &str) -> bool {
     let bytes = path.as_bytes();
@@ -76,6 +98,26 @@ mod tests {
             assert_eq!(without_parameters(path), cut, "{path}");
         }
         assert!(matches!(without_parameters("/a/b"), Cow::Borrowed("/a/b")));
+    }
+
+    #[test]
+    fn what_may_be_secret_is_cut_from_what_is_logged() {
+        for (path, cut) in [
+            ("/a;jsessionid=secret/b;v=1", "/a/b"),
+            ("/a%3Bjsessionid=secret/b%3bv=1;w", "/a/b"),
+            ("/a%3Ftoken=secret/b", "/a"),
+            ("/a%3ftoken=secret/b;c", "/a"),
+            ("//user:secret@host/x", "//host/x"),
+            ("//user:se@cret@host", "//host"),
+            ("//host/@x", "//host/@x"),
+            ("//", "//"),
+            ("/%41%2f%", "/%41%2f%"),
+            ("*", "*"),
+            ("", ""),
+        ] {
+            assert_eq!(loggable(path), cut, "{path}");
+        }
+        assert!(matches!(loggable("/a/@b"), Cow::Borrowed("/a/@b")));
     }
 
     #[test]

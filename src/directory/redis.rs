@@ -1,8 +1,9 @@
 //! The directory in Redis: what is asked of it, and how the answers are read.
 //!
 //! Only this module and its children name fred. `settings` makes fred's configuration of a URL, `link` keeps
-//! a thread's connection and knows whether it is up, `outlook` sees them all; here are the three questions of
-//! [`Directory`]. Nothing is cached, retried or decided here: the resolver does that, over any directory.
+//! a thread's connection and knows whether it is up, `outlook` sees them all, `words` says what went wrong; here
+//! are the three questions of [`Directory`]. Nothing is cached, retried or decided here: the resolver does that,
+//! over any directory.
 //!
 //! # What Redis has to be
 //!
@@ -30,6 +31,7 @@ mod outlook;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -84,7 +84,7 @@ impl Endpoint {
     }
 
     /// Whether it is counted together with others: then its counters are not its own for good.
-    fn is_counted_together(&self) -> bool {
+    pub(super) fn is_counted_together(&self) -> bool {
         self.is_stranger && self.own.get().is_none()
     }
 

@@ -241,7 +241,7 @@ impl Drop for Record {
             request_id = self.request_id.to_str().unwrap_or_default(),
             kind = self.exchange.as_str(),
             method = self.method.as_str(),
-            path = &*path::without_parameters(self.target.path()),
+            path = &*path::loggable(self.target.path()),
             status,
             room = self.room.as_ref().map(RoomId::as_str),
             pod = self.pod.as_deref(),

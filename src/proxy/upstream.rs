@@ -221,7 +221,12 @@ impl Pool {
 
     async fn try_dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
         let failed = |stage, why: &str, timed_out| {
-            self.reach.lost(&endpoint.name, &endpoint.address, why);
+            // Another thread may have met it since.
+            if endpoint.is_counted_together() && !self.knows(&endpoint.name) {
+                Reach::never_met(&endpoint.name, &endpoint.address, why);
+            } else {
+                self.reach.lost(&endpoint.name, &endpoint.address, why);
+            }
             Failure { stage, sent: false, timed_out }
         };
         let found = self.dns.resolve(&endpoint.address).await;

@@ -329,6 +329,42 @@ fn explain_says_where_and_why() {
     assert!(directory.starts_with("unusable: no-assigned-at: assignedAt is missing or"), "{directory}");
     let text = stdout(&run(&["explain", "/room_a", "--redis-url", &url], &[]));
     assert!(text.contains("decision   pod\n"), "{text}");
+    let routed = told("https://app.example/api/polls", &["--route", "/api/=10.0.0.1:80"]);
+    assert_eq!(routed["addresses"], serde_json::json!(["10.0.0.1:80"]), "a whole URL has the path of its path");
+}
+
+/// What somebody copies from a browser and pastes into a ticket has a session in it.
+#[test]
+fn explain_does_not_repeat_secrets() {
+    let args = ["--directory", "memory", "--affinity", "query:room@/x/"];
+    for (target, echo) in [
+        ("/x/?room=a&token=hunter2&EIO=4&transport=polling", "/x/?room=a&token=***&EIO=4&transport=polling"),
+        ("/x/?hunter2&sid=backend-1~hunter2&=hunter2", "/x/?***&sid=***&=***"),
+        ("https://h.example:1/x/?room=a&roomId=hunter2", "https://h.example:1/x/?room=a&roomId=***"),
+        ("/x/", "/x/"),
+    ] {
+        let told = explain(target, &args);
+        assert_eq!(told["target"], echo);
+        assert!(!told.to_string().contains("hunter2"), "{told}");
+        let said = stdout(&run(&[&["explain", target][..], &args].concat(), &[]));
+        assert!(said.starts_with(&format!("target     {echo}\n")) && !said.contains("hunter2"), "{said}");
+    }
+}
+
+/// They are for copying.
+#[test]
+fn the_urls_of_the_readme_are_urls_of_redis() {
+    let urls: Vec<_> = README.lines().filter(|line| line.starts_with("redis") && line.contains("://")).collect();
+    let schemes: Vec<_> = urls.iter().filter_map(|url| url.split("://").next()).collect();
+    assert_eq!(schemes, ["redis", "redis-sentinel", "redis-cluster"]);
+    // No such servers are here; that they are looked for is what shows that the library takes the URL as well.
+    std::thread::scope(|scope| {
+        for url in urls {
+            scope.spawn(move || {
+                assert_eq!(explain("/room_a", &["--redis-url", url])["error"], "directory-unavailable", "{url}");
+            });
+        }
+    });
 }
 
 /// A Redis that takes connections and says nothing is waited for where it is asked: only for a room.
@@ -366,6 +402,13 @@ fn check_tries_what_it_knows_and_masks_secrets() {
     assert_eq!(failed.status.code(), Some(69), "{said}");
     assert!(said.contains("FAILED  directory") && said.contains("FAILED  default backend"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+    // In an operator's words, and nothing is said of whom nobody could be asked about.
+    let refused = said.lines().filter(|line| line.ends_with(": the directory cannot be asked: Connection refused"));
+    assert_eq!(refused.count(), 2, "{said}");
+    assert!(said.contains("no pods are known: the directory does not say who has a heartbeat"), "{said}");
+    let failed = run(&["check", "--default-backend", "heartbeats", "--redis-url", &format!("redis://{closed}")], &[]);
+    let said = stdout(&failed);
+    assert!(said.contains("FAILED  default backend heartbeats: the directory does not say\n"), "{said}");
     assert_eq!(run(&["check", "--cache-ttl", "x"], &[]).status.code(), Some(64));
 
     // A pod where none may be is left alone; default backends may be anywhere.

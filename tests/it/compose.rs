@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -80,6 +81,12 @@ impl Demo {
         format!("sh -c 'kill \"$(cat \"{}/$0\")\"'", self.pids.display())
     }
 
+    /// A command for the shell that ends a router, and waits until it has gone.
+    fn stop_router_command(&self, router: &str) -> String {
+        let file = self.pids.join(router);
+        format!("pid=$(cat '{}'); kill $pid; while kill -0 $pid; do sleep 0.05; done", file.display())
+    }
+
     /// The pods that this router has sent requests to, by its metrics.
     fn pods_served(&self, router: usize) -> BTreeSet<String> {
         let mut client = Client::connect(self.addr(ADMIN[router]));
@@ -110,7 +117,8 @@ fn two_people_share_a_room_that_survives_its_pod() {
     let screenshots = std::env::var("SCREENSHOTS").unwrap_or_default();
     let mut browser = Process::start("the browser", "node", |command| {
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"));
-        command.args(["compose.mjs", "--url", &demo.url(), "--stop", &demo.stop_command(), "--deadline", "100"]);
+        command.args(["compose.mjs", "--url", &demo.url(), "--deadline", "150"]);
+        command.args(["--stop", &demo.stop_command(), "--stop-router", &demo.stop_router_command("router-1")]);
         if !screenshots.is_empty() {
             command.args(["--screenshots", &screenshots]);
         }
@@ -121,14 +129,66 @@ fn two_people_share_a_room_that_survives_its_pod() {
     assert!(browser.wait_exit().success(), "{text}{errors}{}", demo.output());
 
     let seen: Value = serde_json::from_str(&text).expect("what they saw as JSON");
-    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(6), "{seen}");
+    assert_eq!(seen["steps"].as_array().map(Vec::len), Some(9), "{seen}");
     let pod = seen["pod"].as_str().expect("a pod").to_owned();
-    // Nothing in front of the routers is sticky.
-    for router in [0, 1] {
-        let served = demo.pods_served(router);
-        assert!(served.contains(&pod), "router {router} has not served {pod}: {served:?}");
-    }
+    // One has ended before; nothing in front of them is sticky.
+    let served = demo.pods_served(1);
+    assert!(served.contains(&pod), "router 2 has not served {pod}: {served:?}");
+    let by_first = |line: &str| line.starts_with("router-1 | ") && line.contains(r#""source":"room""#);
+    assert!(demo.output().lines().any(by_first), "router 1 has served nobody");
+    // The README sorts such lines by their beginning, without the prefix.
+    let output = demo.output();
+    let lines: Vec<_> = output.lines().filter_map(|line| line.strip_prefix("router-1 | ")).collect();
+    assert!(lines.len() > 10 && lines.iter().all(|line| line.starts_with(r#"{"timestamp":"20"#)), "{lines:?}");
     demo.end();
+}
+
+/// A rolling update of the routers, as whoever is in front of them sees it: each ends while requests come.
+#[test]
+fn a_router_that_ends_fails_no_request() {
+    const AFTERWARDS: usize = 100;
+    let demo = Demo::start();
+    let target = "/api/room/room_a/state";
+    let has_gone = AtomicBool::new(false);
+    let ask = |is_kept: bool| {
+        let (mut kept, mut afterwards) = (Client::connect(demo.addr(0)), 0);
+        while afterwards < AFTERWARDS {
+            if !is_kept {
+                kept = Client::connect(demo.addr(0));
+            }
+            let answer = kept.get(target);
+            assert_eq!(answer.status(), 200, "{}{}", answer.text(), demo.output());
+            afterwards += usize::from(has_gone.load(Ordering::Relaxed));
+        }
+    };
+    std::thread::scope(|scope| {
+        let ask = &ask;
+        for is_kept in [true, false] {
+            scope.spawn(move || ask(is_kept));
+        }
+        let stop = demo.stop_router_command("router-2");
+        let stopped = Command::new("sh").args(["-c", &stop]).output().expect("sh is there");
+        has_gone.store(true, Ordering::Relaxed);
+        assert!(stopped.status.success(), "{stopped:?}");
+    });
+    let ended = |line: &str| line.starts_with("router-2 | ") && line.contains(r#""message":"drained""#);
+    assert!(demo.output().lines().any(ended), "{}", demo.output());
+    demo.end();
+}
+
+/// The router serves for at least three health checks of whoever is in front of it, after it has begun to end.
+#[test]
+fn routers_serve_until_nobody_sends_them_anything() {
+    let milliseconds = |text: &str| humantime::parse_duration(text).expect("a duration").as_millis();
+    let number = |text: &str, before: &str| between(text, before, " ")[0].trim_end_matches(['\n', ',']).to_owned();
+    let (haproxy, traefik) = (read("haproxy.cfg"), read("traefik.yaml"));
+    for (lame_duck, interval) in [
+        (number(&read("run-local"), "POD_ROUTER_LAME_DUCK="), number(&haproxy, "check inter ")),
+        (number(&read("compose.yaml"), "POD_ROUTER_LAME_DUCK: "), number(&traefik, "port: 9901, interval: ")),
+    ] {
+        let (served, interval) = (milliseconds(&lame_duck), milliseconds(&interval));
+        assert!(served >= 3 * interval, "{served} ms, and a health check every {interval} ms");
+    }
 }
 
 /// What `text` has between each `before` and the next `after`.

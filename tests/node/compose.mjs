@@ -1,8 +1,8 @@
 // Two people use the demo of deploy/compose in Debian's Chromium: they wait, meet in a room, talk, one leaves and comes
-// back; and where there is a command to stop a pod, theirs ends.
+// back; and where there are commands to stop a router and a pod, one of the routers and their pod end.
 //
-//   node compose.mjs --url http://127.0.0.1:8080/ [--stop "docker-compose stop"] [--screenshots FOLDER]
-//                    [--chromium /usr/bin/chromium] [--deadline 60]
+//   node compose.mjs --url http://127.0.0.1:8080/ [--stop-router "docker-compose stop router-1"]
+//                    [--stop "docker-compose stop"] [--screenshots FOLDER] [--chromium /usr/bin/chromium] [--deadline 60]
 
 import { execSync } from "node:child_process";
 import { join } from "node:path";
@@ -11,12 +11,14 @@ import { fail, printLine, readArguments, setDeadline } from "./support.mjs";
 
 // As a StatefulSet names its pods; not what the page shows while it waits.
 const POD = /^backend-\d+$/;
+const WAITING = "Waiting for somebody else…";
 /** It passes in full only where something fails, or on a machine that is busy with a build. */
 const STEP_MS = 45_000;
 
 const args = readArguments({
   url: undefined,
   stop: null,
+  "stop-router": null,
   screenshots: null,
   chromium: "/usr/bin/chromium",
   deadline: 60,
@@ -37,7 +39,12 @@ try {
   await step("they talk", theyTalk);
   await step("one leaves", oneLeaves);
   await step("and comes back", comesBack);
-  if (args.stop) await step("their pod ends", podEnds);
+  if (args["stop-router"]) await step("a router ends", routerEnds);
+  if (args.stop) {
+    await step("their pod ends", podEnds);
+    await step("the API is asked again", apiIsAskedAgain);
+    await step("who waits learns that the pod has ended", waiterLearns);
+  }
 } catch (error) {
   fail(`at "${current}": ${error.message}\n${pageErrors.join("\n")}`);
 } finally {
@@ -67,7 +74,7 @@ async function person(name) {
 
 async function oneWaits() {
   await enterWaitingRoom(ada);
-  await text(ada, "#state", "Waiting for somebody else…");
+  await text(ada, "#state", WAITING);
   await screenshot(ada, "waiting");
 }
 
@@ -111,6 +118,25 @@ async function comesBack() {
   for (const each of [ada, grace]) await messages(each, ["Ada"], ["Grace"], ["Ada"], ["Grace", "Here again.", pod]);
 }
 
+/** Whoever was connected through it comes back through the other one, to the same pod. No request has failed. */
+async function routerEnds() {
+  const before = await ada.page.locator("#messages li").count();
+  execSync(args["stop-router"], { stdio: "ignore" });
+  const words = "Is this the other router?";
+  for (const each of [ada, grace]) {
+    await people(each, "Ada", "Grace");
+    await text(each, "#pod", pod);
+  }
+  await say(grace, words);
+  for (const { name, page } of [ada, grace]) {
+    const last = () => page.locator("#messages li").last().innerText();
+    await until({ name, page }, last, (seen) => seen.includes(words), "what was said last");
+    const count = await page.locator("#messages li").count();
+    if (count !== before + 1) throw new Error(`${name} sees ${count} messages, after ${before} and another one`);
+  }
+  if (pageErrors.length > 0) throw new Error("a request has failed");
+}
+
 /** The room goes on at another pod, with nobody doing anything. What was said is lost with the first. */
 async function podEnds() {
   execSync(`${args.stop} ${pod}`, { stdio: "ignore" });
@@ -124,6 +150,32 @@ async function podEnds() {
   }
   await say(ada, "Still here?");
   for (const each of [ada, grace]) await messages(each, ["Ada", "Still here?", pod]);
+}
+
+/** As it has to be while a room is on its way to another pod: who is refused once is not refused for good. */
+async function apiIsAskedAgain() {
+  let refused = 0;
+  const refuse = (route) => route.fulfill({ status: 503, body: `${++refused}` });
+  await grace.page.route("**/api/room/**", refuse, { times: 1 });
+  await grace.page.reload();
+  await text(grace, "#api", pod);
+  if (refused !== 1) throw new Error(`the API was refused ${refused} times`);
+}
+
+/** What the page says in between is gone within a second: it is written down. */
+async function waiterLearns() {
+  const mary = await person("Mary");
+  await enterWaitingRoom(mary);
+  await text(mary, "#state", WAITING);
+  await mary.page.evaluate(() => {
+    const state = document.getElementById("state");
+    window.seen = [];
+    new MutationObserver(() => window.seen.push(state.textContent)).observe(state, { childList: true });
+  });
+  execSync(`${args.stop} ${await mary.page.locator("#pod").innerText()}`, { stdio: "ignore" });
+  const seen = () => mary.page.evaluate(() => window.seen);
+  await until(mary, seen, (all) => all[0] === "Disconnected. Trying again…" && all.at(-1) === WAITING, "both");
+  await mary.context.close();
 }
 
 async function enterWaitingRoom({ name, page }) {

@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use super::outlook::Outlook;
 use super::settings::Settings;
+use super::words::in_words;
 use crate::directory::DirectoryError;
 
 /// Between two pings.
@@ -205,7 +206,7 @@ impl Link {
                 }
                 Ok(Err(error)) => {
                     failed += 1;
-                    self.set_down(error.to_string());
+                    self.set_down(in_words(&error));
                 }
                 Err(_) => {
                     failed += 1;
@@ -245,7 +246,7 @@ impl Link {
 fn unanswered(error: &Error, clustered: bool) -> DirectoryError {
     let on_its_way = clustered && matches!(error.kind(), ErrorKind::Routing | ErrorKind::Cluster);
     if on_its_way || matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled) {
-        DirectoryError::Unavailable(error.to_string())
+        DirectoryError::Unavailable(in_words(error))
     } else {
         DirectoryError::Refused(error.details().to_owned())
     }
@@ -273,7 +274,7 @@ impl Session {
         let opened = tokio::select! {
             biased;
             why = session.ended() => Err(why),
-            pong = ping.ping::<()>(None) => pong.map_err(|error| error.to_string()),
+            pong = ping.ping::<()>(None) => pong.map_err(|error| in_words(&error)),
         };
         opened.map(|()| session).map_err(|why| settings.comment(why))
     }
@@ -282,7 +283,7 @@ impl Session {
     async fn ended(&mut self) -> String {
         match (&mut self.connection).await {
             Ok(Ok(())) => "the connection was closed".to_owned(),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => in_words(&error),
             Err(error) => format!("fred's task ended: {error}"),
         }
     }

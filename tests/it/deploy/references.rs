@@ -137,6 +137,38 @@ fn by_hand(secret: &str) {
     assert!(how.contains(&command), "nobody makes the Secret {secret}");
 }
 
+/// What the ingress refers to has to be made by somebody as well, and the steps of the README are all there are.
+#[test]
+fn every_secret_of_production_is_made_in_the_steps_of_the_readme() {
+    let production = &overlay("production").1;
+    let mut secrets: Vec<_> =
+        production.iter().filter_map(|object| object["spec"]["tls"]["secretName"].as_str()).collect();
+    assert_eq!(secrets, ["rooms-tls"]);
+    for workload in workloads(production) {
+        for container in items(&workload["spec"]["template"]["spec"]["containers"]) {
+            let env = items(&container["env"]);
+            secrets.extend(env.filter_map(|env| env["valueFrom"]["secretKeyRef"]["name"].as_str()));
+        }
+    }
+    assert!(secrets.len() >= 3, "{secrets:?}");
+    let readme = read("README.md");
+    for secret in secrets {
+        let made = ["generic", "tls"].map(|kind| format!("kubectl -n rooms create secret {kind} {secret} --"));
+        assert!(made.iter().any(|command| readme.contains(command)), "nobody makes the Secret {secret}");
+    }
+}
+
+/// The Gateway API's kinds go where the overlay's others go.
+#[test]
+fn the_gateway_is_in_the_place_of_the_ingress_route() {
+    let overlay = read("deploy/kubernetes/overlays/production/kustomization.yaml");
+    let readme = read("README.md");
+    for named in ["../../../traefik/ingressroute", "../../../traefik/gateway"] {
+        assert!(readme.contains(&format!("`{named}`")), "{named}");
+    }
+    assert!(overlay.contains("\n  - ../../../traefik/ingressroute\n"));
+}
+
 /// kube-prometheus-stack overlooks what does not carry its release's name.
 #[test]
 fn the_operator_takes_in_monitor_and_rules() {
@@ -215,7 +247,7 @@ fn one_router_at_a_time_goes() {
 fn the_flags_that_are_spoken_of_exist() {
     let known: BTreeSet<_> = pod_router::config::settings().into_iter().map(|setting| setting.flag).collect();
     // Of kubectl, redis-server, prometheus and the like.
-    let others = ["--from-literal", "--save", "--appendonly", "--config", "--previous", "--raw"];
+    let others = ["--from-literal", "--save", "--appendonly", "--config", "--previous", "--raw", "--cert", "--key"];
     let mut spoken_of = BTreeSet::new();
     for (file, words) in
         super::tools::texts().iter().flat_map(|(file, text)| text.split_whitespace().map(move |word| (file, word)))

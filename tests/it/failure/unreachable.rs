@@ -184,6 +184,30 @@ fn that_a_pod_is_away_is_said_once_with_the_cause_and_so_is_its_return() {
     }
 }
 
+/// Whoever makes up names in a `sid` writes no warning for each. Of a pod that has been reached, or that owns a room,
+/// there is one.
+#[test]
+fn a_pod_that_only_a_sid_names_is_no_warning_until_it_is_known_otherwise() {
+    let (redis, mut pods, any) = (Redis::start(), Pods::start(1), Pod::start("any"));
+    let builder = Router::builder().redis(&redis).default_backend([&any]).pod(&pods[0]);
+    let router = builder.args(&["--pod-address", "{pod}.no-such-name.invalid:3000", "--pod-wait", "0s"]).start_ready();
+    let sid = |pod: usize| router.get(&format!("/socket.io/?EIO=4&transport=polling&sid=backend-{pod}~x"));
+    for pod in 1..20 {
+        assert_eq!(sid(pod).head.value("x-pod-router-error"), Some("session-unknown"));
+    }
+    let warnings = || -> Vec<_> {
+        lines(&router, "pod unreachable").iter().filter_map(|line| line["pod"].as_str().map(str::to_owned)).collect()
+    };
+    assert_eq!(warnings(), [""; 0]);
+    redis.assign("room_a", 7);
+    assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
+    assert_eq!(warnings(), ["backend-7"]);
+    assert_eq!(sid(0).pod(), "backend-0");
+    pods.get_mut(0).unbind();
+    eventually("its connections are gone", || sid(0).head.value("x-pod-router-error") == Some("session-unknown"));
+    assert_eq!(warnings(), ["backend-7", "backend-0"]);
+}
+
 #[test]
 fn a_default_backend_that_refuses_is_passed_over() {
     let redis = Redis::start();

@@ -71,9 +71,10 @@ fn a_query_names_the_room_that_socket_io_reads_in_it() {
     }
 }
 
-/// What a path's segments have behind a `;` reaches the pod, and no log: it may be a session's id.
+/// What a path's segments have behind a `;` reaches the pod, and no log: it may be a session's id. Nor does what some
+/// client has percent-encoded that should not be, or a password in front of a host.
 #[test]
-fn path_parameters_are_not_logged() {
+fn what_may_be_secret_in_a_path_is_not_logged() {
     let stage = Stage::new();
     let head = stage.get("/room_a;jsessionid=s3cret/b;v=s3cret").json()["head"].as_str().unwrap_or_default().to_owned();
     assert!(head.starts_with("GET /room_a;jsessionid=s3cret/b;v=s3cret HTTP/1.1\r\n"), "{head}");
@@ -81,5 +82,12 @@ fn path_parameters_are_not_logged() {
     assert_eq!(response.expect_error(400), "encoded-room");
     let line = stage.router.access_line(response.head.value("x-request-id").expect("an id"));
     assert_eq!(line["path"], "/x/room%5Fa");
+    for (target, path) in
+        [("/x%3Ftoken=s3cret", "/x"), ("/x%3bjsessionid=s3cret/y", "/x/y"), ("//user:s3cret@host/x", "//host/x")]
+    {
+        let id = format!("target-{}", fastrand::u64(..));
+        stage.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\n\r\n"));
+        assert_eq!(stage.router.access_line(&id)["path"], path, "{target}");
+    }
     assert!(!stage.router.whole_output().contains("s3cret"));
 }

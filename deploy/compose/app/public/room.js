@@ -3,6 +3,7 @@
 const RETRY_MS = 1000;
 const query = new URLSearchParams(location.search);
 const room = query.get("roomId");
+let askAgain;
 const byId = (id) => document.getElementById(id);
 
 byId("room").textContent = room ?? "No room";
@@ -49,9 +50,12 @@ function join() {
   }
 }
 
+/** Again while it is refused: the room may be on its way to another pod. */
 async function askApi() {
-  const response = await fetch(`/api/room/${room}/state`);
+  clearTimeout(askAgain);
+  const response = await fetch(`/api/room/${room}/state`).catch(() => ({ ok: false, status: "0, no answer" }));
   showPod("api", response.ok ? (await response.json()).pod : `status ${response.status}`);
+  if (!response.ok) askAgain = setTimeout(askApi, RETRY_MS);
 }
 
 function showPeople(participants) {

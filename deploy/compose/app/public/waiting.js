@@ -33,5 +33,12 @@ function wait() {
     // A page load that names the room: pod-router answers it with a redirect that names the pod as well.
     location.assign(redirectUrl);
   });
+  socket.on("disconnect", (reason) => {
+    // What room_assigned does.
+    if (reason === "io client disconnect") return;
+    state.textContent = "Disconnected. Trying again…";
+    // Where the pod has said so, the client does not do that by itself.
+    if (!socket.active) socket.connect();
+  });
   socket.on("connect_error", (error) => (state.textContent = `Not connected: ${error.message}. Trying again…`));
 }
