@@ -16,9 +16,14 @@ REFERENCE = "nginx-lua"
 OURS = "pod-router"
 #: Copies bytes, routes nothing: what of a figure is the kernel's.
 FLOOR = "floor"
-NAMES = [OURS, REFERENCE, "nginx-hash", "haproxy-hash", "node", FLOOR]
+#: The reference with the settings that an expert gives it; the goals are set against the usual ones.
+TUNED = "nginx-tuned"
+NAMES = [OURS, REFERENCE, TUNED, "nginx-hash", "haproxy-hash", "node", FLOOR]
 #: Only if asked for: the floor on tokio, with a runtime a core and with one for all threads, see runtimes.py.
 EXTRA = ["floor-cores", "floor-shared"]
+
+#: Buffers that hold a body of 64 KiB; usual are 4 KiB, and eight of them.
+TUNING = "proxy_buffer_size 16k; proxy_buffers 4 64k; proxy_busy_buffers_size 128k;"
 
 HANDSHAKE = (
     "GET /socket.io/?EIO=4&transport=websocket&roomId={room} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n"
@@ -28,10 +33,12 @@ HANDSHAKE = (
 
 class Peer:
     """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all. `dials`:
-    it has one pod, and a connection to it for each of a client's."""
+    it has one pod, and a connection to it for each of a client's. `only`: the works it is measured at, if not all."""
 
-    def __init__(self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None):
-        self.name, self.port, self.command = name, port, command
+    def __init__(
+        self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None, only=None
+    ):
+        self.name, self.port, self.command, self.only = name, port, command, only
         self.knows_rooms, self.dials = knows_rooms, dials
         self.websocket_port, self.admin_port = websocket_port or port, admin_port
         self.process = None
@@ -51,7 +58,7 @@ class Peer:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": errors}
             self.process = machine.start(core, self.command, env=environment, **quiet)
             try:
-                machine.wait_for(lambda: stage.answers(self.port), f"port {self.port}")
+                machine.wait_for(self.is_up, f"port {self.port}")
                 if self.admin_port:
                     machine.wait_for(self.is_ready, "readiness")
             except RuntimeError as error:
@@ -60,6 +67,11 @@ class Peer:
 
     def stop(self):
         machine.stop([self.process])
+
+    def is_up(self):
+        if self.process.poll() is not None:
+            raise RuntimeError("it has ended by itself")
+        return stage.answers(self.port)
 
     def is_ready(self):
         return self.get("/readyz", port=self.admin_port)[0].status == 200
@@ -102,7 +114,10 @@ def all_peers(theatre, binary):
     upstreams = servers(stage.PODS, f"upstream {{pod}} {{{{ {nginx} {keep} }}}}\n")
     lines = "server {pod} 127.0.0.1:{port}\n  "
     pods = json.dumps({pod: f"127.0.0.1:{port}" for pod, port in stage.PODS.items()})
-    lua = theatre.fill("benches/peers/nginx-lua.conf", PORT="4201", UPSTREAMS=upstreams)
+    lua, tuned = (
+        theatre.fill("benches/peers/nginx-lua.conf", f"{name}.conf", NAME=name, PORT=port, UPSTREAMS=upstreams, TUNING=tuning)
+        for name, port, tuning in ((REFERENCE, "4201", ""), (TUNED, "4230", TUNING))
+    )
     hashes = {"HTTP": servers(stage.HTTP_PODS, nginx), "WEBSOCKET": servers(stage.ECHO_PODS, nginx)}
     nginx_hash = theatre.fill("benches/peers/nginx-hash.conf", PORT="4202", **hashes)
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
@@ -111,6 +126,7 @@ def all_peers(theatre, binary):
     return [
         ours(binary, 4200),
         Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
+        Peer(TUNED, 4230, ["nginx", "-c", tuned], only=["http", "body", "tunnel"]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),

@@ -6,17 +6,15 @@ hardly read; beside them a steady trickle of requests, whose latency is written 
 load. Then all is quiet for a moment, and resident memory and open files are written down. Nothing may fail, but while pods restart.
 """
 
-import argparse
 import csv
 import os
-import signal
 import socket
 import statistics
 import sys
 import threading
 import time
 
-from . import machine, peers, soak_plot, stage, works
+from . import commandline, machine, peers, soak_plot, stage, works
 
 PORT = 4200
 REST = 1.0
@@ -171,12 +169,10 @@ def write(samples, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="benches/soak", description=__doc__)
+    parser = commandline.Parser(prog="benches/soak", description=__doc__)
     parser.add_argument("--minutes", metavar="N", type=float, default=10, help="how long (10)")
-    parser.add_argument("--binary", metavar="PATH", default="target/release/pod-router", help="this one, build none")
     parser.add_argument("--out", metavar="DIR", default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
-    chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    chosen = parser.chosen()
     with stage.Stage(COLD_ROOMS) as theatre:
         samples = soak(chosen, theatre)
     write(samples, chosen.out)
@@ -184,4 +180,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    commandline.run(main)
