@@ -105,7 +105,7 @@ class Stage:
             machine.wait_for(lambda port=port: answers(port), f"port {port}")
 
     def stop(self, name):
-        machine.stop([self.processes.pop(name)])
+        machine.stop([self.processes.pop(name)] if name in self.processes else [])
 
     def fill(self, template, name=None, **values):
         """A configuration file with its @WORD@s replaced, as a file `name`; the path of the result."""
