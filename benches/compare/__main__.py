@@ -46,8 +46,8 @@ def arguments():
     chosen.seconds = chosen.seconds or (1 if chosen.quick else 2)
     chosen.works = [work for work in works.WORKS if work.key in chosen.only]
     everything = chosen.only == keys and chosen.peers == peers.NAMES and chosen.reps >= 5 and chosen.seconds >= 2
-    chosen.complete_out = chosen.out or (results if everything else stage.SCRATCH)
-    chosen.out = chosen.out or stage.SCRATCH
+    default = results if everything else stage.SCRATCH
+    chosen.complete_out, chosen.out = chosen.out or default, chosen.out or stage.SCRATCH
     return chosen
 
 

@@ -3,6 +3,7 @@ they are, and ends without a traceback."""
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import signal
@@ -78,6 +79,26 @@ def run(main):
         sys.exit("interrupted")
     except (RuntimeError, works.Failed) as error:
         sys.exit(f"error: {error}")
+
+
+class Rows(dict):
+    """Results by name, of what is measured besides the comparison. `with` writes them however it ends, an incomplete run's
+    to nobody's README."""
+
+    def __init__(self, chosen, name):
+        super().__init__()
+        self.chosen, self.name = chosen, name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        chosen, out = self.chosen, self.chosen.out if kind else self.chosen.complete_out
+        about = origin() | {"repetitions": chosen.reps, "seconds": chosen.seconds, "complete": kind is None}
+        os.makedirs(out, exist_ok=True)
+        with open(f"{out}/{self.name}", "w") as file:
+            file.write(json.dumps({**about, "rows": self}, indent=1) + "\n")
+        print(f"written to {out}/{self.name}")
 
 
 def origin():

@@ -16,14 +16,11 @@ REFERENCE = "nginx-lua"
 OURS = "pod-router"
 #: Copies bytes, routes nothing: what of a figure is the kernel's.
 FLOOR = "floor"
-#: The reference with the settings that an expert gives it; the goals are set against the usual ones.
+#: The reference as an expert would have it; the goals are set against the usual ones.
 TUNED = "nginx-tuned"
 NAMES = [OURS, REFERENCE, TUNED, "nginx-hash", "haproxy-hash", "node", FLOOR]
 #: Only if asked for: the floor on tokio, with a runtime a core and with one for all threads, see runtimes.py.
 EXTRA = ["floor-cores", "floor-shared"]
-
-#: Buffers that hold a body of 64 KiB; usual are 4 KiB, and eight of them.
-TUNING = "proxy_buffer_size 16k; proxy_buffers 4 64k; proxy_busy_buffers_size 128k;"
 
 HANDSHAKE = (
     "GET /socket.io/?EIO=4&transport=websocket&roomId={room} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n"
@@ -114,10 +111,8 @@ def all_peers(theatre, binary):
     upstreams = servers(stage.PODS, f"upstream {{pod}} {{{{ {nginx} {keep} }}}}\n")
     lines = "server {pod} 127.0.0.1:{port}\n  "
     pods = json.dumps({pod: f"127.0.0.1:{port}" for pod, port in stage.PODS.items()})
-    lua, tuned = (
-        theatre.fill("benches/peers/nginx-lua.conf", f"{name}.conf", NAME=name, PORT=port, UPSTREAMS=upstreams, TUNING=tuning)
-        for name, port, tuning in ((REFERENCE, "4201", ""), (TUNED, "4230", TUNING))
-    )
+    lua = theatre.fill("benches/peers/nginx-lua.conf", PORT="4201", UPSTREAMS=upstreams)
+    tuned = theatre.fill("benches/peers/nginx-tuned.conf", PORT="4230", UPSTREAMS=upstreams)
     hashes = {"HTTP": servers(stage.HTTP_PODS, nginx), "WEBSOCKET": servers(stage.ECHO_PODS, nginx)}
     nginx_hash = theatre.fill("benches/peers/nginx-hash.conf", PORT="4202", **hashes)
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
@@ -126,7 +121,7 @@ def all_peers(theatre, binary):
     return [
         ours(binary, 4200),
         Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
-        Peer(TUNED, 4230, ["nginx", "-c", tuned], only=["http", "body", "tunnel"]),
+        Peer(TUNED, 4230, ["nginx", "-c", tuned], only=["http", "body", "cold", "redirect", "tunnel"]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),

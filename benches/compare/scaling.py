@@ -4,11 +4,10 @@ Each row is the median CPU of a unit over the repetitions, of a router that was 
 before it is measured.
 """
 
-import json
 import os
 import statistics
 
-from . import machine, peers, stage, works
+from . import commandline, machine, peers, stage, works
 
 PORT = 4200
 MOST_ROOMS = 1_000_000
@@ -117,12 +116,10 @@ def threads(chosen):
 
 
 def main(chosen, theatre, run):
-    found = {}
     print("| | µs CPU |\n|---|---|")
-    for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
-        for what, figures in rows:
-            found[what] = figures
-            print(f"| {what} | " + ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items()) + " |", flush=True)
-    os.makedirs(chosen.out, exist_ok=True)
-    with open(f"{chosen.out}/scaling.json", "w") as file:
-        json.dump({"repetitions": chosen.reps, "seconds": chosen.seconds, "rows": found}, file, indent=1)
+    with commandline.Rows(chosen, "scaling.json") as found:
+        for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
+            for what, figures in rows:
+                found[what] = figures
+                shown = ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items())
+                print(f"| {what} | {shown} |", flush=True)

@@ -107,13 +107,13 @@ class Stage:
     def stop(self, name):
         machine.stop([self.processes.pop(name)] if name in self.processes else [])
 
-    def fill(self, template, name=None, **values):
-        """A configuration file with its @WORD@s replaced, as a file `name`; the path of the result."""
+    def fill(self, template, **values):
+        """A configuration file with its @NAME@s replaced; the path of the result."""
         with open(template) as file:
             text = file.read()
-        for word, replacement in {"DIR": self.directory, "REDIS": str(REDIS), **values}.items():
-            text = text.replace(f"@{word}@", replacement)
-        path = f"{self.directory}/{name or os.path.basename(template)}"
+        for name, replacement in {"DIR": self.directory, "REDIS": str(REDIS), **values}.items():
+            text = text.replace(f"@{name}@", replacement)
+        path = f"{self.directory}/{os.path.basename(template)}"
         with open(path, "w") as file:
             file.write(text)
         return path
