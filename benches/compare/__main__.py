@@ -154,7 +154,7 @@ def compare(run, chosen, theatre, results):
         admitted = [peer for peer in proxies if admit(peer)]
         return measure(run, chosen, admitted, results) and admitted == proxies
     finally:
-        machine.stop([peer.process for peer in proxies if peer.process])
+        machine.stop([peer.process for peer in proxies])
 
 
 def write(chosen, results, about):

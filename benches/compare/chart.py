@@ -58,7 +58,7 @@ def x(ratio):
 def legend(names):
     parts = []
     for index, name in enumerate(names):
-        left = 20 + index * 106
+        left = 20 + index * 110
         parts.append(f'<rect x="{left}" y="8" width="11" height="11" fill="{COLOURS[name]}"/>')
         parts.append(f'<text x="{left + 15}" y="18">{escape(name)}</text>')
     key = f"cost as a ratio to {peers.REFERENCE}: median, whiskers from least to most; triangle: goal"

@@ -77,7 +77,8 @@ def wait_for(condition, what, seconds=20):
 
 
 def stop(processes):
-    """Ends what this program started, and nothing else."""
+    """Ends what this program started, and nothing else. What never started is None."""
+    processes = [process for process in processes if process]
     for process in processes:
         process.terminate()
     for process in processes:
