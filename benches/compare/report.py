@@ -75,7 +75,8 @@ def goal(work, mine):
         return f"{figures}: failed" if mine.median is None else figures
     best, worst = (verdict(work, value) for value in spread)
     if best == worst:
-        return f"{figures}: {best}"
+        single = sum(value is not None for value in mine.values) == 1
+        return f"{figures}: {best}{', in one repetition' if single else ''}"
     middle = verdict(work, mine.median if work.absolute else mine.ratio)
     return f"{figures}: undecided, {best} to {worst} (median: {middle})"
 

@@ -48,6 +48,7 @@ class Report(unittest.TestCase):
         self.assertIn("0.60× (0.75×): first step |", self.table(measured(6.1, 7.0, 7.5), tens))
         undecided = "0.60× (0.75×): undecided, reached to missed (median: first step) |"
         self.assertIn(undecided, self.table(measured(5.0, 7.0, 8.0), tens))
+        self.assertIn("0.60× (0.75×): reached, in one repetition |", self.table(measured(4.0), tens))
         cell = report.Cell(measured(1500.0, 1600.0), [])
         self.assertEqual(report.goal(TUNNEL, cell), "1,536 (2,560): undecided, reached to first step (median: first step)")
 
@@ -67,6 +68,15 @@ class Report(unittest.TestCase):
         drawn = chart.draw(results, works.WORKS, peers.NAMES)
         self.assertIn(">0.50</text>", drawn)
         self.assertEqual(set(peers.NAMES + peers.EXTRA) - set(chart.COLOURS), set())
+
+
+class Works(unittest.TestCase):
+    def test_a_load_that_failed_says_how_much_it_asked_for(self):
+        self.assertEqual(works.served('text\n{"done": 5, "failed": 0}')["done"], 5)
+        for text, asked in [('{"done": 5, "failed": 2}', 7), ('{"done": 0}', 0)]:
+            with self.assertRaises(works.Failed) as raised:
+                works.served(text)
+            self.assertEqual(raised.exception.asked, asked)
 
 
 class Disturbance(unittest.TestCase):

@@ -9,7 +9,9 @@ WALK = "benches/compare/walk.lua"
 
 
 class Failed(RuntimeError):
-    """The load was not served as it should be, so its cost means nothing."""
+    """The load was not served as it should be, so its cost means nothing. `asked`: how many were asked for all the same."""
+
+    asked = 0
 
 
 class Measured(float):
@@ -51,7 +53,9 @@ def served(text):
     """The load's own account, its last line. Nothing may have failed."""
     outcome = json.loads(text.splitlines()[-1])
     if outcome.get("failed") or not outcome["done"]:
-        raise Failed(f"failed or not served: {outcome}")
+        failed = Failed(f"failed or not served: {outcome}")
+        failed.asked = outcome["done"] + outcome.get("failed", 0)
+        raise failed
     return outcome
 
 
@@ -94,10 +98,15 @@ def redirect(run, peer):
 
 def cold(run, peer):
     """Each request names a room that this proxy has not seen before; by Redis's own count each was looked up."""
-    first, found = run.cold_used.get(peer.name, 0), stage.redis_hits()
-    measured = cost(peer, lambda: wrk(peer.port, run.seconds, COLD, first=first, rooms=run.cold_rooms))
-    done = measured.details["done"]
-    run.cold_used[peer.name] = first + done + 1000  # those in flight at the end were not answered, yet asked for
+    first, found, asked = run.cold_used.get(peer.name, 0), stage.redis_hits(), 0
+    try:
+        measured = cost(peer, lambda: wrk(peer.port, run.seconds, COLD, first=first, rooms=run.cold_rooms))
+        done = asked = measured.details["done"]
+    except Failed as failure:
+        asked = failure.asked
+        raise
+    finally:
+        run.cold_used[peer.name] = first + asked + 1000  # those in flight at the end were not answered, yet asked for
     if run.cold_used[peer.name] > run.cold_rooms:
         raise Failed("more rooms were asked for than Redis holds")
     measured.details["lookups"] = (stage.redis_hits() - found) / done
