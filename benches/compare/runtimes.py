@@ -53,7 +53,7 @@ def row(run, reps, pair, what):
     for repetition in range(reps):
         names = list(pair) if repetition % 2 else list(pair)[::-1]
         for name in names:
-            found[name].append(measure(run, pair[name], what))
+            found[name].append(works.again(lambda name=name: measure(run, pair[name], what)))
     medians = {name: {key: statistics.median(one[key] for one in all) for key in all[0]} for name, all in found.items()}
     first = next(iter(medians["cores"]))
     ratios = [shared[first] / cores[first] for shared, cores in zip(found["shared"], found["cores"])]

@@ -35,8 +35,11 @@ def router(chosen, **settings):
 def request(chosen, peer, rooms, path=works.COLD, connections=32):
     """CPU of a request, over so many rooms at random."""
     load = {"order": "random", "rooms": rooms, "connections": connections}
-    costs = [works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load)) for _ in range(chosen.reps)]
-    return statistics.median(costs)
+
+    def once():
+        return works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load))
+
+    return statistics.median(works.again(once) for _ in range(chosen.reps))
 
 
 def warm(rooms, path=works.COLD):
@@ -80,7 +83,10 @@ def tunnels(chosen, run):
     shows what of a message's growth is the kernel's."""
 
     def message(peer, count):
-        return statistics.median(works.messages(run, peer, count, in_flight=1) for _ in range(chosen.reps))
+        def once():
+            return works.messages(run, peer, count, in_flight=1)
+
+        return statistics.median(works.again(once) for _ in range(chosen.reps))
 
     for count in (1, 1000, 9500):
         with Started(peers.floor()) as peer:

@@ -1,5 +1,7 @@
 """What is reckoned from measurements: run by tests/it/benches.rs, or with python3 -m unittest benches.compare.test_pure."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -77,6 +79,20 @@ class Works(unittest.TestCase):
             with self.assertRaises(works.Failed) as raised:
                 works.served(text)
             self.assertEqual(raised.exception.asked, asked)
+
+
+    def test_what_fails_is_tried_once_more(self):
+        outcomes = [works.Failed("one"), 7, works.Failed("two"), works.Failed("three")]
+
+        def measure():
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, works.Failed):
+                raise outcome
+            return outcome
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertEqual(works.again(measure), 7)
+            self.assertRaisesRegex(works.Failed, "three", works.again, measure)
 
 
 class Disturbance(unittest.TestCase):

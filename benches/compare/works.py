@@ -59,6 +59,15 @@ def served(text):
     return outcome
 
 
+def again(measure):
+    """What `measure()` gives, in a second attempt if the first fails."""
+    try:
+        return measure()
+    except Failed as failure:
+        print(f"{failure}: once more", flush=True)
+        return measure()
+
+
 def cost(peer, load):
     """CPU microseconds per unit, of what `load()` says was done; `busy` is how much of its core the proxy used."""
     before = machine.cpu_seconds(peer.pid)
