@@ -1,11 +1,24 @@
-# What benches/run and benches/soak have in common: installing, building, a world of their own. To be sourced.
-
-as_root=()
-[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+# What benches/run, benches/soak and benches/attack have in common: options that are checked first, installing, building, a
+# world of their own. To be sourced.
 
 fail() {
   echo "$0: $*" >&2
   exit 1
+}
+
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+export PYTHONDONTWRITEBYTECODE=1
+
+# check_options MODULE ARGUMENT...: a slip costs no build. Ends here if only help was asked for.
+check_options() {
+  install_missing python3=python3
+  python3 -m "$1" "${@:2}" --check-options || exit
+  case " $* " in
+    *" --help "* | *" -h "*) exit 0 ;;
+  esac
+  [ ${#as_root[@]} -eq 0 ] || command -v sudo >/dev/null ||
+    fail "a network namespace of its own takes root: run this as root, or install sudo"
 }
 
 # install_missing NEED=PACKAGE...: a NEED is a file, or else a command.
@@ -43,8 +56,14 @@ build() {
 
 # alone COMMAND...: in a network namespace, where nothing tracks connections as dockerd's rules do, and in a process
 # namespace, where whatever is left ends with the command. Two runs at once would measure each other: one waits.
+# sudo keeps no environment, so what counts of it is handed over by name. The lock is only read, for it may be another user's.
 alone() {
-  exec 9>>/tmp/pod-router-bench.lock
+  local lock=/tmp/pod-router-bench.lock
+  [ -e $lock ] || (umask 022 && : >$lock)
+  [ -r $lock ] || fail "cannot read $lock, which keeps two runs apart: remove it if no other run is under way"
+  exec 9<$lock
   flock --nonblock 9 || { echo "another run is under way: waiting for its end" && flock 9; }
-  "${as_root[@]}" unshare --net --pid --fork --kill-child --mount-proc "$@"
+  "${as_root[@]}" env PATH="$PATH:/usr/sbin" PYTHONDONTWRITEBYTECODE=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" \
+    BENCH_OUTSIDE="$(readlink /proc/self/ns/net)" \
+    unshare --net --pid --fork --kill-child --mount-proc "$@"
 }

@@ -1,67 +1,54 @@
 """Measures pod-router and its peers side by side, in interleaved repetitions, and reports."""
 
-import argparse
-import datetime
 import os
-import platform
-import signal
-import subprocess
-import sys
 import time
 
-from . import chart, machine, peers, profile, report, runtimes, scaling, stage, works
-
-#: Where the README looks for the last full run.
-RESULTS = "benches/results"
+from . import chart, commandline, disturbance, machine, peers, profile, report, runtimes, scaling, stage, works
 
 #: What a quick run warms up with: each way to a pod, and the lookup.
 QUICK_WARM_UP = ["http", "handshake", "cold"]
 
+#: Seconds after which a quick run starts no other load, so that it ends in four minutes on a busy machine as well.
+QUICK = 215
+
 
 def arguments():
     keys = [work.key for work in works.WORKS]
-    parser = argparse.ArgumentParser(
+    parser = commandline.Parser(
         prog="benches/run",
         description=__doc__,
         epilog="Each proxy has core 0 to itself; load, pods and Redis share core 1. CPU is user and system time of the "
         "proxy's whole process tree. Ratios are taken within a repetition, to nginx-lua, which does the same job; the "
         "table has medians, and the range of the ratios. Absolute figures differ from minute to minute by a third: only "
-        "ratios of one run are findings.",
+        "ratios of one run are findings. A load that fails is tried once more, and then marked; what was measured is "
+        "written however the run ends.",
     )
-    option = parser.add_argument
+    option, number = parser.add_argument, commandline.number
     option("--quick", action="store_true", help="three repetitions of one second: under four minutes")
-    option("--only", metavar="WORK,…", type=names(keys), default=keys, help=f"of {', '.join(keys)}")
+    option("--only", metavar="WORK,…", type=commandline.names(keys), default=keys, help=f"of {', '.join(keys)}")
     everyone = peers.NAMES + peers.EXTRA
-    option("--peers", metavar="PEER,…", type=names(everyone), help=f"ours, nginx-lua and these: of {', '.join(everyone)}")
-    option("--reps", metavar="N", type=int, help="interleaved repetitions (5)")
-    option("--seconds", metavar="S", type=float, help="time for each load (2)")
-    option("--tunnels", metavar="N", type=int, default=5000, help="idle tunnels for the memory of one (5000)")
-    option("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
-    option("--runtimes", action="store_true", help="instead: a runtime a core against one for all threads")
-    option("--profile", action="store_true", help="instead: functions, system calls, allocations (http,cold or --only)")
-    option("--binary", metavar="PATH", default="target/release/pod-router", help="measure this one, build none")
-    option("--out", metavar="DIR", help=f"where the results go ({RESULTS}, but {stage.SCRATCH} unless all was measured)")
-    chosen = parser.parse_args()
+    some = commandline.names(everyone)
+    option("--peers", metavar="PEER,…", type=some, help=f"ours, nginx-lua and these: of {', '.join(everyone)}")
+    option("--reps", metavar="N", type=number(1, int), help="interleaved repetitions (5)")
+    option("--seconds", metavar="S", type=number(0.1, float), help="time for each load (2)")
+    tunnels = number(1, int, 9500)
+    option("--tunnels", metavar="N", type=tunnels, default=5000, help="idle tunnels for the memory of one (5000)")
+    instead = parser.add_mutually_exclusive_group().add_argument
+    instead("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
+    instead("--runtimes", action="store_true", help="instead: a runtime a core against one for all threads")
+    instead("--profile", action="store_true", help="instead: functions, system calls, allocations (http,cold or --only)")
+    results = commandline.RESULTS
+    option("--out", metavar="DIR", help=f"where the results go ({results}, but {stage.SCRATCH} unless all was measured)")
+    chosen = parser.chosen()
     wanted = {peers.OURS, peers.REFERENCE, *(chosen.peers or peers.NAMES)}
     chosen.peers = [name for name in everyone if name in wanted]
-    full = not chosen.quick and chosen.only == keys and chosen.peers == peers.NAMES
-    chosen.out = chosen.out or (RESULTS if full else stage.SCRATCH)
     chosen.reps = chosen.reps or (3 if chosen.quick else 5)
     chosen.seconds = chosen.seconds or (1 if chosen.quick else 2)
     chosen.works = [work for work in works.WORKS if work.key in chosen.only]
+    everything = chosen.only == keys and chosen.peers == peers.NAMES and chosen.reps >= 5 and chosen.seconds >= 2
+    default = results if everything else stage.SCRATCH
+    chosen.complete_out, chosen.out = chosen.out or default, chosen.out or stage.SCRATCH
     return chosen
-
-
-def names(known):
-    """The argument type of a comma-separated list of `known` names."""
-
-    def parse(text):
-        unknown = set(text.split(",")) - set(known)
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(known)}")
-        return text.split(",")
-
-    return parse
 
 
 class Run:
@@ -70,19 +57,31 @@ class Run:
     def __init__(self, chosen):
         self.seconds, self.tunnels = chosen.seconds, chosen.tunnels
         self.cold_used = {}  # by peer, how many of the cold rooms it has seen
+        self.started = time.monotonic()
         self.cold_rooms = 0
         if chosen.scaling:
             self.cold_rooms = scaling.MOST_ROOMS
-        elif "cold" in chosen.only and not chosen.runtimes:  # none serves more than so many a second
-            self.cold_rooms = int((chosen.reps + 1) * max(1, chosen.seconds) * 80_000)
+        elif "cold" in chosen.only and not chosen.runtimes:
+            # None serves more a second. One more repetition to warm up, and one for what is tried again.
+            self.cold_rooms = int((chosen.reps + 2) * max(1, chosen.seconds) * 80_000)
 
 
 def attempt(work, run, peer):
-    """Measures one work on one peer; a peer that fails at it ends the run."""
-    try:
-        return work.measure(run, peer)
-    except (works.Failed, RuntimeError) as failure:
-        sys.exit(f"{work.title}, {peer.name}: {failure}")
+    """Measures one work on one peer, again if it fails: the value, or why it failed both times."""
+    for again in (False, True):
+        try:
+            if peer.process.poll() is not None:
+                peer.start()
+            with disturbance.Watch() as watch:
+                measured = work.measure(run, peer)
+        except (RuntimeError, OSError, ValueError, LookupError) as error:
+            failure = works.Failed(f"{error}" or type(error).__name__)
+            print(f"{work.title}, {peer.name}: {failure}: {'marked as failed' if again else 'once more'}", flush=True)
+            continue
+        measured.details |= watch.figures()
+        measured.disturbed = disturbance.is_disturbed(**watch.figures())
+        return measured
+    return failure
 
 
 def warm(run, chosen, proxies):
@@ -97,9 +96,8 @@ def warm(run, chosen, proxies):
     run.seconds = seconds
 
 
-def measure(run, chosen, proxies):
-    """All works on all peers: results[work][peer] is one value a repetition."""
-    results = {work.key: {} for work in chosen.works}
+def measure(run, chosen, proxies, results):
+    """All works on all peers: results[work][peer] gets one value a repetition. Whether all was measured."""
     print(f"warming up {len(proxies)} proxies", flush=True)
     warm(run, chosen, proxies)
     started = time.monotonic()
@@ -109,60 +107,96 @@ def measure(run, chosen, proxies):
                 continue
             row = [peer for peer in proxies if work.suits(peer)]
             turn = repetition % len(row)
+            cells = results.setdefault(work.key, {})
             for peer in row[turn:] + row[:turn]:
-                results[work.key].setdefault(peer.name, []).append(attempt(work, run, peer))
-            last = ", ".join(f"{peer.name} {results[work.key][peer.name][-1]:.1f}" for peer in row)
+                if chosen.quick and time.monotonic() > run.started + QUICK:
+                    print(f"{QUICK} s are over: what is left of repetition {repetition + 1} is left out", flush=True)
+                    return False
+                cells.setdefault(peer.name, []).append(attempt(work, run, peer))
             at = f"{time.monotonic() - started:4.0f} s, repetition {repetition + 1} of {chosen.reps}"
-            print(f"{at}: {work.title}, {work.unit}: {last}", flush=True)
-    return results
+            print(f"{at}: {work.title}, {work.unit}: {progress(row, cells)}", flush=True)
+    return True
 
 
-def compare(run, chosen, theatre):
-    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary) if peer.name in chosen.peers]
-    try:
-        for peer in proxies:
+def progress(row, cells):
+    """The last value of each peer."""
+
+    def text(value):
+        if isinstance(value, works.Failed):
+            return "failed"
+        if value.disturbed:
+            shares = ", ".join(f"{name} {value.details[name]:.0%}" for name in ("steal", "others", "slower"))
+            return f"{value:.1f} (disturbed: {shares})"
+        return f"{value:.1f}"
+
+    return ", ".join(f"{peer.name} {text(cells[peer.name][-1])}" for peer in row)
+
+
+def admit(peer):
+    """Starts a peer, and proves that it routes rightly, in two attempts. Whether it does; ours and the reference have to."""
+    for again in (False, True):
+        try:
             peer.start()
             peers.check(peer)
             print(f"{peer.name} routes rightly", flush=True)
-        return measure(run, chosen, proxies)
+            return True
+        except (RuntimeError, OSError) as error:
+            machine.stop([peer.process])
+            if again and peer.name in (peers.OURS, peers.REFERENCE):
+                raise RuntimeError(f"{peer.name}: {error}") from None
+            print(f"{peer.name}: {error}: {'it is left out' if again else 'once more'}", flush=True)
+    return False
+
+
+def compare(run, chosen, theatre, results):
+    proxies = [peer for peer in peers.all_peers(theatre, chosen.binary) if peer.name in chosen.peers]
+    try:
+        admitted = [peer for peer in proxies if admit(peer)]
+        return measure(run, chosen, admitted, results) and admitted == proxies
     finally:
-        machine.stop([peer.process for peer in proxies if peer.process])
+        machine.stop([peer.process for peer in proxies])
 
 
-def revision():
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return described.stdout.strip() or "unknown"
+def write(chosen, results, about):
+    out = chosen.complete_out if about["complete"] else chosen.out
+    os.makedirs(out, exist_ok=True)
+    with open(f"{out}/results.json", "w") as file:
+        file.write(report.as_json(results, chosen.works, about))
+    with open(f"{out}/chart.svg", "w") as file:
+        file.write(chart.draw(results, chosen.works, chosen.peers))
+    print(f"\n{report.table(results, chosen.works, chosen.peers)}\n\n{report.footnotes(results)}\n\n{report.origin(about)}")
+    print(f"written to {out}")
+
+
+def side_by_side(chosen, run):
+    """The comparison; whatever ends it, what was measured until then is written."""
+    results, complete, watch, before = {}, False, disturbance.Watch(), os.getloadavg()[0]
+    print(f"load average {before:.1f}", flush=True)
+    try:
+        with stage.Stage(run.cold_rooms) as theatre, watch:
+            complete = compare(run, chosen, theatre, results)
+    finally:
+        if any(results.values()):
+            measured = {"repetitions": chosen.reps, "seconds": chosen.seconds, "complete": complete}
+            machine_was = {"loadAverage": [before, os.getloadavg()[0]], **watch.figures()}
+            versions = {"versions": report.versions(chosen.peers)}
+            write(chosen, results, commandline.origin() | versions | measured | machine_was)
+    print(f"{time.monotonic() - run.started:.0f} s")
 
 
 def main():
     chosen = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     run = Run(chosen)
-    started = time.monotonic()
+    if not (chosen.scaling or chosen.runtimes or chosen.profile):
+        return side_by_side(chosen, run)
     with stage.Stage(run.cold_rooms) as theatre:
         if chosen.scaling:
-            return scaling.main(chosen, theatre, run)
-        if chosen.runtimes:
-            return runtimes.main(chosen, run)
-        if chosen.profile:
-            return profile.main(chosen, run, theatre)
-        results = compare(run, chosen, theatre)
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "revision": revision(),
-        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
-        "versions": report.versions(chosen.peers),
-        "repetitions": chosen.reps,
-        "seconds": chosen.seconds,
-    }
-    os.makedirs(chosen.out, exist_ok=True)
-    with open(f"{chosen.out}/results.json", "w") as file:
-        file.write(report.as_json(results, chosen.works, about))
-    with open(f"{chosen.out}/chart.svg", "w") as file:
-        file.write(chart.draw(results, chosen.works, chosen.peers))
-    print(f"\n{report.table(results, chosen.works, chosen.peers)}\n\n{report.footnotes(results)}")
-    print(f"{about}; {time.monotonic() - started:.0f} s; written to {chosen.out}")
+            scaling.main(chosen, theatre, run)
+        elif chosen.runtimes:
+            runtimes.main(chosen, run)
+        else:
+            profile.main(chosen, run, theatre)
 
 
 if __name__ == "__main__":
-    main()
+    commandline.run(main)

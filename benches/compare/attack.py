@@ -7,16 +7,13 @@ router's fairness that is measured, not the other core's. Of several rounds the 
 what else the machine does.
 """
 
-import argparse
 import json
 import re
-import signal
 import subprocess
-import sys
 import time
 import urllib.request
 
-from . import machine, peers, stage, works
+from . import commandline, machine, peers, stage, works
 
 PORT = 4200
 URL = f"http://127.0.0.1:{PORT}"
@@ -107,13 +104,11 @@ def row(outcome):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="benches/attack", description=__doc__)
-    parser.add_argument("--seconds", metavar="N", type=float, default=8, help="of each attack (8)")
-    parser.add_argument("--rounds", metavar="N", type=int, default=3, help="of each; the best counts (3)")
-    parser.add_argument("--binary", metavar="PATH", default="target/release/pod-router", help="this one, build none")
+    parser = commandline.Parser(prog="benches/attack", description=__doc__)
+    parser.add_argument("--seconds", metavar="N", type=commandline.number(1, float), default=8, help="of each attack (8)")
+    parser.add_argument("--rounds", metavar="N", type=commandline.number(1, int), default=3, help="of each; the best counts (3)")
     parser.add_argument("--only", metavar="TEXT", default="", help="attacks with this in their name")
-    chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    chosen = parser.chosen()
     with stage.Stage(0):
         print("| attack | answered a second | p50, µs | p99, µs | resident / peak, MB | turned away |\n|---|---|---|---|---|---|")
         for name, command, more in attacks(UNFOLD + chosen.seconds + 2):
@@ -123,4 +118,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    commandline.run(main)

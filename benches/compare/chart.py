@@ -1,4 +1,4 @@
-"""The chart of the README: bars of the ratio to the reference, shorter is lighter."""
+"""The chart of the README: bars of the ratio to the reference, with its range; shorter is lighter."""
 
 from xml.sax.saxutils import escape
 
@@ -7,6 +7,7 @@ from . import peers, report
 COLOURS = {
     "pod-router": "#c2410c",
     "nginx-lua": "#475569",
+    "nginx-tuned": "#64748b",
     "nginx-hash": "#94a3b8",
     "haproxy-hash": "#0f766e",
     "node": "#a3b18a",
@@ -37,7 +38,7 @@ def draw(results, works, names):
         height = len(shown) * BAR
         parts.append(f'<text x="{LEFT - 10}" y="{y + height / 2 + 4:.1f}" text-anchor="end">{escape(work.title)}</text>')
         for index, name in enumerate(shown):
-            parts += bar(name, row[name].ratio, y + index * BAR)
+            parts += bar(name, row[name], y + index * BAR)
         if not work.absolute:
             parts.append(goal(work.goal, y, height))
         y += height + GAP
@@ -57,20 +58,23 @@ def x(ratio):
 def legend(names):
     parts = []
     for index, name in enumerate(names):
-        left = 20 + index * 125
+        left = 20 + index * 110
         parts.append(f'<rect x="{left}" y="8" width="11" height="11" fill="{COLOURS[name]}"/>')
         parts.append(f'<text x="{left + 15}" y="18">{escape(name)}</text>')
-    parts.append(f'<text x="20" y="38" class="small">cost as a ratio to {peers.REFERENCE}, median; triangle: goal</text>')
+    key = f"cost as a ratio to {peers.REFERENCE}: median, whiskers from least to most; triangle: goal"
+    parts.append(f'<text x="20" y="38" class="small">{key}</text>')
     return parts
 
 
-def bar(name, ratio, y):
-    length = x(ratio) - LEFT
+def bar(name, cell, y):
+    length, (least, most) = x(cell.ratio) - LEFT, (x(ratio) for ratio in cell.spread)
     style = "small ours" if name == peers.OURS else "small"
-    figure = f"{ratio:.2f}" + (" →" if ratio > SCALE else "")
+    figure = f"{cell.ratio:.2f}" + (" →" if cell.ratio > SCALE else "")
+    middle = y + (BAR - 2) / 2
     return [
         f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}" fill="{COLOURS[name]}"/>',
-        f'<text x="{LEFT + length + 5:.1f}" y="{y + BAR - 3}" class="{style}">{figure}</text>',
+        f'<path d="M{least} {middle} H{most} M{least} {middle - 3} v6 M{most} {middle - 3} v6" stroke="#111" fill="none"/>',
+        f'<text x="{max(LEFT + length, most) + 5:.1f}" y="{y + BAR - 3}" class="{style}">{figure}</text>',
     ]
 
 

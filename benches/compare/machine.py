@@ -16,9 +16,12 @@ def start(core, command, **options):
     return subprocess.Popen(["taskset", "-c", str(core), *command], **options)
 
 
-def run(command, core=LOAD_CORE):
+def run(command, core=LOAD_CORE, timeout=120):
     """Runs `command` on a core to its end and gives its standard output."""
-    done = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{' '.join(command[:3])}: not done after {timeout} s") from None
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[:3])}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -39,10 +42,15 @@ def tree(pid):
 def cpu_seconds(pid):
     """CPU time of the process tree so far, user and system, of threads that have ended as well.
 
-    It is the process's CPU clock (clock_getcpuclockid(3)), in nanoseconds: the ticks of /proc/PID/stat are sampled, and
+    It is the process's CPU clock, in nanoseconds: the ticks of /proc/PID/stat are sampled, and
     wrong at low rates.
     """
-    return sum(time.clock_gettime((~process << 3) | 2) for process in tree(pid))
+    return sum(time.clock_gettime(cpu_clock(process)) for process in tree(pid))
+
+
+def cpu_clock(pid):
+    """The clock of clock_getcpuclockid(3)."""
+    return (~pid << 3) | 2
 
 
 def memory(pid, field):
@@ -69,7 +77,8 @@ def wait_for(condition, what, seconds=20):
 
 
 def stop(processes):
-    """Ends what this program started, and nothing else."""
+    """Ends what this program started, and nothing else. What never started is None."""
+    processes = [process for process in processes if process]
     for process in processes:
         process.terminate()
     for process in processes:

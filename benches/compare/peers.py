@@ -16,7 +16,9 @@ REFERENCE = "nginx-lua"
 OURS = "pod-router"
 #: Copies bytes, routes nothing: what of a figure is the kernel's.
 FLOOR = "floor"
-NAMES = [OURS, REFERENCE, "nginx-hash", "haproxy-hash", "node", FLOOR]
+#: The reference as an expert would have it; the goals are set against the usual ones.
+TUNED = "nginx-tuned"
+NAMES = [OURS, REFERENCE, TUNED, "nginx-hash", "haproxy-hash", "node", FLOOR]
 #: Only if asked for: the floor on tokio, with a runtime a core and with one for all threads, see runtimes.py.
 EXTRA = ["floor-cores", "floor-shared"]
 
@@ -28,10 +30,12 @@ HANDSHAKE = (
 
 class Peer:
     """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all. `dials`:
-    it has one pod, and a connection to it for each of a client's."""
+    it has one pod, and a connection to it for each of a client's. `only`: the works it is measured at, if not all."""
 
-    def __init__(self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None):
-        self.name, self.port, self.command = name, port, command
+    def __init__(
+        self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None, only=None
+    ):
+        self.name, self.port, self.command, self.only = name, port, command, only
         self.knows_rooms, self.dials = knows_rooms, dials
         self.websocket_port, self.admin_port = websocket_port or port, admin_port
         self.process = None
@@ -51,7 +55,7 @@ class Peer:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": errors}
             self.process = machine.start(core, self.command, env=environment, **quiet)
             try:
-                machine.wait_for(lambda: stage.answers(self.port), f"port {self.port}")
+                machine.wait_for(self.is_up, f"port {self.port}")
                 if self.admin_port:
                     machine.wait_for(self.is_ready, "readiness")
             except RuntimeError as error:
@@ -60,6 +64,11 @@ class Peer:
 
     def stop(self):
         machine.stop([self.process])
+
+    def is_up(self):
+        if self.process.poll() is not None:
+            raise RuntimeError("it has ended by itself")
+        return stage.answers(self.port)
 
     def is_ready(self):
         return self.get("/readyz", port=self.admin_port)[0].status == 200
@@ -103,6 +112,7 @@ def all_peers(theatre, binary):
     lines = "server {pod} 127.0.0.1:{port}\n  "
     pods = json.dumps({pod: f"127.0.0.1:{port}" for pod, port in stage.PODS.items()})
     lua = theatre.fill("benches/peers/nginx-lua.conf", PORT="4201", UPSTREAMS=upstreams)
+    tuned = theatre.fill("benches/peers/nginx-tuned.conf", PORT="4230", UPSTREAMS=upstreams)
     hashes = {"HTTP": servers(stage.HTTP_PODS, nginx), "WEBSOCKET": servers(stage.ECHO_PODS, nginx)}
     nginx_hash = theatre.fill("benches/peers/nginx-hash.conf", PORT="4202", **hashes)
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
@@ -111,6 +121,7 @@ def all_peers(theatre, binary):
     return [
         ours(binary, 4200),
         Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
+        Peer(TUNED, 4230, ["nginx", "-c", tuned], only=["http", "body", "cold", "redirect", "tunnel"]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),

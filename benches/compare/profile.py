@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 
-from . import machine, peers, works
+from . import commandline, machine, peers, stage, works
 
 TRACING = "/sys/kernel/tracing"
 
@@ -96,9 +96,9 @@ def owner(name):
     return crate.group(1) if crate else "libc"
 
 
-def profile(chosen, run, theatre, work, peer):
-    """Prints a table of functions, and keeps the recording for `perf report`."""
-    data = os.path.abspath(f"{chosen.out}/{work.key}.perf.data")
+def profile(tell, run, theatre, work, peer):
+    """Tells a table of functions, and keeps the recording for `perf report`."""
+    data = os.path.abspath(f"{stage.SCRATCH}/{work.key}.perf.data")
     with Perf(theatre.directory, peer, ["record", "-q", "-g", "-F", "4000", "-o", data]):
         cost = work.measure(run, peer)
     rows = list(rows_of(data))
@@ -106,15 +106,15 @@ def profile(chosen, run, theatre, work, peer):
     for share, name, kernel in rows:
         owners["the kernel" if kernel else owner(name)] += share
     shares = ", ".join(f"{name} {share:.0f} %" for name, share in owners.most_common() if share >= LEAST_PERCENT)
-    print(f"\n{work.title}: {cost:.1f} µs CPU: {shares}\n\n| % | function |\n|---|---|")
+    tell(f"\n{work.title}: {cost:.1f} µs CPU: {shares}\n\n| % | function |\n|---|---|")
     for share, name, kernel in rows:
         if share >= LEAST_PERCENT and not kernel:
-            print(f"| {share:.1f} | `{name}` |")
+            tell(f"| {share:.1f} | `{name}` |")
     print(f"\nWith the kernel's and with callers: perf report -i {data}")
 
 
-def count(run, theatre, work, peer):
-    """Prints what a unit calls."""
+def count(tell, run, theatre, work, peer):
+    """Tells what a unit calls."""
     out = f"{theatre.directory}/counts"
     events = f"{GROUP}:*,syscalls:sys_enter_*"
     with Perf(theatre.directory, peer, ["stat", "-x", ";", "-o", out, "-e", events]):
@@ -126,20 +126,31 @@ def count(run, theatre, work, peer):
     allocations = {name.split(":")[1]: number for name, number in each.items() if name.startswith(GROUP)}
     for title, counted in [("allocations", allocations), ("system calls", calls)]:
         shown = sorted((item for item in counted.items() if item[1] >= LEAST_CALLS), key=lambda item: -item[1])
-        print(f"{title}: {sum(counted.values()):.2f} ({', '.join(f'{name} {number:.2f}' for name, number in shown)})")
+        tell(f"{title}: {sum(counted.values()):.2f} ({', '.join(f'{name} {number:.2f}' for name, number in shown)})")
 
 
 def main(chosen, run, theatre):
-    os.makedirs(chosen.out, exist_ok=True)
+    os.makedirs(stage.SCRATCH, exist_ok=True)
     wanted = chosen.only if chosen.only != [work.key for work in works.WORKS] else USUAL
+    told = []
+
+    def tell(line):
+        told.append(line)
+        print(line, flush=True)
+
     peer = peers.ours(chosen.binary, 4200)
-    peer.start()
     try:
+        peer.start()
         peers.check(peer)
         with Probes(chosen.binary):
+            tell(", ".join(commandline.origin().values()))
             for work in (work for work in WORKS if work.key in wanted):
                 work.measure(run, peer)  # unmeasured: connections to pods, caches
-                profile(chosen, run, theatre, work, peer)
-                count(run, theatre, work, peer)
+                profile(tell, run, theatre, work, peer)
+                count(tell, run, theatre, work, peer)
     finally:
-        peer.stop()
+        machine.stop([peer.process])
+    os.makedirs(chosen.complete_out, exist_ok=True)
+    with open(f"{chosen.complete_out}/profile.txt", "w") as file:
+        file.write("\n".join(told) + "\n")
+    print(f"written to {chosen.complete_out}/profile.txt")

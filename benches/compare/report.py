@@ -5,19 +5,33 @@ import re
 import statistics
 import subprocess
 
-from . import peers
+from . import disturbance, peers, works
+
+#: Below this share of its core a proxy was not what limited the load.
+SATURATED = 0.9
 
 
 class Cell:
-    """One peer at one work."""
+    """One peer at one work. Repetitions that failed are None among the values, and have their reasons in `failed`."""
 
-    def __init__(self, values, reference):
-        self.values = values
-        self.median = statistics.median(values)
-        ratios = [value / other for value, other in zip(values, reference) if other > 0]
+    def __init__(self, found, reference):
+        self.values = [figure(value) for value in found]
+        self.failed = [str(value) for value in found if figure(value) is None]
+        measured = [value for value in found if figure(value) is not None]
+        self.median = statistics.median(measured) if measured else None
+        self.range = (min(measured), max(measured)) if measured else None
+        pairs = zip(self.values, (figure(value) for value in reference))
+        ratios = [value / other for value, other in pairs if value is not None and other is not None and other > 0]
         self.ratio = statistics.median(ratios) if ratios else None
         self.spread = (min(ratios), max(ratios)) if ratios else None
-        self.details = {name: statistics.median(value.details[name] for value in values) for name in values[0].details}
+        names = measured[0].details if measured else {}
+        self.details = {name: statistics.median(value.details[name] for value in measured) for name in names}
+        self.disturbed = [bool(getattr(value, "disturbed", False)) for value in found]
+
+
+def figure(value):
+    """The value of a repetition, or None if it failed."""
+    return None if isinstance(value, works.Failed) else float(value)
 
 
 def cells(results, work):
@@ -27,73 +41,114 @@ def cells(results, work):
     return {name: Cell(values, reference) for name, values in row.items() if values}
 
 
-def table(results, works, names):
+def table(results, chosen, names):
     """Markdown: the median of each peer, and its ratio to the reference within a repetition."""
     lines = ["| work | " + " | ".join(names) + " | goal (first step) |", "|---" * (len(names) + 2) + "|"]
-    for work in works:
+    for work in chosen:
         row = cells(results, work)
         texts = [text(work, row.get(name)) for name in names]
-        lines.append(f"| {work.title}, {work.unit} | " + " | ".join(texts) + f" | {goal(work, row)} |")
+        lines.append(f"| {work.title}, {work.unit} | " + " | ".join(texts) + f" | {goal(work, row.get(peers.OURS))} |")
     return "\n".join(lines)
 
 
 def text(work, cell):
     if cell is None:
         return "–"
-    median = f"{cell.median:,.0f}" if work.absolute else f"{cell.median:.1f}"
+    if cell.median is None:
+        return "failed"
+    shown = f"{cell.median:,.0f}" if work.absolute else f"{cell.median:.1f}"
     if work.absolute:
-        return f"{median} ({min(cell.values):,.0f}–{max(cell.values):,.0f})"
-    if cell.ratio is None:
-        return median
-    return f"{median} ({cell.ratio:.2f}×, {cell.spread[0]:.2f}–{cell.spread[1]:.2f})"
+        shown += f" ({cell.range[0]:,.0f}–{cell.range[1]:,.0f})"
+    elif cell.ratio is not None:
+        shown += f" ({cell.ratio:.2f}×, {cell.spread[0]:.2f}–{cell.spread[1]:.2f})"
+    mark = " †" if any(cell.disturbed) else ""
+    return shown + mark + (f", {len(cell.failed)} of {len(cell.values)} failed" if cell.failed else "")
 
 
-def goal(work, row):
-    mine = row.get(peers.OURS)
+def goal(work, mine):
+    """The goal, and whether it is reached. A verdict that a repetition contradicts is none."""
     figures = f"{work.goal:,} ({work.first_step:,})" if work.absolute else f"{work.goal:.2f}× ({work.first_step:.2f}×)"
-    value = mine and (mine.median if work.absolute else mine.ratio)
-    if value is None:
+    if mine is None:
         return figures
-    state = "reached" if value <= work.goal else "first step" if value <= work.first_step else "missed"
-    return f"{figures}: {state}"
+    spread = mine.range if work.absolute else mine.spread
+    if spread is None:
+        return f"{figures}: failed" if mine.median is None else figures
+    best, worst = (verdict(work, value) for value in spread)
+    if best == worst:
+        single = sum(value is not None for value in mine.values) == 1
+        return f"{figures}: {best}{', in one repetition' if single else ''}"
+    middle = verdict(work, mine.median if work.absolute else mine.ratio)
+    return f"{figures}: undecided, {best} to {worst} (median: {middle})"
+
+
+def verdict(work, value):
+    return "reached" if value <= work.goal else "first step" if value <= work.first_step else "missed"
 
 
 def footnotes(results):
-    """Figures of the same loads that have no row: requests a second on the one core, memory at rest, tail latency."""
+    """What the marks mean, and figures of the same loads that have no row."""
 
-    def of(key, detail, form):
-        row = results.get(key, {})
-        return ", ".join(f"{name} {form(statistics.median(v.details[detail] for v in row[name]))}" for name in row)
+    def of(key, detail, form, of_whom=lambda name: True):
+        found = []
+        for name, values in results.get(key, {}).items():
+            cell = Cell(values, [])
+            if detail in cell.details and of_whom(name):
+                idle = " ‡" if cell.details.get("busy", 1) < SATURATED else ""
+                found.append(f"{name} {form(cell.details[detail])}{idle}")
+        return ", ".join(found)
 
+    # Others' memory at rest is mostly their table of connections, whose size is a setting.
+    rest = of("tunnel", "at_rest", lambda value: f"{value / 2**20:.1f}", lambda name: name == peers.OURS)
     lines = [
         ("keep-alive requests a second", of("http", "rate", lambda value: f"{value:,.0f}")),
-        ("anonymous memory at rest, MiB", of("tunnel", "at_rest", lambda value: f"{value / 2**20:.1f}")),
+        ("anonymous memory at rest, MiB", rest),
         ("latency added, p99, µs", of("latency", "p99", lambda value: f"{value:,.0f}")),
     ]
-    return "\n".join(f"{title}: {figures}" for title, figures in lines if figures)
+    shown = [f"{title}: {figures}" for title, figures in lines if figures]
+    if any("‡" in line for line in shown):
+        shown.append(f"‡ its core was less than {SATURATED:.0%} busy: the rate is the load's limit, not its own")
+    if any(getattr(value, "disturbed", False) for row in results.values() for found in row.values() for value in found):
+        limits = f"more than {disturbance.LIMIT:.0%} of the machine, or its core was {disturbance.SLOWER:.0%} slower"
+        shown.append(f"† disturbed in some repetition: steal and other processes took {limits} than it can be")
+    return "\n".join(shown)
+
+
+#: How each peer's program is called, and how it is asked for its version.
+PROGRAMS = {
+    peers.REFERENCE: ("nginx", ["nginx", "-v"]),
+    peers.TUNED: ("nginx", ["nginx", "-v"]),
+    "nginx-hash": ("nginx", ["nginx", "-v"]),
+    "haproxy-hash": ("HAProxy", ["haproxy", "-v"]),
+    "node": ("Node", ["node", "--version"]),
+}
 
 
 def versions(names):
     """What was compared, as each program names itself."""
-    commands = {
-        "nginx-lua": ["nginx", "-v"],
-        "nginx-hash": ["nginx", "-v"],
-        "haproxy-hash": ["haproxy", "-v"],
-        "node": ["node", "--version"],
-    }
     found = {}
-    for name in names:
-        if name in commands:
-            said = subprocess.run(commands[name], capture_output=True, text=True)
-            number = re.search(r"\d+\.\d+[.\d]*", said.stdout + said.stderr)
-            found[name] = number.group() if number else "unknown"
+    for program, command in (PROGRAMS[name] for name in names if name in PROGRAMS):
+        said = subprocess.run(command, capture_output=True, text=True)
+        number = re.search(r"\d+\.\d+[.\d]*", said.stdout + said.stderr)
+        found[program] = number.group() if number else "unknown"
     return found
 
 
-def as_json(results, works, about):
+def origin(about):
+    """The line under the README's table."""
+    against = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    load = about["loadAverage"]
+    return (
+        f"{about['machine']}; {against}; {about['repetitions']} repetitions of {about['seconds']:g} s; revision "
+        f"{about['revision']}, {about['date']}; load average {load[0]:.1f} before, {load[1]:.1f} after; of the machine's "
+        f"time steal took {about['steal']:.1%}, other processes {about['others']:.1%}"
+        + ("" if about["complete"] else "; NOT COMPLETE")
+    )
+
+
+def as_json(results, chosen, about):
     """Everything that was measured, for whoever wants to reckon anew."""
     rows = {}
-    for work in works:
+    for work in chosen:
         row = {name: vars(cell) for name, cell in cells(results, work).items()}
         rows[work.key] = {"title": work.title, "unit": work.unit, "goal": work.goal, "firstStep": work.first_step, "peers": row}
     return json.dumps({**about, "reference": peers.REFERENCE, "works": rows}, indent=1) + "\n"

@@ -4,11 +4,10 @@ Both proxies run throughout; a repetition measures one right after the other. Wi
 and shares one of them with load and pods.
 """
 
-import json
 import os
 import statistics
 
-from . import machine, peers, scaling, works
+from . import commandline, machine, peers, scaling, works
 
 PORTS = {"cores": 4210, "shared": 4220}
 
@@ -54,7 +53,7 @@ def row(run, reps, pair, what):
     for repetition in range(reps):
         names = list(pair) if repetition % 2 else list(pair)[::-1]
         for name in names:
-            found[name].append(measure(run, pair[name], what))
+            found[name].append(works.again(lambda name=name: measure(run, pair[name], what)))
     medians = {name: {key: statistics.median(one[key] for one in all) for key in all[0]} for name, all in found.items()}
     first = next(iter(medians["cores"]))
     ratios = [shared[first] / cores[first] for shared, cores in zip(found["shared"], found["cores"])]
@@ -62,21 +61,18 @@ def row(run, reps, pair, what):
 
 
 def main(chosen, run):
-    found = {}
     print("| | a runtime a core | one runtime | ratio |\n|---|---|---|---|")
-    for threads, core in [(1, str(machine.PROXY_CORE)), (2, f"{machine.PROXY_CORE},{machine.LOAD_CORE}")]:
-        for work, kinds in [("http", FORWARD), ("relay", RELAY)]:
-            pair = {runtime: proxy(runtime, work, threads) for runtime in PORTS}
-            with scaling.Started(pair["cores"], core), scaling.Started(pair["shared"], core):
-                for what in kinds:
-                    title = f"{work}, {threads} thread{'s' * (threads > 1)}, {what}"
-                    found[title] = result = row(run, chosen.reps, pair, what)
-                    low, high = result["spread"]
-                    ratio = f"{result['ratio']:.2f}× ({low:.2f}–{high:.2f})"
-                    print(f"| {title} | {text(result['cores'])} | {text(result['shared'])} | {ratio} |", flush=True)
-    os.makedirs(chosen.out, exist_ok=True)
-    with open(f"{chosen.out}/runtimes.json", "w") as file:
-        json.dump({"repetitions": chosen.reps, "seconds": chosen.seconds, "rows": found}, file, indent=1)
+    with commandline.Rows(chosen, "runtimes.json") as found:
+        for threads, core in [(1, str(machine.PROXY_CORE)), (2, f"{machine.PROXY_CORE},{machine.LOAD_CORE}")]:
+            for work, kinds in [("http", FORWARD), ("relay", RELAY)]:
+                pair = {runtime: proxy(runtime, work, threads) for runtime in PORTS}
+                with scaling.Started(pair["cores"], core), scaling.Started(pair["shared"], core):
+                    for what in kinds:
+                        title = f"{work}, {threads} thread{'s' * (threads > 1)}, {what}"
+                        found[title] = result = row(run, chosen.reps, pair, what)
+                        low, high = result["spread"]
+                        ratio = f"{result['ratio']:.2f}× ({low:.2f}–{high:.2f})"
+                        print(f"| {title} | {text(result['cores'])} | {text(result['shared'])} | {ratio} |", flush=True)
 
 
 def text(figures):

@@ -4,11 +4,10 @@ Each row is the median CPU of a unit over the repetitions, of a router that was 
 before it is measured.
 """
 
-import json
 import os
 import statistics
 
-from . import machine, peers, stage, works
+from . import commandline, machine, peers, stage, works
 
 PORT = 4200
 MOST_ROOMS = 1_000_000
@@ -36,8 +35,11 @@ def router(chosen, **settings):
 def request(chosen, peer, rooms, path=works.COLD, connections=32):
     """CPU of a request, over so many rooms at random."""
     load = {"order": "random", "rooms": rooms, "connections": connections}
-    costs = [works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load)) for _ in range(chosen.reps)]
-    return statistics.median(costs)
+
+    def once():
+        return works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load))
+
+    return statistics.median(works.again(once) for _ in range(chosen.reps))
 
 
 def warm(rooms, path=works.COLD):
@@ -81,7 +83,10 @@ def tunnels(chosen, run):
     shows what of a message's growth is the kernel's."""
 
     def message(peer, count):
-        return statistics.median(works.messages(run, peer, count, in_flight=1) for _ in range(chosen.reps))
+        def once():
+            return works.messages(run, peer, count, in_flight=1)
+
+        return statistics.median(works.again(once) for _ in range(chosen.reps))
 
     for count in (1, 1000, 9500):
         with Started(peers.floor()) as peer:
@@ -117,12 +122,10 @@ def threads(chosen):
 
 
 def main(chosen, theatre, run):
-    found = {}
     print("| | µs CPU |\n|---|---|")
-    for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
-        for what, figures in rows:
-            found[what] = figures
-            print(f"| {what} | " + ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items()) + " |", flush=True)
-    os.makedirs(chosen.out, exist_ok=True)
-    with open(f"{chosen.out}/scaling.json", "w") as file:
-        json.dump({"repetitions": chosen.reps, "seconds": chosen.seconds, "rows": found}, file, indent=1)
+    with commandline.Rows(chosen, "scaling.json") as found:
+        for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
+            for what, figures in rows:
+                found[what] = figures
+                shown = ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items())
+                print(f"| {what} | {shown} |", flush=True)

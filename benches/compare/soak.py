@@ -3,20 +3,19 @@
 A round is some seconds of everything a router meets: requests on kept and on new connections, large bodies, rooms it has
 never seen (in time more than its cache holds), WebSockets opened, talking and closed, clients that hang up half-way or
 hardly read; beside them a steady trickle of requests, whose latency is written down. In every third round pods restart under
-load. Then all is quiet for a moment, and resident memory and open files are written down. Nothing may fail, but while pods restart.
+load. Then all is quiet for a moment, and resident memory and open files are written down. Nothing may fail, but while pods restart; a
+round in which something did is marked, and the soak goes on.
 """
 
-import argparse
 import csv
 import os
-import signal
 import socket
 import statistics
 import sys
 import threading
 import time
 
-from . import machine, peers, soak_plot, stage, works
+from . import commandline, machine, peers, soak_plot, stage, works
 
 PORT = 4200
 REST = 1.0
@@ -29,6 +28,11 @@ BOUNDS = {
     "open_files": (statistics.median, 1.1, 16),
     "p50_us": (min, 1.5, 200),
 }
+
+#: Rounds in a third without which nothing is said of growth.
+LEAST = 4
+
+FIELDS = ["seconds", "resident_bytes", "open_files", "p50_us", "p99_us", "failed"]
 
 
 class Beside(threading.Thread):
@@ -119,69 +123,99 @@ def restart_pods(theatre):
             theatre.start(pods)
 
 
-def sample(peer, started, latency):
+def attempt(number, theatre):
+    """One round: the latencies of its trickle, if it succeeded, and else why it failed."""
+    try:
+        latency = everything(number)
+        if number % 3 == 2:
+            restart_pods(theatre)
+        return latency, ""
+    except (RuntimeError, OSError, ValueError, LookupError) as error:
+        return {}, f"{error}" or type(error).__name__
+
+
+def sample(peer, started, latency, failed):
     time.sleep(REST)
     return {
         "seconds": round(time.monotonic() - started),
         "resident_bytes": machine.memory(peer.pid, "VmRSS"),
         "open_files": len(os.listdir(f"/proc/{peer.pid}/fd")),
-        "p50_us": round(latency["p50"]),
-        "p99_us": round(latency["p99"]),
+        "p50_us": round(latency["p50"]) if latency else None,
+        "p99_us": round(latency["p99"]) if latency else None,
+        "failed": failed,
     }
 
 
 def grew(samples, name):
     """Whether the last third of the time was above the second third by more than the bound. (In the first, caches
-    fill and the allocator finds its size.)"""
+    fill and the allocator finds its size.) None if there is too little to say so."""
     third = len(samples) // 3
-    thirds = samples[third : 2 * third], samples[-third:]
+    thirds = samples[third : 2 * third], samples[2 * third :]
+    before, after = ([row[name] for row in rows if row[name] is not None] for rows in thirds)
+    if min(len(before), len(after)) < LEAST:
+        return None
     sum_up, factor, slack = BOUNDS[name]
-    before, after = (sum_up(row[name] for row in rows) for rows in thirds)
-    verdict = after > before * factor + slack
-    print(f"{name}: {before:,.0f}, later {after:,.0f}: {'grew' if verdict else 'did not grow'}")
-    return verdict
+    return sum_up(after) > sum_up(before) * factor + slack
 
 
-def soak(chosen, theatre):
-    """Rounds until the time is over; their samples."""
-    peer, samples, started = peers.ours(chosen.binary, PORT), [], time.monotonic()
-    peer.start()
-    peers.check(peer)
+def verdict(samples):
+    """Prints what grew and what failed, and gives the exit status."""
+    said = {None: "too few rounds to say", True: "grew", False: "did not grow"}
+    found = {name: grew(samples, name) for name in BOUNDS}
+    for name, growth in found.items():
+        print(f"{name}: {said[growth]}")
+    failed = sum(1 for row in samples if row["failed"])
+    print(f"{failed} of {len(samples)} rounds failed")
+    return 1 if failed or any(found.values()) else 0
+
+
+def soak(chosen, theatre, record):
+    """Rounds until the time is over; `record` takes the sample of each."""
+    peer, started, rounds = peers.ours(chosen.binary, PORT), time.monotonic(), 0
     try:
-        while time.monotonic() - started < chosen.minutes * 60 or len(samples) < 6:
-            latency = everything(len(samples))
-            if len(samples) % 3 == 2:
-                restart_pods(theatre)
-            samples.append(sample(peer, started, latency))
-            print(", ".join(f"{name} {value:,}" for name, value in samples[-1].items()), flush=True)
+        peer.start()
+        peers.check(peer)
+        while time.monotonic() - started < chosen.minutes * 60 or not rounds:
+            latency, failed = attempt(rounds, theatre)
+            if peer.process.poll() is not None:
+                raise RuntimeError(f"the router has ended by itself, in round {rounds + 1}: {failed}")
+            record(sample(peer, started, latency, failed))
+            rounds += 1
     finally:
-        peer.stop()
-    return samples
-
-
-def write(samples, out):
-    os.makedirs(out, exist_ok=True)
-    with open(f"{out}/soak.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=samples[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(samples)
-    with open(f"{out}/soak.svg", "w") as file:
-        file.write(soak_plot.draw(samples))
-    print(f"written to {out}/soak.csv and {out}/soak.svg")
+        machine.stop([peer.process])
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="benches/soak", description=__doc__)
-    parser.add_argument("--minutes", metavar="N", type=float, default=10, help="how long (10)")
-    parser.add_argument("--binary", metavar="PATH", default="target/release/pod-router", help="this one, build none")
+    parser = commandline.Parser(prog="benches/soak", description=__doc__)
+    minutes = commandline.number(0, float)
+    parser.add_argument("--minutes", metavar="N", type=minutes, default=10, help="how long (10)")
     parser.add_argument("--out", metavar="DIR", default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
-    chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    chosen = parser.chosen()
+    samples, status = [], 1
     with stage.Stage(COLD_ROOMS) as theatre:
-        samples = soak(chosen, theatre)
-    write(samples, chosen.out)
-    sys.exit(1 if any([grew(samples, name) for name in BOUNDS]) else 0)
+        os.makedirs(chosen.out, exist_ok=True)
+        with open(f"{chosen.out}/soak.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=FIELDS, lineterminator="\n")
+            writer.writeheader()
+
+            def record(row):
+                """Written at once: a soak of hours that is ended early has its rows."""
+                samples.append(row)
+                writer.writerow(row)
+                file.flush()
+                shown = {name: f"{value:,}" if isinstance(value, int) else value for name, value in row.items() if value}
+                print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
+
+            try:
+                soak(chosen, theatre, record)
+            finally:
+                if samples:
+                    status = verdict(samples)
+                    with open(f"{chosen.out}/soak.svg", "w") as plot:
+                        plot.write(soak_plot.draw(samples, commandline.origin()))
+                    print(f"written to {chosen.out}/soak.csv and {chosen.out}/soak.svg")
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    commandline.run(main)

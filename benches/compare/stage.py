@@ -15,7 +15,12 @@ PODS = HTTP_PODS | ECHO_PODS
 REDIS = 4090
 
 #: What benches/prepare.sh has built, and where results go that are for nobody's README.
-LOAD, FLOOR, SCRATCH = "target/release/examples/load", "target/release/examples/floor", "target/benches"
+TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
+ROUTER, LOAD, FLOOR = (f"{TARGET}/release/{name}" for name in ("pod-router", "examples/load", "examples/floor"))
+SCRATCH = f"{TARGET}/benches"
+
+#: benches/prepare.sh says in it which network namespace it comes from.
+OUTSIDE = "BENCH_OUTSIDE"
 
 #: Rooms that wrk's requests walk through.
 ROOMS = 30
@@ -54,7 +59,10 @@ def redis_hits():
 
 
 def prepare_network():
-    """The namespace is new: loopback is down, and tens of thousands of short connections a second are to come."""
+    """The namespace is new: loopback is down, and tens of thousands of short connections a second are to come. What is
+    set here would not do for the machine's own network."""
+    if os.environ.get(OUTSIDE, "") in ("", os.readlink("/proc/self/ns/net")):
+        raise RuntimeError("no network namespace of its own: start it by benches/run, benches/soak or benches/attack")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for setting in ["ip_local_port_range=10000 65000", "tcp_max_tw_buckets=2000"]:
         subprocess.run(["sysctl", "-qw", f"net.ipv4.{setting}"], check=True)
@@ -97,7 +105,7 @@ class Stage:
             machine.wait_for(lambda port=port: answers(port), f"port {port}")
 
     def stop(self, name):
-        machine.stop([self.processes.pop(name)])
+        machine.stop([self.processes.pop(name)] if name in self.processes else [])
 
     def fill(self, template, **values):
         """A configuration file with its @NAME@s replaced; the path of the result."""

@@ -9,11 +9,16 @@ WALK = "benches/compare/walk.lua"
 
 
 class Failed(RuntimeError):
-    """The load was not served as it should be, so its cost means nothing."""
+    """The load was not served as it should be, so its cost means nothing. `asked`: how many were asked for all the same."""
+
+    asked = 0
 
 
 class Measured(float):
-    """The value of one repetition; `details` are further figures of the same load, by name."""
+    """The value of one repetition; `details` are further figures of the same load, by name. `disturbed`: the machine did
+    something else as well."""
+
+    disturbed = False
 
     def __new__(cls, value, **details):
         measured = super().__new__(cls, value)
@@ -40,23 +45,36 @@ class Work:
         """Whether the peer does this work at all."""
         # To dial a pod for every connection is another work.
         dials = peer.dials and self.key in ("connection", "handshake")
-        return (peer.knows_rooms or not self.needs_rooms) and not dials
+        asked = peer.only is None or self.key in peer.only
+        return asked and (peer.knows_rooms or not self.needs_rooms) and not dials
 
 
 def served(text):
     """The load's own account, its last line. Nothing may have failed."""
     outcome = json.loads(text.splitlines()[-1])
     if outcome.get("failed") or not outcome["done"]:
-        raise Failed(f"failed or not served: {outcome}")
+        failed = Failed(f"failed or not served: {outcome}")
+        failed.asked = outcome["done"] + outcome.get("failed", 0)
+        raise failed
     return outcome
 
 
+def again(measure):
+    """What `measure()` gives, in a second attempt if the first fails."""
+    try:
+        return measure()
+    except Failed as failure:
+        print(f"{failure}: once more", flush=True)
+        return measure()
+
+
 def cost(peer, load):
-    """CPU microseconds per unit, of what `load()` says was done."""
+    """CPU microseconds per unit, of what `load()` says was done; `busy` is how much of its core the proxy used."""
     before = machine.cpu_seconds(peer.pid)
     outcome = load()
     spent = machine.cpu_seconds(peer.pid) - before
-    return Measured(spent * 1e6 / outcome["done"], done=outcome["done"], rate=outcome["done"] / outcome["seconds"])
+    done, seconds = outcome["done"], outcome["seconds"]
+    return Measured(spent * 1e6 / done, done=done, rate=done / seconds, busy=min(1.0, spent / seconds))
 
 
 def wrk(port, seconds, path, fields=(), order="turn", first=0, rooms=stage.ROOMS, connections=32):
@@ -64,6 +82,9 @@ def wrk(port, seconds, path, fields=(), order="turn", first=0, rooms=stage.ROOMS
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", WALK, f"http://127.0.0.1:{port}"]
     return served(machine.run([*command, "--", path, order, str(first), str(rooms), *fields]))
 
+
+#: If the median latency is more, in microseconds, requests queue: a figure of the queue, not of the proxy.
+STEADY = 20_000
 
 STATE, COLD, BODY = "/api/room/room_%d/state", "/api/room/room_cold%d/state", "/api/room/room_%d/64k"
 
@@ -86,10 +107,15 @@ def redirect(run, peer):
 
 def cold(run, peer):
     """Each request names a room that this proxy has not seen before; by Redis's own count each was looked up."""
-    first, found = run.cold_used.get(peer.name, 0), stage.redis_hits()
-    measured = cost(peer, lambda: wrk(peer.port, run.seconds, COLD, first=first, rooms=run.cold_rooms))
-    done = measured.details["done"]
-    run.cold_used[peer.name] = first + done + 1000  # those in flight at the end were not answered, yet asked for
+    first, found, asked = run.cold_used.get(peer.name, 0), stage.redis_hits(), 0
+    try:
+        measured = cost(peer, lambda: wrk(peer.port, run.seconds, COLD, first=first, rooms=run.cold_rooms))
+        done = asked = measured.details["done"]
+    except Failed as failure:
+        asked = failure.asked
+        raise
+    finally:
+        run.cold_used[peer.name] = first + asked + 1000  # those in flight at the end were not answered, yet asked for
     if run.cold_used[peer.name] > run.cold_rooms:
         raise Failed("more rooms were asked for than Redis holds")
     measured.details["lookups"] = (stage.redis_hits() - found) / done
@@ -123,7 +149,10 @@ def tunnel_memory(run, peer):
 def latency_at(run, port):
     """Percentiles in microseconds, of requests at a steady rate."""
     command = [stage.LOAD, "latency", f"127.0.0.1:{port}", "/api/room/room_1/state", "1500", str(run.seconds)]
-    return json.loads(machine.run(command))
+    found = served(machine.run(command))
+    if found["p50"] > STEADY:
+        raise Failed(f"the rate was not kept: half of the requests took longer than {found['p50'] / 1000:,.0f} ms")
+    return found
 
 
 def latency(run, peer):
@@ -150,7 +179,11 @@ class Talking:
 
     def go(self):
         """Lets them talk, and gives what they say of it in the end."""
-        return self.process.communicate("go\n")[0]
+        try:
+            return self.process.communicate("go\n", timeout=120)[0]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise Failed("the messages were not done after 120 s") from None
 
 
 WORKS = [

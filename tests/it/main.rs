@@ -6,6 +6,7 @@
 mod admin;
 mod attack;
 mod balance;
+mod benches;
 mod bodies;
 mod cli;
 mod compose;

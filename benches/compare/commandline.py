@@ -1,0 +1,111 @@
+"""What the commands have in common: options that are checked before anything is built or started, results that say of what
+they are, and ends without a traceback."""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+
+from . import stage, works
+
+#: Where the README looks for the last full run.
+RESULTS = "benches/results"
+
+
+class Parser(argparse.ArgumentParser):
+    """The options that every command has; after a look at them, benches/prepare.sh may stop here."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+        self.add_argument("--binary", metavar="PATH", type=router, help=f"measure this one, build none ({stage.ROUTER})")
+        self.add_argument("--check-options", action="store_true", help=argparse.SUPPRESS)
+
+    def chosen(self):
+        chosen = self.parse_args()
+        if chosen.check_options:
+            sys.exit(0)
+        chosen.binary = chosen.binary or stage.ROUTER
+        return chosen
+
+
+def router(path):
+    """The argument type of a pod-router: a program that says it is one."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise argparse.ArgumentTypeError(f"cannot be run: {error}") from None
+    if not said.startswith("pod-router "):
+        raise argparse.ArgumentTypeError(f"{path} --version does not answer as a pod-router")
+    return path
+
+
+def number(least, kind, most=1e6):
+    """The argument type of a number within bounds."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text}: not a number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text}: from {least:,} to {most:,.0f}")
+        return value
+
+    return parse
+
+
+def names(known):
+    """The argument type of a comma-separated list of `known` names."""
+
+    def parse(text):
+        unknown = set(text.split(",")) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(known)}")
+        return text.split(",")
+
+    return parse
+
+
+def run(main):
+    """Runs a command. However it ends, what it has started ends with it, and a line says why."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except (RuntimeError, works.Failed) as error:
+        sys.exit(f"error: {error}")
+
+
+class Rows(dict):
+    """Results by name, of what is measured besides the comparison. `with` writes them however it ends, an incomplete run's
+    to nobody's README."""
+
+    def __init__(self, chosen, name):
+        super().__init__()
+        self.chosen, self.name = chosen, name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        chosen, out = self.chosen, self.chosen.out if kind else self.chosen.complete_out
+        about = origin() | {"repetitions": chosen.reps, "seconds": chosen.seconds, "complete": kind is None}
+        os.makedirs(out, exist_ok=True)
+        with open(f"{out}/{self.name}", "w") as file:
+            file.write(json.dumps({**about, "rows": self}, indent=1) + "\n")
+        print(f"written to {out}/{self.name}")
+
+
+def origin():
+    """Of what, where and when results are."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "revision": described.stdout.strip() or "unknown",
+        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
+    }

@@ -1,0 +1,147 @@
+"""What is reckoned from measurements: run by tests/it/benches.rs, or with python3 -m unittest benches.compare.test_pure."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+from . import chart, disturbance, peers, report, soak, soak_plot, stage, works
+
+HTTP = next(work for work in works.WORKS if work.key == "http")
+TUNNEL = next(work for work in works.WORKS if work.key == "tunnel")
+ORIGIN = {"revision": "abc", "date": "2026-01-01", "machine": "2 cores"}
+
+
+def measured(*values, **details):
+    return [works.Measured(value, **details) for value in values]
+
+
+def row(seconds, resident, failed=""):
+    latency = None if failed else 100
+    return dict(zip(soak.FIELDS, [seconds, resident, 20, latency, latency, failed]))
+
+
+class Report(unittest.TestCase):
+    def results(self, ours, reference):
+        return {"http": {peers.OURS: ours, peers.REFERENCE: reference}}
+
+    def table(self, ours, reference):
+        return report.table(self.results(ours, reference), [HTTP], [peers.OURS, peers.REFERENCE]).splitlines()[-1]
+
+    def test_ratios_are_taken_within_a_repetition_and_a_failed_one_has_none(self):
+        ours = [*measured(5.0), works.Failed("refused"), *measured(9.0)]
+        results = self.results(ours, measured(10.0, 10.0, 20.0))
+        cell = report.cells(results, HTTP)[peers.OURS]
+        self.assertEqual((cell.values, cell.failed), ([5.0, None, 9.0], ["refused"]))
+        self.assertEqual((cell.median, cell.spread), (7.0, (0.45, 0.5)))
+        self.assertIn("| 7.0 (0.47×, 0.45–0.50), 1 of 3 failed |", self.table(ours, measured(10.0, 10.0, 20.0)))
+
+    def test_whoever_failed_throughout_and_whoever_has_no_reference_are_shown(self):
+        failed = [works.Failed("refused")] * 2
+        self.assertIn("| failed | 10.0 (1.00×, 1.00–1.00) | 0.60× (0.75×): failed |", self.table(failed, measured(10.0, 10.0)))
+        self.assertIn("| 5.0 | failed | 0.60× (0.75×) |", self.table(measured(5.0, 5.0), failed))
+
+    def test_a_verdict_that_a_repetition_contradicts_is_undecided(self):
+        tens = measured(10.0, 10.0, 10.0)
+        self.assertIn("0.60× (0.75×): reached |", self.table(measured(4.0, 5.0, 6.0), tens))
+        self.assertIn("0.60× (0.75×): first step |", self.table(measured(6.1, 7.0, 7.5), tens))
+        undecided = "0.60× (0.75×): undecided, reached to missed (median: first step) |"
+        self.assertIn(undecided, self.table(measured(5.0, 7.0, 8.0), tens))
+        self.assertIn("0.60× (0.75×): reached, in one repetition |", self.table(measured(4.0), tens))
+        cell = report.Cell(measured(1500.0, 1600.0), [])
+        self.assertEqual(report.goal(TUNNEL, cell), "1,536 (2,560): undecided, reached to first step (median: first step)")
+
+    def test_a_disturbed_repetition_and_an_idle_core_are_marked(self):
+        ours, reference = measured(5.0, rate=9.0, busy=0.89), measured(10.0, rate=9.0, busy=0.9)
+        self.assertNotIn("†", self.table(ours, reference))
+        ours[0].disturbed = True
+        self.assertIn("0.50) † |", self.table(ours, reference))
+        notes = report.footnotes(self.results(ours, reference))
+        self.assertIn(f"{peers.OURS} 9 ‡, {peers.REFERENCE} 9\n", notes)
+        self.assertIn("†", notes)
+
+    def test_the_json_and_the_chart_of_a_run_with_failures_are_whole(self):
+        results = self.results([works.Failed("refused"), *measured(5.0)], measured(10.0, 10.0))
+        found = json.loads(report.as_json(results, [HTTP, TUNNEL], ORIGIN))["works"]["http"]["peers"][peers.OURS]
+        self.assertEqual((found["values"], found["failed"]), ([None, 5.0], ["refused"]))
+        drawn = chart.draw(results, works.WORKS, peers.NAMES)
+        self.assertIn(">0.50</text>", drawn)
+        self.assertEqual(set(peers.NAMES + peers.EXTRA) - set(chart.COLOURS), set())
+
+
+class Works(unittest.TestCase):
+    def test_a_load_that_failed_says_how_much_it_asked_for(self):
+        self.assertEqual(works.served('text\n{"done": 5, "failed": 0}')["done"], 5)
+        for text, asked in [('{"done": 5, "failed": 2}', 7), ('{"done": 0}', 0)]:
+            with self.assertRaises(works.Failed) as raised:
+                works.served(text)
+            self.assertEqual(raised.exception.asked, asked)
+
+
+    def test_what_fails_is_tried_once_more(self):
+        outcomes = [works.Failed("one"), 7, works.Failed("two"), works.Failed("three")]
+
+        def measure():
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, works.Failed):
+                raise outcome
+            return outcome
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertEqual(works.again(measure), 7)
+            self.assertRaisesRegex(works.Failed, "three", works.again, measure)
+
+
+class Disturbance(unittest.TestCase):
+    def test_shares_are_of_all_cores(self):
+        steal, others = disturbance.shares((100.0, 1.0, 50.0, 40.0), (104.0, 1.2, 53.0, 42.6))
+        self.assertAlmostEqual(steal, 0.05)
+        self.assertAlmostEqual(others, 0.1)
+        self.assertEqual(disturbance.shares((1.0,) * 4, (1.0,) * 4), (0.0, 0.0))
+
+    def test_each_of_the_three_is_enough(self):
+        self.assertFalse(disturbance.is_disturbed(0.02, 0.02, 0.1))
+        for figures in [(0.06, 0, 0), (0, 0.06, 0), (0, 0, 0.25), (0.03, 0.03, 0)]:
+            self.assertTrue(disturbance.is_disturbed(*figures))
+
+
+class Soak(unittest.TestCase):
+    def test_growth_is_from_the_second_third_to_the_last(self):
+        sizes = [10e6] * 4 + [40e6] * 4
+        level, grown = ([row(n, size) for n, size in enumerate(sizes + [last] * 4)] for last in (41e6, 60e6))
+        self.assertIs(soak.grew(level, "resident_bytes"), False)
+        self.assertIs(soak.grew(grown, "resident_bytes"), True)
+        self.assertIsNone(soak.grew(grown[:9], "resident_bytes"))
+
+    def test_failed_rounds_are_rows_without_latency(self):
+        rows = [row(n, 10e6, "refused" if n == 5 else "") for n in range(15)]
+        self.assertIs(soak.grew(rows, "p50_us"), False)
+        self.assertEqual(soak_plot.draw(rows, ORIGIN).count("#b91c1c"), 1)
+        soak_plot.draw([row(1, 10e6, "refused")], ORIGIN)
+
+
+class Command(unittest.TestCase):
+    def run_it(self, *arguments, **environment):
+        command = [sys.executable, "-m", "benches.compare", *arguments]
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    def test_options_are_checked_by_themselves(self):
+        self.assertEqual(self.run_it("--quick", "--check-options"), (0, ""))
+        for wrong in ["--only=htp", "--reps=0", "--tunnels=10000", "--binary=/bin/true", "--binary=/nowhere", "--quik"]:
+            status, said = self.run_it(wrong, "--check-options")
+            self.assertEqual(status, 2, wrong)
+            self.assertIn(f"error: {'unrecognized' if wrong == '--quik' else 'argument'}", said)
+
+    def test_without_a_namespace_of_its_own_nothing_is_touched(self):
+        for outside in ["", os.readlink("/proc/self/ns/net")]:
+            status, said = self.run_it("--only", "http", **{stage.OUTSIDE: outside})
+            self.assertEqual(status, 1)
+            self.assertEqual(said, "error: no network namespace of its own: start it by benches/run, benches/soak or benches/attack\n")
+
+
+if __name__ == "__main__":
+    unittest.main()
