@@ -13,9 +13,11 @@ use crate::support::{Router, Stage, eventually};
 /// A room of the bystander's.
 const QUIET: &str = "/room_quiet";
 
-/// [`Stage::with`], but for the access lines, of which there would be too many to keep.
+/// [`Stage::with`], but for the access lines, of which there would be too many to keep, and with all the time for Redis: on a
+/// machine that is busy with the attack, the time to ask it may pass before it was asked.
 fn stage(args: &[&str]) -> Stage {
-    let stage = Stage::with_env(args, &[("RUST_LOG", "info,pod_router::access=off")]);
+    let args = [&["--redis-timeout", "20s"], args].concat();
+    let stage = Stage::with_env(&args, &[("RUST_LOG", "info,pod_router::access=off")]);
     stage.redis.assign(QUIET.trim_start_matches('/'), 1);
     stage
 }
