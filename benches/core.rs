@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use divan::{AllocProfiler, Bencher, black_box};
@@ -214,7 +214,7 @@ async fn router(pod: SocketAddr, directory: MemoryDirectory) -> SocketAddr {
         metrics: Arc::clone(&metrics),
     };
     let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
-    let listener = server::listen(([127, 0, 0, 1], 0).into(), false).expect("a free port");
+    let listener = server::listen(([127, 0, 0, 1], 0).into(), false, Duration::from_secs(60)).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let server = Server::new(proxy, roster, &config.downstream, limits::Places::new(16), None, metrics);
     tokio::task::spawn_local(async move {

@@ -91,14 +91,15 @@ impl App {
             let remedy = remedy(&error, flag, address);
             format!("{flag} {address}: {error}{remedy}")
         };
-        let first = listen(config.listen, true).map_err(|error| at("--listen", config.listen, error))?;
+        let stall = config.downstream.write_stall;
+        let first = listen(config.listen, true, stall).map_err(|error| at("--listen", config.listen, error))?;
         let address = first.local_addr().map_err(|error| at("--listen", config.listen, error))?;
         let mut data = vec![first];
         while data.len() < config.threads {
-            data.push(listen_again(address, true).map_err(|error| at("--listen", address, error))?);
+            data.push(listen_again(address, true, stall).map_err(|error| at("--listen", address, error))?);
         }
-        let admin =
-            listen(config.admin_listen, false).map_err(|error| at("--admin-listen", config.admin_listen, error))?;
+        let admin = listen(config.admin_listen, false, stall)
+            .map_err(|error| at("--admin-listen", config.admin_listen, error))?;
         let admin_address = admin.local_addr().map_err(|error| at("--admin-listen", config.admin_listen, error))?;
         Ok(Self { config, data, admin, address, admin_address })
     }

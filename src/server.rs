@@ -57,18 +57,19 @@ const HYPERS_MAX_HEADERS: usize = 100;
 /// The buffer of a connection is at least this large; it bounds what is read ahead of a slow pod.
 const MIN_BUFFER: usize = 64 * 1024;
 
-/// A listening socket. With `shared`, others may listen on the same address in this process.
+/// A listening socket. With `shared`, others may listen on the same address in this process. The kernel ends its connections
+/// when nothing is acknowledged for `stall`.
 ///
 /// # Errors
 ///
 /// The address is in use or cannot be had.
-pub fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+pub fn listen(address: SocketAddr, shared: bool, stall: Duration) -> io::Result<std::net::TcpListener> {
     if shared && address.port() != 0 {
         // `SO_REUSEPORT` alone would let a second router take the port unnoticed. Sockets of this process that share it
         // already are told apart by whoever calls this: see [`listen_again`].
-        bind(address, false)?;
+        bind(address, false, stall)?;
     }
-    listen_again(address, shared)
+    listen_again(address, shared, stall)
 }
 
 /// Another listening socket on an address that this process already has.
@@ -76,18 +77,18 @@ pub fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpList
 /// # Errors
 ///
 /// As [`listen`].
-pub fn listen_again(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = bind(address, shared)?;
+pub fn listen_again(address: SocketAddr, shared: bool, stall: Duration) -> io::Result<std::net::TcpListener> {
+    let socket = bind(address, shared, stall)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, shared: bool, stall: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    tune_listener(&SockRef::from(&socket))?;
+    tune_listener(&SockRef::from(&socket), stall)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

@@ -43,6 +43,9 @@ pub(super) struct Exchange {
     received: Bytes,
     body: Decoder,
     keep_alive: bool,
+    /// Whether dropping it amid the request's body resets the pod's connection: a FIN would wait behind what the pod does not
+    /// take, and so tell it of a client that has gone when it reads on, if ever.
+    resets: bool,
     patience: Patience,
     /// Since when more of the response is waited for; kept only where there is a limit to that.
     awaited: Option<Instant>,
@@ -110,7 +113,7 @@ impl Exchange {
     /// An exchange that has not begun.
     pub(super) fn new(lease: Lease, upload: Upload, patience: Patience) -> Box<Self> {
         let (received, body) = (Bytes::new(), Decoder::EMPTY);
-        Box::new(Self { lease, upload, received, body, keep_alive: false, patience, awaited: None })
+        Box::new(Self { lease, upload, received, body, keep_alive: false, resets: false, patience, awaited: None })
     }
 
     /// Sends the request and waits for the response head, from the beginning of the lease or the last movement of the
@@ -172,8 +175,18 @@ impl Exchange {
         Unanswered { failure: Failure { stage, sent, timed_out }, unsent, own: true }
     }
 
+    /// Sends more of the request.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let sent = self.upload.poll_send(self.lease.stream(), cx);
+        if sent.is_pending() && !self.resets && self.upload.was_begun() {
+            self.resets = true;
+            self.lease.reset_on_drop(true);
+        }
+        sent
+    }
+
     fn poll_head(&mut self, method: &Method, map: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<Head, NoHead>> {
-        match self.upload.poll_send(self.lease.stream(), cx) {
+        match self.poll_send(cx) {
             Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(NoHead::Upload(error))),
             Poll::Ready(Err(SendError::TooLarge)) => return Poll::Ready(Err(NoHead::Limit)),
             Poll::Ready(Err(SendError::Pod(error))) if !self.upload.was_begun() => {
@@ -215,7 +228,7 @@ impl Exchange {
 
     /// Sends more of the request while the response is under way. Ready when it has gone, or the pod wants no more of it.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        match ready!(self.upload.poll_send(self.lease.stream(), cx)) {
+        match ready!(self.poll_send(cx)) {
             Ok(()) => {}
             Err(SendError::Client(error)) => return Poll::Ready(Err(Broken::Upload(error))),
             Err(SendError::TooLarge) => return Poll::Ready(Err(Broken::Limit)),
@@ -283,6 +296,9 @@ impl Exchange {
     /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
     /// something that nobody asked for.
     pub(super) fn finish(mut self: Box<Self>, downstream: &Rc<Downstream>) {
+        if self.resets && self.upload.is_complete() {
+            self.lease.reset_on_drop(false);
+        }
         if !self.keep_alive || self.upload.was_abandoned() || !self.received.is_empty() {
             return;
         }
@@ -294,11 +310,12 @@ impl Exchange {
         let hold = downstream.hold();
         let now = Instant::now();
         tokio::task::spawn_local(async move {
-            let sent = poll_fn(|cx| match self.upload.poll_send(self.lease.stream(), cx) {
+            let sent = poll_fn(|cx| match self.poll_send(cx) {
                 Poll::Ready(_) => Poll::Ready(()),
                 Poll::Pending => self.poll_overdue(now, cx).map(|_| ()),
             });
             sent.await; // however it ends, so does the connection
+            self.lease.reset_on_drop(!self.upload.is_complete());
             drop(hold);
         });
     }

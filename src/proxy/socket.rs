@@ -1,7 +1,7 @@
 //! TCP sockets: how they are tuned, how a pod is dialled, and the buffer that all reads of a thread share.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 /// The size of a thread's read buffer: large reads are what makes large messages cheap.
@@ -34,9 +34,17 @@ const UNSENT: u32 = 128 * 1024;
 /// window. Pods are near: within a millisecond that is 100 MB a second.
 const RECEIVED: usize = 100 * 1024;
 
-/// Sets what a listener's connections need; accepted sockets inherit all of it (tcp(7)).
-pub fn tune_listener(socket: &SockRef<'_>) -> io::Result<()> {
+/// The receive buffer of a client's connection, for an upload that its pod takes slowly: doubled as well, and more than a
+/// pod's, for clients that are far away (5 MB a second at 100 ms).
+const SENT_AHEAD: usize = 256 * 1024;
+
+/// Sets what a listener's connections need; accepted sockets inherit all of it (tcp(7)). A peer that acknowledges nothing for
+/// `stall` has lost its connection: the kernel sees to it where nobody else does, of an answer that was still in its buffer
+/// when the connection was closed. (Of an idle peer it ends the probing, in place of their number.)
+pub fn tune_listener(socket: &SockRef<'_>, stall: Duration) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_recv_buffer_size(SENT_AHEAD)?;
+    socket.set_tcp_user_timeout(Some(stall))?;
     tune(socket)
 }
 
@@ -93,6 +101,50 @@ pub(super) fn is_fresh(stream: &TcpStream) -> bool {
     pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
+/// Ready when the peer has `gone`, though what it has sent before is left unread, and so would hide that: the runtime tells of
+/// something new only once what there was is out of the way. From then on `looked_past` is set, and [`read_past`] comes first.
+pub(super) fn poll_past(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    looked_past: &mut bool,
+    gone: impl Fn(Ready) -> bool,
+) -> Poll<()> {
+    loop {
+        if ready!(stream.poll_read_ready(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let interest = Interest::READABLE | Interest::ERROR;
+        let ready = pin!(stream.ready(interest)).poll(&mut Context::from_waker(Waker::noop()));
+        match ready {
+            Poll::Ready(Ok(ready)) if gone(ready) => return Poll::Ready(()),
+            // An end of the stream cannot be put out of the way, so that nothing after it would be told either.
+            Poll::Ready(Ok(ready)) if ready.is_read_closed() => return Poll::Pending,
+            Poll::Ready(_) | Poll::Pending => {}
+        }
+        let _ = stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+        *looked_past = true;
+    }
+}
+
+/// Reads what has been looked past, without asking the runtime whether there is anything. Whether there was.
+pub(super) fn read_past(stream: &TcpStream, buffer: &mut ReadBuf<'_>, looked_past: &mut bool) -> io::Result<bool> {
+    let space = buffer.initialize_unfilled();
+    let most = space.len();
+    match (&*SockRef::from(stream)).read(space) {
+        Ok(read) => {
+            // Less than there is space for was all.
+            *looked_past = read == most;
+            buffer.advance(read);
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            *looked_past = false;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Lends the thread's buffer for the time of one call.
 pub(super) fn with_buffer<T>(borrow: impl FnOnce(&mut [u8]) -> T) -> T {
     SHARED.with_borrow_mut(|buffer| borrow(buffer))
@@ -147,12 +199,14 @@ mod tests {
     #[test]
     fn accepted_sockets_are_tuned_as_their_listener() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        tune_listener(&SockRef::from(&listener)).expect("a live socket");
+        tune_listener(&SockRef::from(&listener), Duration::from_secs(7)).expect("a live socket");
         let address = listener.local_addr().expect("a bound socket");
         let _client = std::net::TcpStream::connect(address).expect("it listens");
         let (accepted, _) = listener.accept().expect("somebody has connected");
         let accepted = SockRef::from(&accepted);
         assert_eq!(accepted.tcp_notsent_lowat().expect("a live socket"), UNSENT);
+        assert_eq!(accepted.tcp_user_timeout().expect("a live socket"), Some(Duration::from_secs(7)));
+        assert_eq!(accepted.recv_buffer_size().expect("a live socket"), 2 * SENT_AHEAD);
         assert!(accepted.tcp_nodelay().expect("a live socket") && accepted.keepalive().expect("a live socket"));
     }
 }

@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::socket::{limit_buffers, with_buffer};
+use super::socket::{limit_buffers, poll_past, read_past, with_buffer};
 use crate::drain::{Member, Phase};
 use crate::metrics::Metrics;
 
 /// From this many bytes at once on, a tunnel is taken to carry more than messages. The kernel's receive buffer has not grown
 /// by then.
-const LARGE: u64 = 16 * 1024;
+const LARGE: usize = 16 * 1024;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +76,6 @@ pub(super) struct Tunnel {
     pub(super) down: Direction,
     common: Rc<Common>,
     member: Member,
-    /// Whether the pod's connection has been given limits.
-    limited: bool,
     active: Instant,
     half_closed: Option<Instant>,
     drain_at: Option<Instant>,
@@ -89,9 +87,13 @@ pub(super) struct Tunnel {
 pub(super) struct Direction {
     /// Read, and not yet taken by the other side.
     pending: Bytes,
-    /// Since when the other side takes nothing of that. Nothing is read meanwhile, so that a source which has gone is not
-    /// noticed: this is what ends such a tunnel.
+    /// Since when the other side takes nothing of that. Nothing is read meanwhile.
     stuck: Option<Instant>,
+    /// Whether there may be something to be read of which the runtime will not tell: see [`poll_past`].
+    looked_past: bool,
+    to_pod: bool,
+    /// Whether the pod's connection has been given limits.
+    limited: bool,
     state: State,
     /// Bytes passed on.
     pub(super) bytes: u64,
@@ -116,10 +118,10 @@ enum Broken {
 
 impl Direction {
     /// A direction that starts with bytes read too early: with the request, or glued to the 101.
-    fn new(early: Bytes) -> Self {
+    fn new(early: Bytes, to_pod: bool) -> Self {
         // Empty `Bytes` may still hold the whole buffer they are a part of.
         let pending = if early.is_empty() { Bytes::new() } else { early };
-        Self { pending, stuck: None, state: State::Open, bytes: 0 }
+        Self { pending, stuck: None, looked_past: false, to_pod, limited: false, state: State::Open, bytes: 0 }
     }
 
     /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went. Where it is the
@@ -133,7 +135,15 @@ impl Direction {
         is_last: bool,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            ready!(self.flush(cx, sink, moved)).map_err(|_| Broken::Sink)?;
+            match self.flush(cx, sink, moved) {
+                Poll::Ready(flushed) => flushed.map_err(|_| Broken::Sink)?,
+                // Nothing is read meanwhile, but a source that breaks off is noticed.
+                Poll::Pending if self.state == State::Open => {
+                    let broken = poll_past(source, cx, &mut self.looked_past, Ready::is_error);
+                    return broken.map(|()| Err(Broken::Source));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
             match self.state {
                 State::Done => return Poll::Ready(Ok(())),
                 State::SourceDone => {
@@ -172,11 +182,19 @@ impl Direction {
     ) -> Poll<Result<(), Broken>> {
         with_buffer(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
-            ready!(Pin::new(source).poll_read(cx, &mut buffer)).map_err(|_| Broken::Source)?;
+            let past = self.looked_past
+                && read_past(source, &mut buffer, &mut self.looked_past).map_err(|_| Broken::Source)?;
+            if !past {
+                ready!(Pin::new(&mut *source).poll_read(cx, &mut buffer)).map_err(|_| Broken::Source)?;
+            }
             let read = buffer.filled();
             if read.is_empty() {
                 self.state = State::SourceDone;
                 return Poll::Ready(Ok(()));
+            }
+            if read.len() >= LARGE && !self.limited {
+                self.limited = true;
+                limit_buffers(if self.to_pod { sink } else { source });
             }
             let written = match Pin::new(sink).poll_write(cx, read) {
                 Poll::Ready(Ok(written)) => written,
@@ -220,11 +238,10 @@ impl Tunnel {
         Self {
             client,
             pod,
-            up: Direction::new(early_up),
-            down: Direction::new(early_down),
+            up: Direction::new(early_up, true),
+            down: Direction::new(early_down, false),
             common,
             member,
-            limited: false,
             active: Instant::now(),
             half_closed: None,
             drain_at: None,
@@ -265,10 +282,6 @@ impl Tunnel {
         self.count(moved_up, moved_down);
         self.up.note(moved_up);
         self.down.note(moved_down);
-        if !self.limited && moved_up.max(moved_down) + self.under_way() >= LARGE {
-            self.limited = true;
-            limit_buffers(&self.pod);
-        }
         let up = match up {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::PodReset),
@@ -288,11 +301,6 @@ impl Tunnel {
             self.half_closed = Some(Instant::now());
         }
         self.poll_deadline(cx)
-    }
-
-    /// Read, and not yet written.
-    fn under_way(&self) -> u64 {
-        (self.up.pending.len() + self.down.pending.len()) as u64
     }
 
     fn count(&mut self, up: u64, down: u64) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::endpoint::{Connection, Endpoint, Idle};
@@ -336,6 +337,12 @@ impl Lease {
         if !std::mem::replace(&mut self.connection.limited, true) {
             socket::limit_buffers(&self.connection.stream);
         }
+    }
+
+    /// Whether dropping the connection resets it, and so tells the pod at once, or closes it behind what is still to be sent.
+    pub(super) fn reset_on_drop(&self, reset: bool) {
+        // A socket that does not take it any more has failed.
+        let _ = SockRef::from(&self.connection.stream).set_linger(reset.then_some(Duration::ZERO));
     }
 
     /// Whether the connection had carried an exchange before.

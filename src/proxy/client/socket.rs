@@ -4,21 +4,21 @@
 //! says in our words what hyper could not read, and closes so that what was said last arrives, or so that it does not look
 //! complete. What it must not do: decide which of these it is to be. That is [`Downstream`]'s, and its callers'.
 
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::{Downstream, Ending, Owed, SocketState};
 use crate::proxy::canned::{self, Unheard};
-use crate::proxy::socket::with_buffer;
+use crate::proxy::socket::{self, with_buffer};
 
 /// Up to this many bytes, copying the parts of an answer together and one plain send cost less than a vectored write.
 const SMALL: usize = 8 * 1024;
@@ -74,40 +74,12 @@ impl ClientSocket {
         let Some(stream) = &self.stream else {
             return Poll::Pending;
         };
-        loop {
-            if ready!(stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            let is_ready = pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
-            if let Poll::Ready(Ok(ready)) = is_ready
-                && ready.is_read_closed()
-            {
-                return Poll::Ready(());
-            }
-            // Something is to be read. What comes after it wakes this task only if that is out of the way.
-            let _ = stream.try_io(Interest::READABLE, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
-            self.looked_past = true;
-        }
+        socket::poll_past(stream, cx, &mut self.looked_past, Ready::is_read_closed)
     }
 
-    /// Reads what has been looked past, without asking the runtime whether there is anything. Whether there was.
-    fn read_looked_past(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+    fn read_past(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
         let stream = self.stream.as_ref().expect("hyper has it until it is taken");
-        let space = buffer.initialize_unfilled();
-        let most = space.len();
-        match (&*SockRef::from(stream)).read(space) {
-            Ok(read) => {
-                // Less than there is space for was all.
-                self.looked_past = read == most;
-                buffer.advance(read);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.looked_past = false;
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
+        socket::read_past(stream, buffer, &mut self.looked_past)
     }
 
     /// Says that nothing more comes, and reads what still does, for a while.
@@ -180,7 +152,7 @@ impl Drop for ClientSocket {
 impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = match self.looked_past && self.read_looked_past(buffer)? {
+        let read = match self.looked_past && self.read_past(buffer)? {
             true => Poll::Ready(Ok(())),
             false => self.stream().poll_read(cx, buffer),
         };

@@ -7,7 +7,9 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Client, Gate, Stage, eventually, get, script};
+use socket2::SockRef;
+
+use crate::support::{Client, Gate, Stage, eventually, get, orphans, script};
 
 /// The ways in which a client goes: a FIN, a reset, a FIN of the writing side.
 const ENDINGS: [fn(Client); 3] = [drop, Client::reset, |mut client| {
@@ -62,6 +64,46 @@ fn a_client_that_goes_away_amid_its_upload_is_noticed() {
     eventually("the pod has the request", || stage.pods[0].received().len() == 1);
     drop(client);
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+}
+
+/// A FIN would wait behind what the pod does not take.
+#[test]
+fn and_by_a_pod_that_takes_nothing_more_of_it() {
+    let stage = Stage::new();
+    let missed = Gate::shared();
+    let seen = Arc::clone(&missed);
+    stage.pods[0].play(move |mut conn| {
+        conn.request()?;
+        let socket = SockRef::from(conn.wire().stream()).try_clone()?;
+        eventually("the reset arrives", || matches!(socket.take_error(), Ok(Some(_))));
+        seen.open();
+        Ok(())
+    });
+    let client = stage.client();
+    client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n");
+    client.send(vec![b'x'; 2 * 1024 * 1024]);
+    eventually("the pod has the request", || stage.pods[0].received().len() == 1);
+    client.reset();
+    assert!(missed.wait(), "the pod is told");
+}
+
+/// The kernel keeps what was sent last when the connection is closed, where no limit of the router's counts it.
+#[test]
+fn an_answer_that_nobody_takes_does_not_stay_behind() {
+    let stage = Stage::with(&["--write-stall", "2s"]);
+    let long = vec![b'x'; 90_000];
+    stage.pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", long.len()))?;
+        conn.send(&long)?;
+        conn.until_closed()
+    });
+    let client = Client::connect_narrow(stage.router.addr());
+    client.send("GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let left = || orphans(stage.router.addr().port());
+    eventually("it is closed, with most of the answer unread", || left() == 1);
+    eventually("the kernel has given it up", || left() == 0);
+    drop(client);
 }
 
 #[test]

@@ -57,6 +57,14 @@ impl Client {
         Self::over(socket.into())
     }
 
+    /// With room for hardly anything that it does not read.
+    pub(crate) fn connect_narrow(addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("the machine has sockets left");
+        socket.set_recv_buffer_size(1024).expect("a live socket takes its options");
+        socket.connect(&addr.into()).expect("somebody listens");
+        Self::over(socket.into())
+    }
+
     /// For a connection on which nothing may happen for longer than [`PATIENCE`].
     pub(crate) fn with_patience(self, patience: Duration) -> Self {
         self.wire.set_patience(patience);
