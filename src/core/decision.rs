@@ -118,6 +118,18 @@ impl Failure {
     pub fn ends_sessions(self) -> bool {
         self.stage.is_on_the_way() && !self.timed_out
     }
+
+    /// Whether it counts towards the pod's ejection. A name server that is away says nothing of the pod, and neither does a
+    /// WebSocket handshake (`upgrading`) that is closed without an answer: Engine.IO ends each one to a path that nobody
+    /// serves like that (`destroyUpgrade`), so any client could have every pod ejected.
+    pub fn is_held_against_pod(self, upgrading: bool) -> bool {
+        match self.stage {
+            Stage::Resolve => !self.timed_out,
+            Stage::Confine | Stage::Connect | Stage::Malformed => true,
+            Stage::Head => self.timed_out || !upgrading,
+            Stage::Queue | Stage::Send | Stage::Upload | Stage::Limit => false,
+        }
+    }
 }
 
 /// What follows a failed attempt.
@@ -235,6 +247,25 @@ mod tests {
         };
         assert_eq!((of(2000, 100), of(2000, 4000), of(2000, 4900), of(2000, 9000)), (2000, 1000, 250, 250));
         assert_eq!(of(100, 4950), 100, "never longer than --connect-timeout");
+    }
+
+    #[test]
+    fn what_is_no_fault_of_the_pods_is_not_held_against_it() {
+        let held = |stage, timed_out, upgrading| {
+            let failure = Failure { stage, sent: stage == Stage::Head, timed_out };
+            failure.is_held_against_pod(upgrading)
+        };
+        for upgrading in [false, true] {
+            assert!(!held(Stage::Resolve, true, upgrading), "nobody could say");
+            assert!(held(Stage::Resolve, false, upgrading), "it has no address");
+            assert!([false, true].iter().all(|timed_out| held(Stage::Connect, *timed_out, upgrading)));
+            assert!(held(Stage::Head, true, upgrading), "it hangs");
+            assert!(held(Stage::Malformed, false, upgrading));
+            for stage in [Stage::Queue, Stage::Send, Stage::Upload, Stage::Limit] {
+                assert!(!held(stage, false, upgrading) && !held(stage, true, upgrading));
+            }
+        }
+        assert_eq!([false, true].map(|upgrading| held(Stage::Head, false, upgrading)), [true, false]);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let balancer = &self.proxy.balancer;
         let unreached = failure.stage.is_on_the_way();
-        if own && (unreached || matches!(failure.stage, Stage::Head | Stage::Malformed)) {
+        if own && failure.is_held_against_pod(self.kind == Kind::WebSocket) {
             balancer.failed(choice);
         }
         if failure.sent || !unreached && failure.stage != Stage::Queue {

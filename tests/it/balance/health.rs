@@ -103,6 +103,23 @@ fn a_pod_that_never_answers_is_left_out_after_three() {
     assert_eq!(states[1]["state"], "ejected", "{statuses}");
 }
 
+/// Engine.IO ends each WebSocket handshake to a path that is not its own without an answer: any client can have that.
+#[test]
+fn a_handshake_that_is_closed_without_an_answer_is_not_held_against_the_pod() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    for pod in pods.iter() {
+        pod.play(|mut conn| conn.request().map(drop));
+    }
+    let router = router(&redis, &pods, &[]);
+    for _ in 0..12 {
+        assert_eq!(router.request(handshake("/nope")).expect_error(502), "pod-closed");
+    }
+    let ejections = || pods.iter().map(|pod| router.metric(EJECTIONS, &[("pod", pod.name())])).sum::<f64>();
+    assert_eq!(ejections(), 0.0);
+    answers(&router, 12);
+    assert_eq!(ejections(), 1.0, "any other request is");
+}
+
 #[test]
 fn answers_count_as_failures_where_that_is_wanted() {
     for (status, expected) in [("off", 20), ("502,503", 3)] {
