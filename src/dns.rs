@@ -5,7 +5,8 @@
 //! connection to it fails. One question per name at a time, however many ask.
 //!
 //! That a name does not exist is an answer; that nobody could say is none, and never told as one: a name server that is
-//! away says nothing about the pods.
+//! away says nothing about the pods. While it is, the addresses that a name had last are used, for [`STALE`] and until a
+//! connection to one fails.
 //!
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
 //! turning one question into four. `Host` never carries it.
@@ -29,6 +30,12 @@ const POSITIVE: Duration = Duration::from_secs(5);
 
 /// How long a failure is remembered. A restarting pod must not be missing for longer than it is.
 const NEGATIVE: Duration = Duration::from_secs(1);
+
+/// For how long past its time an address is used while nobody can say. As long as an assignment (`--cache-stale`).
+const STALE: Duration = Duration::from_secs(600);
+
+/// How long the first who might use such an address waits for a better answer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest wait for one answer; resolv.conf's own default is 5 s a try.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -59,16 +66,27 @@ pub enum DnsError {
 struct Known {
     answer: Answer,
     until: Instant,
+    /// The last addresses, where the answer is that nobody could say, and how long they may be used.
+    last: Option<LastKnown>,
 }
 
+type LastKnown = (Arc<[SocketAddr]>, Instant);
+
 impl Dns {
-    /// The addresses behind a name, or the literal address itself.
+    /// The addresses behind a name, or the literal address itself. Where nobody can say, those it had last.
     ///
     /// # Errors
     ///
     /// The name has none now, or nobody could say.
     pub async fn resolve(&self, target: &HostPort) -> Answer {
-        self.ask(target, || self.remembered(target)).await
+        let answer = self.ask(target, || self.remembered(target));
+        let Some((last, patience)) = self.last_known(target, Instant::now()) else {
+            return answer.await;
+        };
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Err(DnsError::Unanswered)) | Err(_) => Ok(last),
+            Ok(answer) => answer,
+        }
     }
 
     /// The same, by an answer to a question that has not been put before: for who asks from time to time.
@@ -96,8 +114,10 @@ impl Dns {
     /// Forgets a name, because a connection to one of its addresses failed. That it has none is not forgotten.
     pub fn forget(&self, target: &HostPort) {
         let mut known = self.known();
-        if known.get(target).is_some_and(|known| known.answer.is_ok()) {
-            known.remove(target);
+        match known.get_mut(target) {
+            Some(Known { answer: Err(_), last, .. }) => *last = None,
+            Some(_) => drop(known.remove(target)),
+            None => {}
         }
     }
 
@@ -120,6 +140,15 @@ impl Dns {
         self.known().get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone())
     }
 
+    /// What a name had last, if its time is over and nobody has said since that it has something else; and how long to wait
+    /// for that to be said: not at all where nobody could the last time.
+    fn last_known(&self, target: &HostPort, now: Instant) -> Option<(Arc<[SocketAddr]>, Duration)> {
+        let known = self.known();
+        let known = known.get(target).filter(|known| known.answer.is_err() || known.until <= now)?;
+        let (last, _) = known.last_good().filter(|(_, until)| *until > now)?;
+        Some((last, if known.answer.is_ok() { PATIENCE } else { Duration::ZERO }))
+    }
+
     fn remember(&self, target: HostPort, answer: Answer, now: Instant) {
         let lifetime = if answer.is_ok() { POSITIVE } else { NEGATIVE };
         let mut known = self.known();
@@ -127,16 +156,27 @@ impl Dns {
         if answer == Err(DnsError::Unanswered) && known.get(&target).is_some_and(is_good) {
             return;
         }
+        let unanswered = answer == Err(DnsError::Unanswered);
+        let last = known.get(&target).filter(|_| unanswered).and_then(Known::last_good);
         // Names come and go with the pods that carry them.
         if known.len() == known.capacity() {
-            known.retain(|_, known| known.until > now);
+            known.retain(|_, known| known.until > now || known.last_good().is_some_and(|(_, until)| until > now));
         }
-        known.insert(target, Known { answer, until: now + lifetime });
+        known.insert(target, Known { answer, until: now + lifetime, last });
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<HostPort, Known>> {
         // Inserts and removals only: nothing is left half-done by a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn last_good(&self) -> Option<LastKnown> {
+        match &self.answer {
+            Ok(addresses) => Some((Arc::clone(addresses), self.until + STALE)),
+            Err(_) => self.last.clone(),
+        }
     }
 }
 
@@ -239,6 +279,31 @@ mod tests {
         assert_eq!(after(Err(DnsError::NoAddress), 7), Err(DnsError::NoAddress), "that is an answer");
     }
 
+    #[tokio::test]
+    async fn while_nobody_can_say_the_last_addresses_are_used() {
+        let (dns, now, name) = (Dns::default(), Instant::now(), target("pod-0:7"));
+        let address: Arc<[SocketAddr]> = Arc::new(["10.0.0.1:7".parse().expect("an address")]);
+        let last = |after| dns.last_known(&name, now + after).map(|(last, patience)| (last.len(), patience));
+        dns.remember(name.clone(), Ok(Arc::clone(&address)), now);
+        assert_eq!(last(Duration::ZERO), None, "it holds");
+        assert_eq!(last(POSITIVE), Some((1, PATIENCE)));
+        // Again and again, for no longer than it may.
+        for round in [1, 2, 3] {
+            dns.remember(name.clone(), Err(DnsError::Unanswered), now + POSITIVE * round);
+            assert_eq!(last(POSITIVE * round), Some((1, Duration::ZERO)), "round {round}");
+        }
+        let found = dns.resolve(&name).await.expect("what was known last");
+        assert_eq!(found, address);
+        assert_eq!(last(POSITIVE + STALE), None);
+        dns.forget(&name);
+        assert_eq!(last(POSITIVE), None, "it has failed");
+        assert_eq!(dns.resolve(&name).await, Err(DnsError::Unanswered), "the pause stays");
+
+        dns.remember(name.clone(), Ok(address), now);
+        dns.remember(name.clone(), Err(DnsError::NoAddress), now + POSITIVE);
+        assert_eq!(last(POSITIVE), None, "that is an answer");
+    }
+
     /// Where pods have names of their own by SRV records, each rollout brings new ones.
     #[test]
     fn names_that_nobody_asks_for_any_more_are_dropped() {
@@ -248,7 +313,7 @@ mod tests {
             let address: Arc<[SocketAddr]> = Arc::new([]);
             dns.remember(target(&format!("pod-{n}:7")), Ok(address), later(n));
         }
-        assert!(dns.known().len() <= 4, "{} names", dns.known().len());
+        assert!(dns.known().len() <= 256, "{} names", dns.known().len());
         assert!(dns.known().contains_key(&target("pod-999:7")));
     }
 }

@@ -1,7 +1,8 @@
-//! The heartbeats that a backend's pods are known by, and what it means that all of them are gone at once.
+//! The heartbeats that a backend's pods are known by, and what it means that some of them are gone.
 //!
-//! A Redis that has lost its data answers that nobody has a heartbeat. That says nothing of the pods: they write theirs anew
-//! within a minute, one after the other. So those that were there stay until each is heard of again, or until its last
+//! A Redis that has lost its data answers that nobody has a heartbeat, or only who has written since. That says nothing of
+//! the others: they write theirs anew within a minute, one after the other. So where several are gone at once, or where
+//! none of those that are there is one from before, the missing stay until each is heard of again, or until its last
 //! heartbeat would be too old anyway. A heartbeat that goes alone was taken away, and its pod leaves at once.
 
 use std::collections::BTreeMap;
@@ -9,33 +10,40 @@ use std::collections::BTreeMap;
 use crate::core::assignment::{Heartbeat, PodId};
 use crate::core::placement::is_healthy;
 
-/// What one source has heard.
+/// What one source has heard, by the pods' names.
 #[derive(Debug, Default)]
-pub(super) struct Beats {
-    known: BTreeMap<String, (PodId, Heartbeat)>,
-    /// Whether all were gone at once, and some of them still are.
-    lost: bool,
+pub(super) struct Beats(BTreeMap<String, Known>);
+
+#[derive(Debug)]
+struct Known {
+    pod: PodId,
+    beat: Heartbeat,
+    /// Whether it was lost, and has not been heard of since.
+    is_missing: bool,
 }
 
 impl Beats {
     /// Takes in what there is `now`, in milliseconds since 1970; the pods that count.
     pub(super) fn learn(&mut self, heard: Vec<(PodId, Heartbeat)>, now: u64) -> Vec<PodId> {
-        self.known.retain(|_, (_, beat)| is_healthy(beat, now));
-        if heard.is_empty() && !self.known.is_empty() && !self.lost {
-            let pods = self.known.keys().map(String::as_str).collect::<Vec<_>>().join(",");
-            tracing::warn!(pods, "all heartbeats are gone at once: their pods stay until those would be too old");
-            self.lost = true;
+        self.0.retain(|_, known| is_healthy(&known.beat, now));
+        let heard: BTreeMap<_, _> = heard.into_iter().map(|(pod, beat)| (pod.to_string(), (pod, beat))).collect();
+        let gone = self.0.iter().filter(|(name, known)| !known.is_missing && !heard.contains_key(*name));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        // One that is still what it was shows that not everything was lost.
+        let is_from_before = |(name, (_, beat)): (&String, &(PodId, Heartbeat))| {
+            self.0.get(name).is_some_and(|known| !known.is_missing && known.beat.last_update == beat.last_update)
+        };
+        if gone.len() > 1 || !heard.iter().any(is_from_before) {
+            if !gone.is_empty() {
+                let pods = gone.join(",");
+                tracing::warn!(pods, "heartbeats are lost: their pods stay until those would be too old");
+            }
+            self.0.iter_mut().filter(|(name, _)| gone.contains(name)).for_each(|(_, known)| known.is_missing = true);
         }
-        let is_heard = |pod: &PodId| heard.iter().any(|(heard, _)| heard == pod);
-        if self.lost && self.known.values().all(|(pod, _)| is_heard(pod)) {
-            self.lost = false;
-        }
-        if !self.lost {
-            self.known.clear();
-        }
-        self.known.extend(heard.into_iter().map(|(pod, beat)| (pod.to_string(), (pod, beat))));
-        let healthy = self.known.values().filter(|(_, beat)| is_healthy(beat, now));
-        healthy.map(|(pod, _)| pod.clone()).collect()
+        self.0.retain(|_, known| known.is_missing);
+        self.0.extend(heard.into_iter().map(|(name, (pod, beat))| (name, Known { pod, beat, is_missing: false })));
+        let healthy = self.0.values().filter(|known| is_healthy(&known.beat, now));
+        healthy.map(|known| known.pod.clone()).collect()
     }
 }
 
@@ -62,6 +70,24 @@ mod tests {
         let mut beats = Beats::default();
         assert_eq!(names(beats.learn(of(&[0, 1], 0), NOW)), ["backend-0", "backend-1"]);
         assert_eq!(names(beats.learn(of(&[1], 0), NOW)), ["backend-1"]);
+    }
+
+    /// A pod may have written before the source is asked again.
+    #[test]
+    fn who_has_written_since_does_not_take_the_others_along() {
+        let two = ["backend-0", "backend-1"];
+        for lost in [of(&[1], 7), [of(&[1], 7), of(&[2], 8)].concat()] {
+            let mut beats = Beats::default();
+            beats.learn(of(&[0, 1], 0), NOW);
+            let stay = names(beats.learn(lost.clone(), NOW + 9));
+            assert_eq!(stay[..2], two, "{lost:?}");
+            assert_eq!(names(beats.learn(lost, NOW + 10)), stay, "nor when nothing changes");
+        }
+        let mut beats = Beats::default();
+        beats.learn(of(&[0, 1, 2], 0), NOW);
+        assert_eq!(names(beats.learn(of(&[2], 0), NOW + 1)), ["backend-0", "backend-1", "backend-2"], "two at once");
+        assert_eq!(names(beats.learn(of(&[1, 2], 0), NOW + 2)), ["backend-0", "backend-1", "backend-2"]);
+        assert_eq!(names(beats.learn(of(&[2], 0), NOW + 3)), ["backend-0", "backend-2"], "one that goes alone");
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Member {
 
     /// Takes the trial of a pod on probation; `None` if there is none, or somebody else has it.
     pub fn begin_trial(self: &Arc<Self>, limits: EjectionLimits, now: Instant) -> Option<Trial> {
-        let begun = self.state().outlier.begin_trial(now);
+        let begun = self.state().outlier.begin_trial(limits, now);
         begun.then(|| Trial { member: Arc::clone(self), limits, is_decided: false })
     }
 
@@ -204,7 +204,7 @@ impl Member {
     }
 
     /// An answer to a health check.
-    pub(super) fn checked(&self, verdict: Verdict, rise: u32, fall: u32) {
+    pub fn checked(&self, verdict: Verdict, rise: u32, fall: u32) {
         let mut state = self.state();
         let (before, after) = (state.checks.health(), state.checks.note(verdict, rise, fall));
         if before != after {

@@ -123,10 +123,9 @@ fn of_sid(config: &Config, path: &str, sid: &str) -> String {
     let is_listed = backend.sources.iter().any(is_called_so);
     match (is_pod && backend.prefix.is_empty(), is_listed) {
         (_, true) => format!("the sid names {pod}, which is believed: the backend lists it"),
-        (true, _) => format!(
-            "the sid names {pod}, a pod of --statefulset, which is believed unless the backend's pods are \
-                              known by such names and it is none of them"
-        ),
+        (true, _) => {
+            format!("the sid names {pod}, a pod of --statefulset, which is believed: it is dialled, listed or not")
+        }
         (false, false) => format!("the sid names {pod}, which is believed only if DNS lists a pod of that name here"),
     }
 }

@@ -2,6 +2,7 @@
 //! a session at its pod.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -109,8 +110,12 @@ pub(super) fn sources(text: &str) -> Result<Vec<Source>, String> {
     let mut seen = Vec::new();
     for source in &sources {
         let key = match source {
-            Source::Host(address, _) => address.to_string(),
-            Source::Srv(name) => name.clone(),
+            // However they are written.
+            Source::Host(address, _) => match address.ip() {
+                Some(ip) => SocketAddr::new(ip, address.port).to_string(),
+                None => address.to_string().to_ascii_lowercase(),
+            },
+            Source::Srv(name) => name.to_ascii_lowercase(),
             Source::Heartbeats => "heartbeats".to_owned(),
         };
         if seen.contains(&key) {
@@ -415,6 +420,10 @@ mod tests {
         assert_eq!(session_affinity("sid, client_ip"), Ok((true, true)));
         assert!(session_affinity("client_ip,sid").is_err_and(|why| why.contains("in this order")));
         assert!(health_check("/health fall=1 fall=2").is_err_and(|why| why.contains("twice")));
+        for twice in ["localhost:1,LOCALHOST:1", "[::1]:1,[0:0::1]:1", "_http._tcp.x,_HTTP._tcp.x", "a:1,a:1;weight=2"]
+        {
+            assert!(sources(twice).is_err_and(|why| why.contains("twice")), "{twice}");
+        }
         assert!(route("/=a:1 balance=p2c balance=p2c", Policy::RoundRobin).is_err());
         assert_eq!((session_affinity("sid"), session_affinity("off")), (Ok((true, false)), Ok((false, false))));
         assert!(session_affinity("sid,off").is_err() && session_affinity("").is_err());

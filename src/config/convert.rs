@@ -190,7 +190,8 @@ impl Args {
             }
             (None, None) => None,
             (Some(name), Some(key)) => {
-                let promise = keeps_its_promise(&name, &attributes, !self.route.is_empty());
+                let promise =
+                    keeps_its_promise(&name, &attributes, self.route.iter().any(|route| !route.starts_with("/=")));
                 promise.map_err(|why| ConfigError::setting("affinity-cookie", &name, &why))?;
                 Some(CookieConfig { name, attributes, key })
             }

@@ -93,12 +93,15 @@ pub struct Pick {
 
 /// The pod for a request, by the policy; `None` where none may be chosen. The candidates change their order.
 ///
-/// A pod on probation gets the first request that may try it; by the client's address only the first of those that belong
+/// A pod on probation that has room gets the first request that may try it; by the client's address only the first of those that belong
 /// there, for what follows would not find another one again. Those that are ejected (but see [`Wanted::keeps`]) or down are
 /// for when there is nobody else, and so are full ones: where all are full, their queues decide.
 pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothWeighted) -> Option<Pick> {
     let by_client = wanted.policy == Policy::ClientIp;
-    let on_probation = |candidate: &&Candidate| candidate.availability == Availability::Probation;
+    let has_room = |candidate: &Candidate| candidate.load < wanted.full;
+    // A trial that waits for a place would hold up its request, and the next one's, for as long as one may wait.
+    let on_probation =
+        |candidate: &&Candidate| candidate.availability == Availability::Probation && has_room(candidate);
     if wanted.may_try
         && !by_client
         && let Some(candidate) = candidates.iter().find(on_probation)
@@ -107,7 +110,7 @@ pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothW
     }
     let usable = |candidate: &Candidate| match candidate.availability {
         Availability::Open => true,
-        Availability::Probation => by_client && (wanted.may_try || wanted.keeps),
+        Availability::Probation => by_client && (wanted.may_try || wanted.keeps) && has_room(candidate),
         Availability::Ejected => wanted.keeps,
         Availability::Down | Availability::Draining | Availability::Maintenance => false,
     };
@@ -116,7 +119,6 @@ pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothW
     };
     let usable_at_all = candidates.iter().any(usable);
     let able = to_front(candidates, |candidate| if usable_at_all { usable(candidate) } else { last_resort(candidate) });
-    let has_room = |candidate: &Candidate| candidate.load < wanted.full;
     let able = if able.iter().any(has_room) { to_front(able, has_room) } else { able };
     let index = match wanted.policy {
         Policy::RoundRobin => turns.next(able),

@@ -36,11 +36,17 @@ pub struct Checks {
 }
 
 /// Reads an answer. 2xx and 3xx are good; a body that begins with one of the words of HAProxy's agents says more
-/// (HAProxy's configuration manual, section 5.2, `agent-check`).
+/// (HAProxy's configuration manual, section 5.2, `agent-check`). Of its weights, which come alone or behind a word, only none
+/// at all is looked at.
 pub fn verdict(status: u16, body: &str) -> Verdict {
     let word = body.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     let is = |words: &[&str]| words.iter().any(|known| word.eq_ignore_ascii_case(known));
-    if is(&["drain"]) {
+    let has_no_weight = || {
+        let mut words = body.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|word| !word.is_empty());
+        let first = words.next();
+        first == Some("0%") || is(&["up", "ready"]) && words.next() == Some("0%")
+    };
+    if is(&["drain"]) || has_no_weight() {
         Verdict::Drain
     } else if is(&["maint"]) {
         Verdict::Maintenance
@@ -88,6 +94,11 @@ mod tests {
             (302, "Found", Verdict::Good),
             (200, "up\n", Verdict::Good),
             (200, "ready 100%", Verdict::Good),
+            (200, "0%\n", Verdict::Drain),
+            (200, "up 0%", Verdict::Drain),
+            (200, "ready, 0%", Verdict::Drain),
+            (200, "10% 0%", Verdict::Good),
+            (200, "Loaded 0%", Verdict::Good),
             (200, " DRAIN\n", Verdict::Drain),
             (200, "maint", Verdict::Maintenance),
             (503, "drain", Verdict::Drain),

@@ -3,6 +3,7 @@
 //! [`plan`] is the routing table of the contract as one function; [`after_failure`] is the whole retry
 //! policy. Neither picks a status code: that is `proxy/reject.rs`.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::assignment::{Answer, Assignment, BadAssignment, PodId, Resolution};
@@ -75,8 +76,10 @@ pub enum Stage {
     Queue,
     /// Its name resolves to nothing within `--pod-networks`: not dialled.
     Confine,
-    /// The connection was refused or timed out.
+    /// The connection was refused, timed out or was closed at once.
     Connect,
+    /// This process could not dial: it has no file descriptor, port or route left, or may not.
+    Local,
     /// The request could not be handed to the connection.
     Send,
     /// The client's request body broke off, or is malformed: no fault of the pod's.
@@ -97,7 +100,7 @@ impl Stage {
 
     /// Whether the pod was not reached at all.
     pub fn is_on_the_way(self) -> bool {
-        matches!(self, Self::Resolve | Self::Confine | Self::Connect)
+        matches!(self, Self::Resolve | Self::Confine | Self::Connect | Self::Local)
     }
 }
 
@@ -108,15 +111,45 @@ pub struct Failure {
     pub stage: Stage,
     /// Whether the pod may have seen any of the request.
     pub sent: bool,
-    /// Whether time ran out or nobody could say, as against a refusal, a name without an address, a break.
+    /// Whether time ran out or nobody could say, as against a refusal, a name without an address, a break of a connection
+    /// that had been in use.
     pub timed_out: bool,
 }
 
 impl Failure {
+    /// A connection that could not be made. Only a refusal is the pod's word; what the network and this machine say instead
+    /// tells nothing of its sessions, and this machine's nothing of the pod at all.
+    pub fn of_connecting(kind: ErrorKind) -> Self {
+        // Too many open files have no kind of their own.
+        let is_anothers = matches!(
+            kind,
+            ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::TimedOut
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NotFound
+        );
+        let stage = if is_anothers { Stage::Connect } else { Stage::Local };
+        Self { stage, sent: false, timed_out: kind != ErrorKind::ConnectionRefused }
+    }
+
     /// Whether the pod is not there, or refuses connections: it has lost its memory, and the sessions in it. That nobody
     /// could say, or answered in time, does not mean that.
     pub fn ends_sessions(self) -> bool {
         self.stage.is_on_the_way() && !self.timed_out
+    }
+
+    /// Whether it counts towards the pod's ejection. A name server that is away says nothing of the pod, and neither does a
+    /// WebSocket handshake (`upgrading`) that is closed without an answer: Engine.IO ends each one to a path that nobody
+    /// serves like that (`destroyUpgrade`), so any client could have every pod ejected.
+    pub fn is_held_against_pod(self, upgrading: bool) -> bool {
+        match self.stage {
+            Stage::Resolve => !self.timed_out,
+            Stage::Confine | Stage::Connect | Stage::Malformed => true,
+            Stage::Head => self.timed_out || !upgrading,
+            Stage::Queue | Stage::Local | Stage::Send | Stage::Upload | Stage::Limit => false,
+        }
     }
 }
 
@@ -145,9 +178,9 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     }
     match failure.stage {
         Stage::Send => Next::Resend,
-        Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Queue if elsewhere => Next::Elsewhere,
+        Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Local | Stage::Queue if elsewhere => Next::Elsewhere,
         Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head | Stage::Malformed => Next::GiveUp,
-        Stage::Resolve | Stage::Connect => {
+        Stage::Resolve | Stage::Connect | Stage::Local => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {
                 Next::GiveUp
@@ -235,6 +268,47 @@ mod tests {
         };
         assert_eq!((of(2000, 100), of(2000, 4000), of(2000, 4900), of(2000, 9000)), (2000, 1000, 250, 250));
         assert_eq!(of(100, 4950), 100, "never longer than --connect-timeout");
+    }
+
+    #[test]
+    fn what_is_no_fault_of_the_pods_is_not_held_against_it() {
+        let held = |stage, timed_out, upgrading| {
+            let failure = Failure { stage, sent: stage == Stage::Head, timed_out };
+            failure.is_held_against_pod(upgrading)
+        };
+        for upgrading in [false, true] {
+            assert!(!held(Stage::Resolve, true, upgrading), "nobody could say");
+            assert!(held(Stage::Resolve, false, upgrading), "it has no address");
+            assert!([false, true].iter().all(|timed_out| held(Stage::Connect, *timed_out, upgrading)));
+            assert!(held(Stage::Head, true, upgrading), "it hangs");
+            assert!(held(Stage::Malformed, false, upgrading));
+            for stage in [Stage::Queue, Stage::Send, Stage::Upload, Stage::Limit] {
+                assert!(!held(stage, false, upgrading) && !held(stage, true, upgrading));
+            }
+        }
+        assert_eq!([false, true].map(|upgrading| held(Stage::Head, false, upgrading)), [true, false]);
+    }
+
+    #[test]
+    fn only_a_refusal_ends_sessions_and_no_fault_of_our_own_counts() {
+        let of = |kind| {
+            let failure = Failure::of_connecting(kind);
+            (failure.ends_sessions(), failure.is_held_against_pod(false))
+        };
+        assert_eq!(of(ErrorKind::ConnectionRefused), (true, true));
+        for kind in [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::ConnectionReset] {
+            assert_eq!(of(kind), (false, true), "{kind:?}");
+        }
+        let too_many_files = std::io::Error::from_raw_os_error(24).kind();
+        for kind in [
+            ErrorKind::AddrNotAvailable,
+            ErrorKind::NetworkUnreachable,
+            ErrorKind::PermissionDenied,
+            ErrorKind::AddrInUse,
+            too_many_files,
+        ] {
+            assert_eq!(of(kind), (false, false), "{kind:?}");
+        }
     }
 
     #[test]

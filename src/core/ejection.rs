@@ -2,7 +2,8 @@
 //!
 //! nginx's `max_fails` and `fail_timeout`: so many failures within that time, and the pod is out for as long. Successes in
 //! between wipe nothing out, as a pod that fails every other request is no good one: failures lapse with time. Then the
-//! pod is on probation: one request at a time is let through to it, its trial, and only that decides. Only requests without
+//! pod is on probation: one request at a time is let through to it, its trial, and only that decides. One that has not
+//! ended within the same time, because its client is slow, keeps the pod no longer: another one may try. Only requests without
 //! a room ask: a room's pod is never replaced.
 
 use std::collections::VecDeque;
@@ -28,8 +29,8 @@ pub struct Outlier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ejection {
     until: Instant,
-    /// Whether its trial is under way.
-    on_trial: bool,
+    /// Until when its trial is waited for, if one is under way.
+    trial: Option<Instant>,
 }
 
 /// Whether a pod gets new requests.
@@ -48,7 +49,7 @@ impl Outlier {
     pub fn standing(&self, now: Instant) -> Standing {
         match self.ejection {
             None => Standing::In,
-            Some(Ejection { until, on_trial }) if on_trial || now < until => Standing::Ejected,
+            Some(Ejection { until, trial }) if now < trial.unwrap_or(until) => Standing::Ejected,
             Some(_) => Standing::Probation,
         }
     }
@@ -79,16 +80,16 @@ impl Outlier {
         let ejected = self.failures.len() == enough && may_eject;
         if ejected {
             self.failures.clear();
-            self.ejection = Some(Ejection { until: now + limits.timeout, on_trial: false });
+            self.ejection = Some(Ejection { until: now + limits.timeout, trial: None });
         }
         ejected
     }
 
     /// Takes the trial of a pod on probation; `false` where there is none to take. It has to be ended.
-    pub fn begin_trial(&mut self, now: Instant) -> bool {
+    pub fn begin_trial(&mut self, limits: EjectionLimits, now: Instant) -> bool {
         let free = self.standing(now) == Standing::Probation;
         if let Some(ejection) = self.ejection.as_mut().filter(|_| free) {
-            ejection.on_trial = true;
+            ejection.trial = Some(now + limits.timeout);
         }
         free
     }
@@ -96,14 +97,14 @@ impl Outlier {
     /// The trial has come to nothing either way: the pod is on probation again.
     pub fn abandon_trial(&mut self) {
         if let Some(ejection) = &mut self.ejection {
-            ejection.on_trial = false;
+            ejection.trial = None;
         }
     }
 
     /// The trial has failed: the pod is out for as long again.
     pub fn fail_trial(&mut self, limits: EjectionLimits, now: Instant) {
         if let Some(ejection) = &mut self.ejection {
-            *ejection = Ejection { until: now + limits.timeout, on_trial: false };
+            *ejection = Ejection { until: now + limits.timeout, trial: None };
         }
     }
 
@@ -165,15 +166,17 @@ mod tests {
     fn one_trial_at_a_time_decides() {
         let start = Instant::now();
         let (mut pod, _) = failing(start, &[0, 0, 0]);
-        assert!(!pod.begin_trial(at(start, 29)), "it is not due");
-        assert!(pod.begin_trial(at(start, 30)) && !pod.begin_trial(at(start, 30)));
-        assert_eq!(pod.standing(at(start, 99)), Standing::Ejected, "others wait for the trial, however long it takes");
+        assert!(!pod.begin_trial(LIMITS, at(start, 29)), "it is not due");
+        assert!(pod.begin_trial(LIMITS, at(start, 30)) && !pod.begin_trial(LIMITS, at(start, 30)));
+        assert_eq!(pod.standing(at(start, 59)), Standing::Ejected, "others wait for the trial");
+        assert_eq!(pod.standing(at(start, 60)), Standing::Probation, "and not for ever");
+        assert!(pod.begin_trial(LIMITS, at(start, 60)) && !pod.begin_trial(LIMITS, at(start, 61)));
         pod.abandon_trial();
-        assert_eq!(pod.standing(at(start, 99)), Standing::Probation, "another one may try at once");
-        assert!(pod.begin_trial(at(start, 99)));
+        assert_eq!(pod.standing(at(start, 62)), Standing::Probation, "another one may try at once");
+        assert!(pod.begin_trial(LIMITS, at(start, 99)));
         pod.fail_trial(LIMITS, at(start, 100));
         assert_eq!([129, 130].map(|s| pod.standing(at(start, s))), [Standing::Ejected, Standing::Probation]);
-        assert!(pod.begin_trial(at(start, 130)) && pod.readmit());
+        assert!(pod.begin_trial(LIMITS, at(start, 130)) && pod.readmit());
         assert_eq!((pod.standing(at(start, 130)), &pod), (Standing::In, &Outlier::default()));
         // What ends too late changes nothing any more.
         pod.abandon_trial();

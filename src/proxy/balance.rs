@@ -56,7 +56,7 @@ pub(super) struct Choice {
 pub(super) enum Target {
     /// To a pod of the set.
     Listed(Arc<Member>),
-    /// To a pod of the StatefulSet that a `sid` names and the set cannot list: its backend is a single name.
+    /// To a pod of the StatefulSet that a `sid` names and the set does not list.
     Unlisted {
         /// The pod's name.
         name: Arc<str>,
@@ -175,35 +175,35 @@ impl Balancer {
         }
     }
 
-    /// The pod that a `sid` names: one of the set, or one of the StatefulSet where the set cannot know. `None` for a name
-    /// that is no pod's: another program's idea of a `sid`.
+    /// The pod that a `sid` names: one of the set, or one of the StatefulSet. That this replica does not list it now does not
+    /// mean that it is gone: another replica may have heard of it first, and DNS leaves out who is not ready. `None` for a
+    /// name that is no pod's: another program's idea of a `sid`.
     fn bound_by_sid(&self, pod: &str, backend: &Backend, set: &Set) -> Option<Bound> {
         let routing = &self.config.routing;
         if let Some(member) = set.named(pod) {
             return Some(of_session(member, AffinitySource::Sid));
         }
         let pod = routing.statefulset.pod(pod)?;
-        if set.is_complete() {
-            return Some(Bound::Gone);
-        }
         // A route's pods are not the StatefulSet's, as far as is known.
-        backend.is_default().then(|| {
+        (backend.is_default() || set.is_complete()).then(|| {
             let target = Target::Unlisted { name: pod.as_str().into(), address: routing.address_of(&pod) };
             Bound::Pod(target, AffinitySource::Sid, None)
         })
     }
 
     /// The pod that a cookie stands for. `None` where the request is better off elsewhere: the pod is out, and no session
-    /// of the request's that may live on there. What a pod on probation gets is its trial.
+    /// of the request's that may live on there. What a pod on probation gets is its trial, if it has a place for it.
     fn bound_by_cookie(&self, member: &Arc<Member>, session: &Session<'_>) -> Option<Bound> {
         let (now, in_session) = (Instant::now(), matches!(session, Session::Sid(_)));
         let bound = |trial| Bound::Pod(Target::Listed(Arc::clone(member)), AffinitySource::Cookie, trial);
         match member.availability(now) {
             Availability::Maintenance => None,
-            Availability::Open | Availability::Draining => Some(bound(None)),
-            Availability::Probation | Availability::Ejected | Availability::Down if in_session => Some(bound(None)),
-            Availability::Probation => self.take_trial(member, now).map(|trial| bound(Some(trial))),
-            Availability::Ejected | Availability::Down => None,
+            Availability::Open => Some(bound(None)),
+            _ if in_session => Some(bound(None)),
+            Availability::Probation if member.load() < self.full() => {
+                self.take_trial(member, now).map(|trial| bound(Some(trial)))
+            }
+            Availability::Probation | Availability::Ejected | Availability::Down | Availability::Draining => None,
         }
     }
 
@@ -242,19 +242,23 @@ impl Balancer {
     }
 
     fn wanted(&self, by: &Criteria) -> Wanted {
-        // A session has to be found again, wherever there is room just then.
-        let full = self.config.upstream.max_connections.filter(|_| !by.keeps_to_its_pod());
         Wanted {
             policy: by.policy,
             client: balance::client_key(by.client),
             may_try: by.role != SessionRole::Member,
             keeps: by.keeps_to_its_pod(),
-            full: full.map_or(u64::MAX, |max| u64::try_from(max).unwrap_or(u64::MAX)),
+            // A session has to be found again, wherever there is room just then.
+            full: if by.keeps_to_its_pod() { u64::MAX } else { self.full() },
             dice: match by.policy {
                 Policy::PowerOfTwo => [fastrand::f64(), fastrand::f64()],
                 Policy::RoundRobin | Policy::LeastConn | Policy::ClientIp => [0.0; 2],
             },
         }
+    }
+
+    /// The load from which on a pod has no place.
+    fn full(&self) -> u64 {
+        self.config.upstream.max_connections.map_or(u64::MAX, |max| u64::try_from(max).unwrap_or(u64::MAX))
     }
 
     fn take_trial(&self, member: &Arc<Member>, now: Instant) -> Option<Trial> {
@@ -356,7 +360,11 @@ impl Balancer {
         }
         let tag = member.tag.as_deref()?;
         let prefix = &self.backends.backend(choice.by.backend).config.prefix;
-        let path = if prefix.is_empty() { "/" } else { prefix };
+        // Without its last slash it covers all that the route does (`core::affinity::is_under`), as RFC 6265 section 5.1.4 has it.
+        let path = match prefix.trim_end_matches('/') {
+            "" => "/",
+            path => path,
+        };
         HeaderValue::try_from(format!("{}={tag}; Path={path}{}", cookie.name, cookie.attributes)).ok()
     }
 }

@@ -163,7 +163,7 @@ impl<D: Directory> Forwarding<'_, D> {
         };
         let balancer = &self.proxy.balancer;
         let unreached = failure.stage.is_on_the_way();
-        if own && (unreached || matches!(failure.stage, Stage::Head | Stage::Malformed)) {
+        if own && failure.is_held_against_pod(self.kind == Kind::WebSocket) {
             balancer.failed(choice);
         }
         if failure.sent || !unreached && failure.stage != Stage::Queue {
@@ -200,8 +200,9 @@ impl<D: Directory> Forwarding<'_, D> {
                 pool.evict(endpoint);
             }
             if unanswered.unsent.is_some() && !reused {
-                // Accepted and closed at once, as a pod does that is going down: to be waited for like a refusal.
-                unanswered.failure.stage = Stage::Connect;
+                // Accepted and closed at once, as a pod does that is going down: to be waited for like a refusal. But what
+                // accepts may be a proxy of the pod's, or a pod that has too much to do: it has its sessions still.
+                unanswered.failure = Failure { stage: Stage::Connect, sent: false, timed_out: true };
             }
             unanswered
         })

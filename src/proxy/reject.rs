@@ -260,7 +260,7 @@ impl Reject {
             Self::SessionUnknown => &SESSION_UNKNOWN,
             Self::Pod(failure) => match (failure.stage, failure.timed_out) {
                 (Stage::Queue, _) => &POD_BUSY,
-                (Stage::Resolve | Stage::Connect | Stage::Send, _) => &POD_UNREACHABLE,
+                (Stage::Resolve | Stage::Connect | Stage::Local | Stage::Send, _) => &POD_UNREACHABLE,
                 (Stage::Confine, _) => &POD_ADDRESS_REFUSED,
                 (Stage::Limit, _) => &BODY_TOO_LARGE,
                 (Stage::Upload, true) => &SLOW_BODY,

@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -243,12 +242,12 @@ impl Pool {
             addresses = inside;
         }
         let (stream, reached) = socket::connect(&addresses, connect).await.map_err(|error| {
-            let timed_out = error.kind() == ErrorKind::TimedOut;
-            failed(Stage::Connect, &format!("{addresses:?}: {error}"), timed_out)
+            let Failure { stage, timed_out, .. } = Failure::of_connecting(error.kind());
+            failed(stage, &format!("{addresses:?}: {error}"), timed_out)
         })?;
         if !socket::is_fresh(&stream) {
             let why = format!("{addresses:?}: the connection was closed at once");
-            return Err(failed(Stage::Connect, &why, false));
+            return Err(failed(Stage::Connect, &why, true));
         }
         self.introduce(endpoint);
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));

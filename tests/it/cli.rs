@@ -296,7 +296,7 @@ fn explain_says_where_and_why() {
         (
             "/socket.io/?EIO=4&sid=backend-2~x",
             &[][..],
-            "names backend-2, a pod of --statefulset, which is believed unless",
+            "names backend-2, a pod of --statefulset, which is believed: it is dialled, listed or not",
         ),
         (
             "/socket.io/?EIO=4&sid=api-1~x",

@@ -306,6 +306,7 @@ fn settings_that_mean_nothing_alone_are_refused() {
     }
     let routed = [&secure[..], &["--route", "/a/=a:1"]].concat();
     assert!(cookie("__Host-pod", &routed).is_err_and(|why| why.contains("call it __Secure-")));
+    assert_eq!(cookie("__Host-pod", &[&secure[..], &["--route", "/=a:1"]].concat()), Ok(()), "its path is /");
     assert_eq!((cookie("__Secure-pod", &routed), cookie("pod", &routed[2..])), (Ok(()), Ok(())));
     config(&["--pod-max-connections", "5", "--pod-queue", "5", "--pod-queue-timeout", "1s"], &[]);
     config(&["--affinity-cookie-attributes", "HttpOnly; SameSite=Lax"], &[]);

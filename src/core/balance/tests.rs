@@ -129,6 +129,8 @@ fn who_may_be_chosen() {
             (&[(Open, 0), (Probation, 9)], true, 99, Some((1, true))),
             (&[(Open, 9), (Probation, 0)], false, 99, Some((0, false))),
             (&[(Draining, 0), (Probation, 9)], false, 99, Some((1, false))),
+            // It would wait for a place.
+            (&[(Open, 4), (Probation, 5)], true, 5, Some((0, false))),
             (&[(Maintenance, 0), (Down, 9)], true, 99, Some((1, false))),
             (&[(Maintenance, 0), (Draining, 0)], true, 99, None),
             // Full ones only where all are, and the open ones before those that are out.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::backends::InFlight;
 use crate::config::{Command, parse};
+use crate::core::check::Verdict;
 use crate::metrics::Metrics;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -121,6 +122,35 @@ fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
         let session = choose_with(&balancer, POLL, [1; 4], &cookie);
         assert_eq!((name(&session), session.trial.is_some()), (Arc::clone(&member.name), false));
     }
+}
+
+#[test]
+fn a_full_pod_is_not_tried() {
+    let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--pod-max-connections", "1"];
+    let balancer = balancer(&[&SOON[..], &cookies].concat());
+    let member = on_probation(&balancer, "10.0.0.2:1");
+    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let tunnel = busy(&balancer, &member.name, 1);
+    for cookie in [&*cookie, ""] {
+        assert!((0..9).all(|_| name(&choose_with(&balancer, "/", [1; 4], cookie)) != member.name), "{cookie}");
+    }
+    drop(tunnel);
+    for cookie in [&*cookie, ""] {
+        assert!(choose_with(&balancer, "/", [1; 4], cookie).trial.is_some(), "{cookie}");
+    }
+}
+
+#[test]
+fn a_draining_pod_gets_what_its_sessions_send() {
+    let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "sid"];
+    let balancer = balancer(&cookies);
+    let member = member(&balancer, "10.0.0.2:1");
+    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    member.checked(Verdict::Drain, 1, 1);
+    let at = |target| choose_with(&balancer, target, [1; 4], &cookie);
+    assert_eq!(name(&at(POLL)), member.name);
+    assert!(name(&at("/")) != member.name && balancer.cookie(&at("/")).is_none(), "a session may live on there");
+    assert!(name(&at(HANDSHAKE)) != member.name && balancer.cookie(&at(HANDSHAKE)).is_some());
 }
 
 /// What another pod answers for want of room, or while the cookie's is ejected, moves none of the client's later requests: a
@@ -375,4 +405,18 @@ fn a_pod_that_nobody_lists_is_asked_for_by_its_name() {
     let Target::Unlisted { name, address } = &choice.target else { panic!("{choice:?}") };
     assert_eq!((&**name, &*address.host), ("backend-7", "backend-7.backend.default.svc.cluster.local"));
     assert!(balancer.backends.backend(0).set().named("backend-7").is_none());
+}
+
+/// Another replica may have heard of it first.
+#[test]
+fn a_pod_that_is_missing_from_its_set_is_asked_for_all_the_same() {
+    let pods = ["--pod", "backend-0=10.0.0.1:1", "--pod", "backend-1=10.0.0.2:1", "--pod", "backend-2=10.0.0.3:1"];
+    let lists = ["--default-backend", "10.0.0.1:1,10.0.0.2:1", "--route", "/api/=10.0.0.9:1"];
+    let balancer = of(&[&pods[..], &lists].concat());
+    assert!(balancer.backends.backend(1).set().is_complete());
+    let choice = choose(&balancer, "/socket.io/?EIO=4&sid=backend-2~x", [1; 4]);
+    let Target::Unlisted { name, address } = &choice.target else { panic!("{choice:?}") };
+    assert_eq!((&**name, address.to_string().as_str()), ("backend-2", "10.0.0.3:1"));
+    let elsewhere = choose(&balancer, "/api/?EIO=4&sid=backend-2~x", [1; 4]);
+    assert_eq!(&**elsewhere.target.name(), "10.0.0.9:1", "no pod of the StatefulSet's");
 }

@@ -297,7 +297,11 @@ fn a_services_srv_record_names_its_pods() {
     const NAME: &str = "_http._tcp.backend.default.svc.cluster.local";
     let Some(names) = NameServer::start() else { return };
     let (redis, pods) = (Redis::start(), Pods::start(2));
-    let mut builder = Router::builder().nameserver(&names).redis(&redis).args(&["--default-backend", NAME]);
+    let mut builder = Router::builder()
+        .nameserver(&names)
+        .redis(&redis)
+        .args(&["--default-backend", NAME])
+        .args(&["--backend-refresh", "100ms"]);
     for pod in pods.iter() {
         builder = builder.pod(pod);
     }
@@ -311,6 +315,12 @@ fn a_services_srv_record_names_its_pods() {
     assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x").pod(), "backend-1");
     let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-7~x");
     assert_eq!((gone.status(), gone.head.value("x-pod-router-error")), (400, Some("session-unknown")));
+
+    // One that is not ready is left out, and has its sessions still.
+    names.set_services(NAME, &[target(0)]);
+    let listed = || router.json("/status")["backends"][0]["pods"].as_array().expect("a list").len();
+    eventually("it is left out", || listed() == 1);
+    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x").pod(), "backend-1");
 }
 
 /// A pod that never answers has all the time of `timeout`; the others are asked at their pace.

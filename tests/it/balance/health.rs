@@ -89,6 +89,20 @@ fn a_session_whose_pod_swallows_packets_is_not_told_that_it_is_unknown() {
     eventually("it is dialled again", || poll().head.value("x-pod-router-error") == Some("pod-unreachable"));
 }
 
+/// It may be too busy, or what accepts is a proxy of its own.
+#[test]
+fn a_session_whose_pod_closes_at_once_is_not_told_that_it_is_unknown() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    let router = router(&redis, &pods, &["--pod-wait", "100ms"]);
+    pods[1].play(|_| Ok(()));
+    for _ in 0..5 {
+        let answer = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x");
+        let error = answer.head.value("x-pod-router-error");
+        // Whether it closes before or after the request has gone is chance.
+        assert!(matches!(error, Some("pod-unreachable" | "pod-closed")), "{error:?}");
+    }
+}
+
 #[test]
 fn a_pod_that_never_answers_is_left_out_after_three() {
     let (redis, pods) = (Redis::start(), Pods::start(3));
@@ -101,6 +115,23 @@ fn a_pod_that_never_answers_is_left_out_after_three() {
     let statuses = router.json("/status");
     let states: Vec<_> = statuses["backends"][0]["pods"].as_array().expect("a list").iter().collect();
     assert_eq!(states[1]["state"], "ejected", "{statuses}");
+}
+
+/// Engine.IO ends each WebSocket handshake to a path that is not its own without an answer: any client can have that.
+#[test]
+fn a_handshake_that_is_closed_without_an_answer_is_not_held_against_the_pod() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    for pod in pods.iter() {
+        pod.play(|mut conn| conn.request().map(drop));
+    }
+    let router = router(&redis, &pods, &[]);
+    for _ in 0..12 {
+        assert_eq!(router.request(handshake("/nope")).expect_error(502), "pod-closed");
+    }
+    let ejections = || pods.iter().map(|pod| router.metric(EJECTIONS, &[("pod", pod.name())])).sum::<f64>();
+    assert_eq!(ejections(), 0.0);
+    answers(&router, 12);
+    assert_eq!(ejections(), 1.0, "any other request is");
 }
 
 #[test]
