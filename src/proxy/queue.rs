@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -25,7 +25,6 @@ pub(super) struct Queue {
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
     limit: usize,
-    patience: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -50,7 +49,6 @@ impl Queues {
                 places: Arc::new(Semaphore::new(max)),
                 waiting: AtomicUsize::new(0),
                 limit: config.queue,
-                patience: config.queue_timeout,
                 metrics: Arc::clone(metrics),
             })
         });
@@ -59,20 +57,25 @@ impl Queues {
 }
 
 impl Queue {
+    /// A place, if one is free and nobody waits.
+    pub(super) fn try_enter(&self) -> Option<Place> {
+        Arc::clone(&self.places).try_acquire_owned().ok().map(Place)
+    }
+
     /// A place, at once or after a wait.
     ///
     /// # Errors
     ///
     /// [`Stage::Queue`]: the queue is full, or the wait was in vain.
-    pub(super) async fn enter(&self, pod: &PodMetrics) -> Result<Place, Failure> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(Place(place));
+    pub(super) async fn enter(&self, pod: &PodMetrics, until: Instant) -> Result<Place, Failure> {
+        if let Some(place) = self.try_enter() {
+            return Ok(place);
         }
         let full = |timed_out| Failure { stage: Stage::Queue, sent: false, timed_out };
         let _waiting = Waiting::join(&self.waiting, self.limit).ok_or(full(false))?;
         let _queued = Held::new(&pod.queued);
         let since = Instant::now();
-        let place = tokio::time::timeout(self.patience, Arc::clone(&self.places).acquire_owned()).await;
+        let place = tokio::time::timeout_at(until.into(), Arc::clone(&self.places).acquire_owned()).await;
         self.metrics.queue_duration.observe(seconds(since.elapsed()));
         place.map(|place| Place(place.expect("the places are never closed"))).map_err(|_| full(true))
     }
@@ -94,15 +97,24 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn config(max: Option<usize>, queue: usize, patience: Duration) -> UpstreamConfig {
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(5);
+
+    async fn enter(queue: &Queue, pod: &PodMetrics, patience: Duration) -> Result<Place, Failure> {
+        queue.enter(pod, Instant::now() + patience).await
+    }
+
+    fn config(max: Option<usize>, queue: usize) -> UpstreamConfig {
         let second = Duration::from_secs(1);
         UpstreamConfig {
             connect_timeout: second,
             max_connections: max,
             queue,
-            queue_timeout: patience,
+            queue_timeout: second,
             pod_wait: second,
             response_timeout: second,
             response_body_idle: None,
@@ -115,44 +127,44 @@ mod tests {
     async fn places_are_handed_on_and_the_queue_is_bounded() {
         let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        assert!(queues.of(&name, &config(None, 1, Duration::MAX), &metrics).is_none());
-        let limits = config(Some(1), 1, Duration::from_secs(60));
+        assert!(queues.of(&name, &config(None, 1), &metrics).is_none());
+        let limits = config(Some(1), 1);
         let queue = queues.of(&name, &limits, &metrics).expect("a limit");
         let again = queues.of(&name, &limits, &metrics).expect("a limit");
         assert!(Arc::ptr_eq(&queue, &again), "one for all threads");
 
-        let first = queue.enter(&pod).await.expect("free");
-        let mut second = std::pin::pin!(queue.enter(&pod));
+        let first = enter(&queue, &pod, LONG).await.expect("free");
+        let mut second = std::pin::pin!(enter(&queue, &pod, LONG));
         tokio::select! {
             biased;
             _ = &mut second => panic!("the only place is taken"),
             () = std::future::ready(()) => {}
         }
         assert_eq!(pod.queued.get(), 1);
-        let third = queue.enter(&pod).await.expect_err("one may wait");
+        let third = enter(&queue, &pod, LONG).await.expect_err("one may wait");
         assert_eq!((third.stage, third.timed_out, third.sent), (Stage::Queue, false, false));
         drop(first);
         let second = second.await.expect("its turn has come");
         assert_eq!((pod.queued.get(), metrics.queue_duration.get_sample_count()), (0, 1));
         drop(second);
-        queue.enter(&pod).await.expect("free again");
+        enter(&queue, &pod, LONG).await.expect("free again");
     }
 
     #[tokio::test]
     async fn a_queue_is_kept_as_long_as_somebody_may_come_to_it_or_has_a_place() {
         let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
-        let limits = config(Some(1), 1, Duration::from_millis(5));
+        let limits = config(Some(1), 1);
         let of = |name: String| queues.of(&Arc::from(name), &limits, &metrics).expect("a limit");
         let known = || queues.0.lock().expect("nobody panics").len();
         let (kept, tunnels) = (of("10.0.0.1:1".to_owned()), of("10.0.0.2:1".to_owned()));
-        let place = tunnels.enter(&metrics.pod("10.0.0.2:1")).await.expect("free");
+        let place = enter(&tunnels, &metrics.pod("10.0.0.2:1"), LONG).await.expect("free");
         drop(tunnels);
         for n in 3..100 {
             drop(of(format!("10.0.0.{n}:1")));
         }
         assert_eq!(known(), 3, "those two and the last");
         let tunnels = of("10.0.0.2:1".to_owned());
-        tunnels.enter(&metrics.pod("10.0.0.2:1")).await.expect_err("the tunnel has the only place");
+        enter(&tunnels, &metrics.pod("10.0.0.2:1"), SHORT).await.expect_err("the tunnel has the only place");
         drop((place, tunnels, kept));
         drop(of("10.0.0.100:1".to_owned()));
         assert_eq!(known(), 1);
@@ -162,10 +174,9 @@ mod tests {
     async fn a_wait_ends() {
         let metrics = Arc::new(Metrics::new());
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        let queue =
-            Queues::default().of(&name, &config(Some(1), 1, Duration::from_millis(5)), &metrics).expect("a limit");
-        let _taken = queue.enter(&pod).await.expect("free");
-        let failure = queue.enter(&pod).await.expect_err("nobody leaves");
+        let queue = Queues::default().of(&name, &config(Some(1), 1), &metrics).expect("a limit");
+        let _taken = enter(&queue, &pod, LONG).await.expect("free");
+        let failure = enter(&queue, &pod, SHORT).await.expect_err("nobody leaves");
         assert_eq!((failure.stage, failure.timed_out), (Stage::Queue, true));
         assert_eq!(pod.queued.get(), 0);
     }

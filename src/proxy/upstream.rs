@@ -5,6 +5,8 @@
 //! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails:
 //! its pod has probably gone. What is said on a connection is `exchange.rs`.
 
+mod address;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::endpoint::{Connection, Endpoint, Idle};
-use super::queue::{Place, Queue, Queues};
+use super::queue::{Place, Queues};
 use super::reach::Reach;
 use super::{Commons, socket};
 use crate::backends::{Backends, InFlight, Load};
@@ -171,17 +173,19 @@ impl Pool {
         connect: Duration,
     ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
-        let queue = endpoint.queue();
-        let (place, now) = match &queue {
-            Some(queue) => (Some(Self::enter(queue, endpoint).await?), Instant::now()),
-            None => (None, now),
+        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
+        let (place, queue, now) = match endpoint.queue() {
+            Some(queue) => {
+                let (place, queue) = Box::pin(self.enter(endpoint, queue)).await?;
+                (Some(place), Some(queue), Instant::now())
+            }
+            None => (None, None, now),
         };
         let mut busy = Busy::new(endpoint, place);
         if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
             busy.count_at_address(&connection);
             return Ok(Lease { busy, connection, reused: true, since: now });
         }
-        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint, connect)).await?;
         busy.count_at_address(&connection);
         // The address may have a queue of its own, of which nobody knew before it was reached.
@@ -189,14 +193,11 @@ impl Pool {
             && !Arc::ptr_eq(&before, &now)
         {
             busy.place = None;
-            busy.place = Some(Self::enter(&now, endpoint).await?);
+            let until = Instant::now() + self.config.queue_timeout;
+            let place = Box::pin(now.enter(endpoint.metrics(), until)).await;
+            busy.place = Some(place.map_err(|failure| NoLease { failure, own: true })?);
         }
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
-    }
-
-    async fn enter(queue: &Queue, endpoint: &Endpoint) -> Result<Place, NoLease> {
-        let entered = Box::pin(queue.enter(endpoint.metrics())).await;
-        entered.map_err(|failure| NoLease { failure, own: true })
     }
 
     async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, NoLease> {
@@ -253,22 +254,6 @@ impl Pool {
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
         let open = Held::new(&endpoint.metrics().connections);
         Ok(Connection { stream, timer: None, limited: false, open, at_address })
-    }
-
-    /// The load of the address that was reached: where a headless name lists it, the backends know the pod by nothing else.
-    /// From now on who comes to the endpoint waits in that address' queue.
-    fn count_by_address(&self, endpoint: &Endpoint, reached: SocketAddr) -> Load {
-        let mut last = endpoint.reached.borrow_mut();
-        if let Some((_, load)) = last.as_ref().filter(|(address, _)| *address == reached) {
-            return load.clone();
-        }
-        let name: Arc<str> = reached.to_string().into();
-        if self.config.max_connections.is_some() {
-            *endpoint.queue.borrow_mut() = self.queues.of(&name, &self.config, &self.metrics);
-        }
-        let load = self.backends.load(&name);
-        *last = Some((reached, load.clone()));
-        load
     }
 
     /// Those addresses that lie within `--pod-networks`.

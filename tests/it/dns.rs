@@ -4,6 +4,7 @@
 //! A name server has port 53: without root these tests, and those of `balance/backends.rs` that need one, say SKIPPED and
 //! pass.
 
+use crate::balance::handshake;
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
 const BACKEND_0: &str = "backend-0.backend.default.svc.cluster.local";
@@ -50,6 +51,40 @@ fn a_failed_connection_forgets_the_address() {
     old.kill();
     names.set(BACKEND_0, new.addr().ip());
     assert_eq!(router.get(ROOM).pod(), "new");
+}
+
+/// Tunnels at the address that a pod had before have their places there, and not where it is now.
+#[test]
+fn a_full_address_keeps_nobody_from_where_the_pod_has_gone() {
+    for queue in ["0", "1"] {
+        let Some(names) = NameServer::start() else { return };
+        let (redis, old) = (Redis::start(), Pod::start("old"));
+        let new = Pod::start_at_port("new", old.addr().port());
+        old.play(script::websocket_echo);
+        names.set(BACKEND_0, old.addr().ip());
+        redis.assign("room_a", 0);
+        let limits = ["--pod-max-connections", "2", "--pod-queue", queue, "--pod-queue-timeout", "10m"];
+        let router = router(&names, &redis, old.addr().port(), &[&limits[..], &["--threads", "1"]].concat());
+        let tunnels = [0, 1].map(|_| {
+            let mut client = router.client();
+            client.send(handshake(ROOM));
+            assert_eq!(client.read_head().second_word(), "101");
+            client
+        });
+        if queue == "0" {
+            assert_eq!(router.get(ROOM).expect_error(503), "pod-busy");
+            names.set(BACKEND_0, new.addr().ip());
+            eventually("the new address is dialled", || router.get(ROOM).status() == 200);
+        } else {
+            let mut waiting = router.client();
+            waiting.send(format!("GET {ROOM} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], 1.0);
+            names.set(BACKEND_0, new.addr().ip());
+            assert_eq!(waiting.read_response().pod(), "new", "who waits already goes along");
+        }
+        assert_eq!((router.get(ROOM).pod(), old.open()), ("new", 2), "and the tunnels stay");
+        drop(tunnels);
+    }
 }
 
 #[test]
