@@ -2,8 +2,8 @@
 //!
 //! One [`Pool`] per worker thread, so nothing here is locked or shared. A connection carries one exchange at a time and
 //! is kept only after an exchange that ended cleanly (a [`Lease`] that was not given back closes its connection). Idle
-//! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails:
-//! its pod has probably gone. What is said on a connection is `exchange.rs`.
+//! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails: its pod
+//! has probably gone. So are those to an address that the pod's name does not lead to any more. What is said on a connection is `exchange.rs`.
 
 mod address;
 
@@ -135,6 +135,7 @@ impl Pool {
         let made = Rc::new(Endpoint {
             counts_by_address: address.ip().is_none(),
             reached: RefCell::default(),
+            addresses: RefCell::default(),
             address,
             confined,
             metrics: known.unwrap_or_else(|| self.metrics.other_pods()),
@@ -234,6 +235,9 @@ impl Pool {
         // A name server that is away says nothing of the pod.
         let unresolved = |error: DnsError| failed(Stage::Resolve, &error.to_string(), error == DnsError::Unanswered);
         let mut addresses = found.map_err(unresolved)?;
+        if endpoint.counts_by_address {
+            endpoint.lead_to(Arc::clone(&addresses));
+        }
         if endpoint.confined {
             let inside = self.within(&addresses);
             if inside.is_empty() {
@@ -253,7 +257,7 @@ impl Pool {
         self.introduce(endpoint);
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
         let open = Held::new(&endpoint.metrics().connections);
-        Ok(Connection { stream, timer: None, limited: false, open, at_address })
+        Ok(Connection { stream, peer: reached, timer: None, limited: false, open, at_address })
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -278,6 +282,7 @@ impl Pool {
                 };
                 let now = Instant::now();
                 pool.endpoints.borrow_mut().retain(|_, endpoint| {
+                    pool.look_where_it_leads(endpoint);
                     let mut idle = endpoint.idle.borrow_mut();
                     idle.retain(|idle| {
                         idle.is_young(now, pool.config.idle) && socket::is_quiet(&idle.connection.stream)
@@ -349,6 +354,9 @@ impl Lease {
 
     /// Keeps the connection for the next request. Called when an exchange has ended cleanly.
     pub(super) fn give_back(self) {
+        if self.busy.endpoint.has_left(&self.connection) {
+            return;
+        }
         let idle = Idle { connection: self.connection, since: Instant::now() };
         self.busy.endpoint.idle.borrow_mut().push(idle);
     }

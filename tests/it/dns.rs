@@ -147,6 +147,29 @@ fn a_short_name_is_looked_for_along_the_search_list() {
     assert_eq!(pod.accepted(), 1);
 }
 
+/// A backend that is one name: with traffic all the time nobody has a reason to dial.
+#[test]
+fn a_kept_connection_carries_nothing_to_where_the_name_leads_no_more() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, old) = (Redis::start(), Pod::start("old"));
+    let new = Pod::start_at_port("new", old.addr().port());
+    names.set("backend-service.default.svc.cluster.local", old.addr().ip());
+    let backend = format!("backend-service:{}", old.addr().port());
+    let router = router(&names, &redis, 1, &["--default-backend", &backend, "--threads", "1"]);
+    old.play(script::websocket_echo);
+    let mut tunnel = router.client();
+    tunnel.send(handshake("/"));
+    assert_eq!(tunnel.read_head().second_word(), "101");
+    old.play(script::echo);
+    assert_eq!((router.get("/").pod(), old.open()), ("old", 2));
+    names.set("backend-service.default.svc.cluster.local", new.addr().ip());
+    eventually("the new pod gets the requests", || router.get("/").pod() == "new");
+    assert!((0..9).all(|_| router.get("/").pod() == "new"), "all of them");
+    eventually("what was kept is closed", || old.open() == 1);
+    tunnel.send("and the tunnel stays");
+    assert_eq!(tunnel.read_exact(20), b"and the tunnel stays");
+}
+
 /// The system's resolver cannot be interrupted: the process must not wait for it.
 #[test]
 fn a_name_server_that_says_nothing_does_not_hold_up_the_end() {

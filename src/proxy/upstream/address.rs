@@ -1,4 +1,4 @@
-//! Where the name of a pod leads: the load and the queue of the address that its connections reach.
+//! Where the name of a pod leads: the load and the queue of the address that its connections reach, and which of them are good.
 //!
 //! A pod may come back at another address under its name while its connections to the old one live on. Whoever waits for a
 //! place there must not wait for theirs to end: the name is looked up again, in DNS' own cache, only where there is none free.
@@ -60,11 +60,22 @@ impl Pool {
         let Ok(addresses) = self.dns.resolve(&endpoint.address).await else {
             return;
         };
+        endpoint.lead_to(Arc::clone(&addresses));
         if !addresses.contains(&reached)
             && let Some(next) =
                 addresses.iter().find(|address| !endpoint.confined || self.config.may_dial(address.ip()))
         {
             self.count_by_address(endpoint, *next);
+        }
+    }
+
+    /// Takes up what others have been told of where the name leads: who is served by kept connections never dials. Nobody is
+    /// asked. A backend's own name is looked up all the time.
+    pub(super) fn look_where_it_leads(&self, endpoint: &Endpoint) {
+        if endpoint.counts_by_address
+            && let Some(addresses) = self.dns.known_addresses(&endpoint.address)
+        {
+            endpoint.lead_to(addresses);
         }
     }
 
