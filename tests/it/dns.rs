@@ -170,6 +170,30 @@ fn a_kept_connection_carries_nothing_to_where_the_name_leads_no_more() {
     assert_eq!(tunnel.read_exact(20), b"and the tunnel stays");
 }
 
+/// Rooms know the pod by its StatefulSet's name, and the backend by another one.
+#[test]
+fn a_pod_that_a_backend_lists_by_a_name_of_its_own_has_one_load() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, first) = (Redis::start(), Pod::start("first"));
+    let second = Pod::start_at_port("second", first.addr().port());
+    let port = first.addr().port();
+    for (name, pod) in [("a.default.svc.cluster.local", &first), ("b.default.svc.cluster.local", &second)] {
+        names.set(name, pod.addr().ip());
+    }
+    names.set(BACKEND_0, first.addr().ip());
+    redis.assign("room_a", 0);
+    let listed = format!("a.default.svc.cluster.local:{port},b.default.svc.cluster.local:{port}");
+    for policy in [&["--balance", "least_conn"][..], &["--pod-max-connections", "1", "--balance", "round_robin"]] {
+        first.play(script::websocket_echo);
+        let router = router(&names, &redis, port, &[&["--default-backend", &listed][..], policy].concat());
+        let mut tunnel = router.client();
+        tunnel.send(handshake(ROOM));
+        assert_eq!(tunnel.read_head().second_word(), "101");
+        first.play(script::echo);
+        assert!((0..9).all(|_| router.get("/").pod() == "second"), "the first has the room's tunnel");
+    }
+}
+
 /// The system's resolver cannot be interrupted: the process must not wait for it.
 #[test]
 fn a_name_server_that_says_nothing_does_not_hold_up_the_end() {
