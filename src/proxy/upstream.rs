@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::endpoint::{Connection, Endpoint, Idle};
-use super::queue::{Place, Queues};
+use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
 use super::{Commons, socket};
 use crate::backends::{Backends, InFlight, Load};
@@ -161,8 +161,8 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`. The clock is
-    /// looked at only where something had to be waited for.
+    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`; `who` asks matters
+    /// where places are scarce. The clock is looked at only where something had to be waited for.
     ///
     /// # Errors
     ///
@@ -172,12 +172,13 @@ impl Pool {
         endpoint: &Rc<Endpoint>,
         now: Instant,
         connect: Duration,
+        who: Precedence,
     ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let (place, queue, now) = match endpoint.queue() {
             Some(queue) => {
-                let (place, queue) = Box::pin(self.enter(endpoint, queue)).await?;
+                let (place, queue) = Box::pin(self.enter(endpoint, queue, who)).await?;
                 (Some(place), Some(queue), Instant::now())
             }
             None => (None, None, now),
@@ -195,7 +196,7 @@ impl Pool {
         {
             busy.place = None;
             let until = Instant::now() + self.config.queue_timeout;
-            let place = Box::pin(now.enter(endpoint.metrics(), until)).await;
+            let place = Box::pin(now.enter(who, endpoint.metrics(), until)).await;
             busy.place = Some(place.map_err(|failure| NoLease { failure, own: true })?);
         }
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
@@ -397,8 +398,8 @@ pub(super) mod tests {
         let endpoint = pool.listed("gone", &free.expect("loopback has a free port").to_string().parse().expect("one"));
         let mut failures = [0, 0];
         for _ in 0..1000 {
-            let failed =
-                pool.lease(&endpoint, Instant::now(), Duration::from_secs(20)).await.expect_err("nobody there");
+            let lease = pool.lease(&endpoint, Instant::now(), Duration::from_secs(20), Precedence::Other);
+            let failed = lease.await.expect_err("nobody there");
             assert_eq!((failed.failure.stage, failed.failure.sent), (Stage::Connect, false));
             failures[usize::from(failed.own)] += 1;
         }

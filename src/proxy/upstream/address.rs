@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{NoLease, Pool};
 use crate::backends::Load;
 use crate::proxy::endpoint::Endpoint;
-use crate::proxy::queue::{Place, Queue};
+use crate::proxy::queue::{Place, Precedence, Queue};
 
 /// How often somebody who waits for a place looks whether the name leads elsewhere by now. DNS is asked no more often than
 /// its answers last.
@@ -22,6 +22,7 @@ impl Pool {
         &self,
         endpoint: &Endpoint,
         mut queue: Arc<Queue>,
+        who: Precedence,
     ) -> Result<(Place, Arc<Queue>), NoLease> {
         if let Some(place) = queue.try_enter() {
             return Ok((place, queue));
@@ -31,7 +32,7 @@ impl Pool {
             let entered = tokio::select! {
                 biased;
                 moved = self.queue_elsewhere(endpoint, &queue) => Err(moved),
-                entered = queue.enter(endpoint.metrics(), until) => Ok(entered),
+                entered = queue.enter(who, endpoint.metrics(), until) => Ok(entered),
             };
             match entered {
                 Ok(Ok(place)) => return Ok((place, queue)),
