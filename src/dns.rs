@@ -98,6 +98,11 @@ impl Dns {
         self.ask(target, || None).await
     }
 
+    /// The addresses behind a name as far as they are known: nobody is asked.
+    pub fn known_addresses(&self, target: &HostPort) -> Option<Arc<[SocketAddr]>> {
+        self.remembered(target)?.ok()
+    }
+
     /// The pods that a service's SRV record lists, with their weights: none where there is no such record. Not cached: who
     /// asks does so rarely.
     ///

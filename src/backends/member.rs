@@ -31,7 +31,8 @@ pub struct Member {
     weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
-    load: Load,
+    /// By its name, and by where that leads: whichever knows more of the pod.
+    loads: [Load; 2],
     /// `--slow-start`.
     ramp: Duration,
     state: Mutex<State>,
@@ -75,7 +76,7 @@ impl Member {
     pub(super) fn new(
         found: Found,
         tag: Option<Box<str>>,
-        (metrics, load): (PodMetrics, Load),
+        (metrics, loads): (PodMetrics, [Load; 2]),
         (ramp, joined): (Duration, Option<Instant>),
     ) -> Self {
         let Found { name, address, origin, is_pod, weight } = found;
@@ -85,7 +86,7 @@ impl Member {
         let is_special = AtomicBool::new(warming_since.is_some());
         let state = Mutex::new(State { warming_since, ..State::default() });
         let has_refused = AtomicBool::default();
-        Self { name, address, origin, is_pod, tag, weight, id, metrics, load, ramp, state, is_special, has_refused }
+        Self { name, address, origin, is_pod, tag, weight, id, metrics, loads, ramp, state, is_special, has_refused }
     }
 
     /// With what is known of the same pod under another name.
@@ -119,9 +120,11 @@ impl Member {
         &self.metrics
     }
 
-    /// Requests in flight and tunnels, from this process.
+    /// Requests in flight and tunnels, from this process: those that went to the pod by other names as well, where this one has
+    /// a single address.
     pub fn load(&self) -> u64 {
-        self.load.get()
+        let [by_name, by_address] = &self.loads;
+        by_name.get().max(by_address.get())
     }
 
     /// Whether it may be chosen now.
@@ -292,7 +295,7 @@ mod tests {
     fn member(ramp: Duration) -> Arc<Member> {
         let name: Arc<str> = "10.0.0.1:1".into();
         let address = name.parse().expect("an address");
-        let counted = (Metrics::new().pod(&name), Loads::default().of(&name));
+        let counted = (Metrics::new().pod(&name), [&name, &name].map(|name| Loads::default().of(name)));
         let found = Found { origin: Arc::clone(&name), name, address, is_pod: false, weight: 2 };
         Arc::new(Member::new(found, None, counted, (ramp, None)))
     }

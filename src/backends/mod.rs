@@ -208,7 +208,8 @@ impl Backends {
         let before = old.iter().find(|member| member.was(&found));
         // By its origin: a session must not end because the number of addresses behind a name has changed.
         let tag = self.tag(&backend.config.prefix, &found.origin);
-        let counted = (self.metrics.pod(&found.name), self.loads.of(&found.name));
+        let loads = [&found.name, &found.origin].map(|name| self.loads.of(name));
+        let counted = (self.metrics.pod(&found.name), loads);
         let member = Member::new(found, tag, counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),

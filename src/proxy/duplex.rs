@@ -120,6 +120,7 @@ mod tests {
     use super::*;
     use crate::core::wire::request::Framing;
     use crate::proxy::exchange::Patience;
+    use crate::proxy::queue::Precedence;
     use crate::proxy::upload::Upload;
     use crate::proxy::upstream::tests::pool;
 
@@ -131,7 +132,8 @@ mod tests {
         let (pool, address) = (pool(), pod.local_addr().expect("a bound socket").to_string());
         let endpoint = pool.listed("pod", &address.parse().expect("an address"));
         let now = std::time::Instant::now();
-        let lease = pool.lease(&endpoint, now, Duration::from_secs(20)).await.expect("somebody listens");
+        let lease =
+            pool.lease(&endpoint, now, Duration::from_secs(20), Precedence::Other).await.expect("somebody listens");
         let (mut on_pod, _) = pod.accept().await.expect("it was dialled");
 
         let (mut client, served) = tokio::io::duplex(64 * 1024);

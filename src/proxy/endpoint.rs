@@ -37,6 +37,8 @@ pub(super) struct Endpoint {
     pub(super) counts_by_address: bool,
     /// That address, as it was last, and what it has to do.
     pub(super) reached: RefCell<Option<(SocketAddr, Load)>>,
+    /// Where the name led when it was looked up last; empty until then, and for what needs no looking up.
+    pub(super) addresses: RefCell<Arc<[SocketAddr]>>,
     pub(super) responses: Met<u16>,
     pub(super) picks: Met<AffinitySource>,
     /// That of the address reached last, else of the name.
@@ -56,6 +58,7 @@ pub(super) struct Idle {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
     /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     /// Whether it has been given [limits](socket::limit_buffers).
@@ -104,6 +107,18 @@ impl Endpoint {
     /// Counts a request that got none.
     pub(super) fn count_unanswered(&self) {
         self.metrics().requests("none").inc();
+    }
+
+    /// The name leads here now: connections to any other address carry no further request.
+    pub(super) fn lead_to(&self, addresses: Arc<[SocketAddr]>) {
+        self.addresses.replace(addresses);
+        self.idle.borrow_mut().retain(|idle| !self.has_left(&idle.connection));
+    }
+
+    /// Whether the name leads elsewhere by now.
+    pub(super) fn has_left(&self, connection: &Connection) -> bool {
+        let addresses = self.addresses.borrow();
+        !addresses.is_empty() && !addresses.contains(&connection.peer)
     }
 
     /// The youngest idle connection that is still good; the others are older, so at the first that is too old all go.

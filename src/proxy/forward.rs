@@ -17,6 +17,7 @@ use super::body::ResponseBody;
 use super::doubt::Doubt;
 use super::endpoint::Endpoint;
 use super::exchange::{Exchange, Patience, Unanswered};
+use super::queue::Precedence;
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
@@ -119,7 +120,9 @@ impl<D: Directory> Forwarding<'_, D> {
                 0 => (record.routed(), connect_timeout),
                 _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
             };
-            let Unanswered { failure, unsent, own } = match self.attempt(head, upload, &endpoint, now, connect).await {
+            let who = self.precedence(&route, record);
+            let attempt_made = self.attempt(head, upload, &endpoint, now, connect, who).await;
+            let Unanswered { failure, unsent, own } = match attempt_made {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
@@ -187,9 +190,10 @@ impl<D: Directory> Forwarding<'_, D> {
         endpoint: &Rc<Endpoint>,
         now: Instant,
         connect: Duration,
+        who: Precedence,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = match pool.lease(endpoint, now, connect).await {
+        let lease = match pool.lease(endpoint, now, connect, who).await {
             Ok(lease) => lease,
             Err(NoLease { failure, own }) => return Err(Unanswered { failure, unsent: Some(upload), own }),
         };
@@ -206,6 +210,15 @@ impl<D: Directory> Forwarding<'_, D> {
             }
             unanswered
         })
+    }
+
+    /// Whether the request is a session's, which matters where places at a pod are limited.
+    fn precedence(&self, route: &Route, record: &Record) -> Precedence {
+        let is_in_session = match route {
+            Route::Pod(_) => self.proxy.config.upstream.max_connections.is_some() && has_sid(record.query()),
+            Route::Backend(choice) => choice.is_in_session(),
+        };
+        if is_in_session { Precedence::Session } else { Precedence::Other }
     }
 
     fn patience(&self) -> Patience {

@@ -3,13 +3,16 @@
 //! A pod has one queue for all worker threads, since the limit is the process's: that of the address its connections lead to,
 //! so that it is one for all its names. Until it has been reached, it is that of the name. Without a limit there is no queue, and a
 //! request pays nothing for it.
+//!
+//! Who belongs to a session comes first: its pod is the only one that will do, and a poll that gets no answer ends it. A
+//! semaphore knows no such order, so the line is kept here.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::btree_map::OccupiedEntry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use crate::config::UpstreamConfig;
 use crate::core::decision::{Failure, Stage};
@@ -22,87 +25,177 @@ pub struct Queues(Arc<Mutex<HashMap<Arc<str>, Arc<Queue>>>>);
 /// The places at one pod, and who waits for one.
 #[derive(Debug)]
 pub(super) struct Queue {
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    line: Mutex<Line>,
     limit: usize,
-    patience: Duration,
     metrics: Arc<Metrics>,
 }
 
-/// A place at a pod, given back on drop.
+/// Who comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Precedence {
+    /// A request of a session.
+    Session,
+    /// Any other.
+    Other,
+}
+
+/// By precedence, then by arrival.
+type Ticket = (Precedence, u64);
+
 #[derive(Debug)]
-pub(super) struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+struct Line {
+    /// None, as long as anybody waits.
+    free: usize,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Place>>,
+    next: u64,
+}
+
+/// A place at a pod, given to the next in line on drop.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Queue>);
 
 /// One of those who wait, until dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting(Arc<Queue>, Ticket);
+
+/// What joining comes to.
+enum Joined {
+    Place(Place),
+    Waiting(Waiting, oneshot::Receiver<Place>),
+    Full,
+}
 
 impl Queues {
     /// The queue of a pod, where there is a limit.
     pub(super) fn of(&self, pod: &Arc<str>, config: &UpstreamConfig, metrics: &Arc<Metrics>) -> Option<Arc<Queue>> {
-        let max = config.max_connections?;
+        let free = config.max_connections?;
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !queues.contains_key(pod) {
-            // A tunnel has its place for longer than its thread remembers the pod.
-            queues.retain(|_, queue| Arc::strong_count(queue) > 1 || queue.places.available_permits() < max);
+            // Whoever has a place there holds it as well: a tunnel for longer than its thread remembers the pod.
+            queues.retain(|_, queue| Arc::strong_count(queue) > 1);
         }
         let queue = queues.entry(Arc::clone(pod)).or_insert_with(|| {
-            Arc::new(Queue {
-                places: Arc::new(Semaphore::new(max)),
-                waiting: AtomicUsize::new(0),
-                limit: config.queue,
-                patience: config.queue_timeout,
-                metrics: Arc::clone(metrics),
-            })
+            let line = Mutex::new(Line { free, waiting: BTreeMap::new(), next: 0 });
+            Arc::new(Queue { line, limit: config.queue, metrics: Arc::clone(metrics) })
         });
         Some(Arc::clone(queue))
     }
 }
 
 impl Queue {
+    /// A place, if one is free: then nobody waits.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        self.line().take().then(|| Place(Arc::clone(self)))
+    }
+
     /// A place, at once or after a wait.
     ///
     /// # Errors
     ///
     /// [`Stage::Queue`]: the queue is full, or the wait was in vain.
-    pub(super) async fn enter(&self, pod: &PodMetrics) -> Result<Place, Failure> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(Place(place));
-        }
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        who: Precedence,
+        pod: &PodMetrics,
+        until: Instant,
+    ) -> Result<Place, Failure> {
         let full = |timed_out| Failure { stage: Stage::Queue, sent: false, timed_out };
-        let _waiting = Waiting::join(&self.waiting, self.limit).ok_or(full(false))?;
+        let (_waiting, place) = match self.join(who) {
+            Joined::Place(place) => return Ok(place),
+            Joined::Waiting(waiting, place) => (waiting, place),
+            Joined::Full => return Err(full(false)),
+        };
         let _queued = Held::new(&pod.queued);
         let since = Instant::now();
-        let place = tokio::time::timeout(self.patience, Arc::clone(&self.places).acquire_owned()).await;
+        let place = tokio::time::timeout_at(until.into(), place).await;
         self.metrics.queue_duration.observe(seconds(since.elapsed()));
-        place.map(|place| Place(place.expect("the places are never closed"))).map_err(|_| full(true))
+        // Nobody hands over what has been given up for a session's request.
+        place.map_err(|_| full(true))?.map_err(|_| full(false))
+    }
+
+    fn join(self: &Arc<Self>, who: Precedence) -> Joined {
+        let mut line = self.line();
+        if line.take() {
+            return Joined::Place(Place(Arc::clone(self)));
+        }
+        if line.waiting.len() >= self.limit && !line.is_left_for(who) {
+            return Joined::Full;
+        }
+        let (ticket, (sender, place)) = ((who, line.next), oneshot::channel());
+        line.next += 1;
+        line.waiting.insert(ticket, sender);
+        Joined::Waiting(Waiting(Arc::clone(self), ticket), place)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        // Counting, inserts and removals only: nothing is left half-done by a panic.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<'a> Waiting<'a> {
-    fn join(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let joined =
-            waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1));
-        joined.ok().map(|_| Self(waiting))
+impl Line {
+    fn take(&mut self) -> bool {
+        let left = self.free.checked_sub(1);
+        self.free = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Whether the last one has to go for this one.
+    fn is_left_for(&mut self, who: Precedence) -> bool {
+        self.waiting.last_entry().filter(|last| last.key().0 > who).map(OccupiedEntry::remove).is_some()
+    }
+
+    fn leave(&mut self) -> Option<oneshot::Sender<Place>> {
+        let next = self.waiting.pop_first();
+        self.free += usize::from(next.is_none());
+        next.map(|(_, next)| next)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let next = self.0.line().leave();
+        if let Some(next) = next {
+            // One that has just gone does not take it: dropped, it goes on to the next.
+            drop(next.send(Self(Arc::clone(&self.0))));
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.line().waiting.remove(&self.1);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::{Pin, pin};
+    use std::time::Duration;
+
     use super::*;
 
-    fn config(max: Option<usize>, queue: usize, patience: Duration) -> UpstreamConfig {
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(5);
+
+    async fn enter(queue: &Arc<Queue>, pod: &PodMetrics, patience: Duration) -> Result<Place, Failure> {
+        queue.enter(Precedence::Other, pod, Instant::now() + patience).await
+    }
+
+    async fn waits(entering: Pin<&mut impl Future<Output = Result<Place, Failure>>>) {
+        tokio::select! {
+            biased;
+            _ = entering => panic!("there is no place"),
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    fn config(max: Option<usize>, queue: usize) -> UpstreamConfig {
         let second = Duration::from_secs(1);
         UpstreamConfig {
             connect_timeout: second,
             max_connections: max,
             queue,
-            queue_timeout: patience,
+            queue_timeout: second,
             pod_wait: second,
             response_timeout: second,
             response_body_idle: None,
@@ -115,57 +208,78 @@ mod tests {
     async fn places_are_handed_on_and_the_queue_is_bounded() {
         let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        assert!(queues.of(&name, &config(None, 1, Duration::MAX), &metrics).is_none());
-        let limits = config(Some(1), 1, Duration::from_secs(60));
+        assert!(queues.of(&name, &config(None, 1), &metrics).is_none());
+        let limits = config(Some(1), 1);
         let queue = queues.of(&name, &limits, &metrics).expect("a limit");
         let again = queues.of(&name, &limits, &metrics).expect("a limit");
         assert!(Arc::ptr_eq(&queue, &again), "one for all threads");
 
-        let first = queue.enter(&pod).await.expect("free");
-        let mut second = std::pin::pin!(queue.enter(&pod));
+        let first = enter(&queue, &pod, LONG).await.expect("free");
+        let mut second = std::pin::pin!(enter(&queue, &pod, LONG));
         tokio::select! {
             biased;
             _ = &mut second => panic!("the only place is taken"),
             () = std::future::ready(()) => {}
         }
         assert_eq!(pod.queued.get(), 1);
-        let third = queue.enter(&pod).await.expect_err("one may wait");
+        let third = enter(&queue, &pod, LONG).await.expect_err("one may wait");
         assert_eq!((third.stage, third.timed_out, third.sent), (Stage::Queue, false, false));
         drop(first);
         let second = second.await.expect("its turn has come");
         assert_eq!((pod.queued.get(), metrics.queue_duration.get_sample_count()), (0, 1));
         drop(second);
-        queue.enter(&pod).await.expect("free again");
+        enter(&queue, &pod, LONG).await.expect("free again");
     }
 
     #[tokio::test]
     async fn a_queue_is_kept_as_long_as_somebody_may_come_to_it_or_has_a_place() {
         let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
-        let limits = config(Some(1), 1, Duration::from_millis(5));
+        let limits = config(Some(1), 1);
         let of = |name: String| queues.of(&Arc::from(name), &limits, &metrics).expect("a limit");
         let known = || queues.0.lock().expect("nobody panics").len();
         let (kept, tunnels) = (of("10.0.0.1:1".to_owned()), of("10.0.0.2:1".to_owned()));
-        let place = tunnels.enter(&metrics.pod("10.0.0.2:1")).await.expect("free");
+        let place = enter(&tunnels, &metrics.pod("10.0.0.2:1"), LONG).await.expect("free");
         drop(tunnels);
         for n in 3..100 {
             drop(of(format!("10.0.0.{n}:1")));
         }
         assert_eq!(known(), 3, "those two and the last");
         let tunnels = of("10.0.0.2:1".to_owned());
-        tunnels.enter(&metrics.pod("10.0.0.2:1")).await.expect_err("the tunnel has the only place");
+        enter(&tunnels, &metrics.pod("10.0.0.2:1"), SHORT).await.expect_err("the tunnel has the only place");
         drop((place, tunnels, kept));
         drop(of("10.0.0.100:1".to_owned()));
         assert_eq!(known(), 1);
     }
 
     #[tokio::test]
+    async fn a_sessions_request_is_next_and_where_the_queue_is_full_the_last_of_the_others_goes() {
+        let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
+        let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
+        let queue = queues.of(&name, &config(Some(1), 2), &metrics).expect("a limit");
+        let place = enter(&queue, &pod, LONG).await.expect("free");
+        let (mut first, mut last) = (pin!(enter(&queue, &pod, LONG)), pin!(enter(&queue, &pod, LONG)));
+        waits(first.as_mut()).await;
+        waits(last.as_mut()).await;
+        let of_session = || queue.enter(Precedence::Session, &pod, Instant::now() + LONG);
+        let (mut session, mut another) = (pin!(of_session()), Box::pin(of_session()));
+        waits(session.as_mut()).await;
+        assert!(!last.await.expect_err("the queue has two").timed_out);
+        drop(place);
+        let place = session.await.expect("its turn");
+        waits(first.as_mut()).await;
+        waits(another.as_mut()).await;
+        // It has been handed to one who is gone before it was taken.
+        drop((place, another));
+        first.await.expect("it went on to the next");
+    }
+
+    #[tokio::test]
     async fn a_wait_ends() {
         let metrics = Arc::new(Metrics::new());
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        let queue =
-            Queues::default().of(&name, &config(Some(1), 1, Duration::from_millis(5)), &metrics).expect("a limit");
-        let _taken = queue.enter(&pod).await.expect("free");
-        let failure = queue.enter(&pod).await.expect_err("nobody leaves");
+        let queue = Queues::default().of(&name, &config(Some(1), 1), &metrics).expect("a limit");
+        let _taken = enter(&queue, &pod, LONG).await.expect("free");
+        let failure = enter(&queue, &pod, SHORT).await.expect_err("nobody leaves");
         assert_eq!((failure.stage, failure.timed_out), (Stage::Queue, true));
         assert_eq!(pod.queued.get(), 0);
     }

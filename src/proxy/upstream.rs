@@ -2,8 +2,10 @@
 //!
 //! One [`Pool`] per worker thread, so nothing here is locked or shared. A connection carries one exchange at a time and
 //! is kept only after an exchange that ended cleanly (a [`Lease`] that was not given back closes its connection). Idle
-//! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails:
-//! its pod has probably gone. What is said on a connection is `exchange.rs`.
+//! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails: its pod
+//! has probably gone. So are those to an address that the pod's name does not lead to any more. What is said on a connection is `exchange.rs`.
+
+mod address;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -17,7 +19,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::endpoint::{Connection, Endpoint, Idle};
-use super::queue::{Place, Queue, Queues};
+use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
 use super::{Commons, socket};
 use crate::backends::{Backends, InFlight, Load};
@@ -133,6 +135,7 @@ impl Pool {
         let made = Rc::new(Endpoint {
             counts_by_address: address.ip().is_none(),
             reached: RefCell::default(),
+            addresses: RefCell::default(),
             address,
             confined,
             metrics: known.unwrap_or_else(|| self.metrics.other_pods()),
@@ -158,8 +161,8 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`. The clock is
-    /// looked at only where something had to be waited for.
+    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`; `who` asks matters
+    /// where places are scarce. The clock is looked at only where something had to be waited for.
     ///
     /// # Errors
     ///
@@ -169,19 +172,22 @@ impl Pool {
         endpoint: &Rc<Endpoint>,
         now: Instant,
         connect: Duration,
+        who: Precedence,
     ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
-        let queue = endpoint.queue();
-        let (place, now) = match &queue {
-            Some(queue) => (Some(Self::enter(queue, endpoint).await?), Instant::now()),
-            None => (None, now),
+        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
+        let (place, queue, now) = match endpoint.queue() {
+            Some(queue) => {
+                let (place, queue) = Box::pin(self.enter(endpoint, queue, who)).await?;
+                (Some(place), Some(queue), Instant::now())
+            }
+            None => (None, None, now),
         };
         let mut busy = Busy::new(endpoint, place);
         if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
             busy.count_at_address(&connection);
             return Ok(Lease { busy, connection, reused: true, since: now });
         }
-        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint, connect)).await?;
         busy.count_at_address(&connection);
         // The address may have a queue of its own, of which nobody knew before it was reached.
@@ -189,14 +195,11 @@ impl Pool {
             && !Arc::ptr_eq(&before, &now)
         {
             busy.place = None;
-            busy.place = Some(Self::enter(&now, endpoint).await?);
+            let until = Instant::now() + self.config.queue_timeout;
+            let place = Box::pin(now.enter(who, endpoint.metrics(), until)).await;
+            busy.place = Some(place.map_err(|failure| NoLease { failure, own: true })?);
         }
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
-    }
-
-    async fn enter(queue: &Queue, endpoint: &Endpoint) -> Result<Place, NoLease> {
-        let entered = Box::pin(queue.enter(endpoint.metrics())).await;
-        entered.map_err(|failure| NoLease { failure, own: true })
     }
 
     async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, NoLease> {
@@ -210,8 +213,8 @@ impl Pool {
             Err(failure) => {
                 endpoint.last_failure.set(Some((Instant::now(), *failure)));
                 endpoint.metrics().connect_failures.inc();
-                // A name that is not found says nothing about the connections there are.
-                if failure.stage != Stage::Resolve {
+                // A name that is not found, or this process's own want, says nothing about the connections there are.
+                if !matches!(failure.stage, Stage::Resolve | Stage::Local) {
                     self.evict(endpoint);
                 }
             }
@@ -233,6 +236,9 @@ impl Pool {
         // A name server that is away says nothing of the pod.
         let unresolved = |error: DnsError| failed(Stage::Resolve, &error.to_string(), error == DnsError::Unanswered);
         let mut addresses = found.map_err(unresolved)?;
+        if endpoint.counts_by_address {
+            endpoint.lead_to(Arc::clone(&addresses));
+        }
         if endpoint.confined {
             let inside = self.within(&addresses);
             if inside.is_empty() {
@@ -252,23 +258,7 @@ impl Pool {
         self.introduce(endpoint);
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
         let open = Held::new(&endpoint.metrics().connections);
-        Ok(Connection { stream, timer: None, limited: false, open, at_address })
-    }
-
-    /// The load of the address that was reached: where a headless name lists it, the backends know the pod by nothing else.
-    /// From now on who comes to the endpoint waits in that address' queue.
-    fn count_by_address(&self, endpoint: &Endpoint, reached: SocketAddr) -> Load {
-        let mut last = endpoint.reached.borrow_mut();
-        if let Some((_, load)) = last.as_ref().filter(|(address, _)| *address == reached) {
-            return load.clone();
-        }
-        let name: Arc<str> = reached.to_string().into();
-        if self.config.max_connections.is_some() {
-            *endpoint.queue.borrow_mut() = self.queues.of(&name, &self.config, &self.metrics);
-        }
-        let load = self.backends.load(&name);
-        *last = Some((reached, load.clone()));
-        load
+        Ok(Connection { stream, peer: reached, timer: None, limited: false, open, at_address })
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -293,6 +283,7 @@ impl Pool {
                 };
                 let now = Instant::now();
                 pool.endpoints.borrow_mut().retain(|_, endpoint| {
+                    pool.look_where_it_leads(endpoint);
                     let mut idle = endpoint.idle.borrow_mut();
                     idle.retain(|idle| {
                         idle.is_young(now, pool.config.idle) && socket::is_quiet(&idle.connection.stream)
@@ -370,6 +361,9 @@ impl Lease {
 
     /// Keeps the connection for the next request. Called when an exchange has ended cleanly.
     pub(super) fn give_back(self) {
+        if self.busy.endpoint.has_left(&self.connection) {
+            return;
+        }
         let idle = Idle { connection: self.connection, since: Instant::now() };
         self.busy.endpoint.idle.borrow_mut().push(idle);
     }
@@ -410,8 +404,8 @@ pub(super) mod tests {
         let endpoint = pool.listed("gone", &free.expect("loopback has a free port").to_string().parse().expect("one"));
         let mut failures = [0, 0];
         for _ in 0..1000 {
-            let failed =
-                pool.lease(&endpoint, Instant::now(), Duration::from_secs(20)).await.expect_err("nobody there");
+            let lease = pool.lease(&endpoint, Instant::now(), Duration::from_secs(20), Precedence::Other);
+            let failed = lease.await.expect_err("nobody there");
             assert_eq!((failed.failure.stage, failed.failure.sent), (Stage::Connect, false));
             failures[usize::from(failed.own)] += 1;
         }

@@ -7,7 +7,7 @@ mod policies;
 mod sessions;
 
 /// A WebSocket handshake for this target.
-fn handshake(target: &str) -> String {
+pub(crate) fn handshake(target: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

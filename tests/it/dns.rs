@@ -4,6 +4,7 @@
 //! A name server has port 53: without root these tests, and those of `balance/backends.rs` that need one, say SKIPPED and
 //! pass.
 
+use crate::balance::handshake;
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
 const BACKEND_0: &str = "backend-0.backend.default.svc.cluster.local";
@@ -50,6 +51,40 @@ fn a_failed_connection_forgets_the_address() {
     old.kill();
     names.set(BACKEND_0, new.addr().ip());
     assert_eq!(router.get(ROOM).pod(), "new");
+}
+
+/// Tunnels at the address that a pod had before have their places there, and not where it is now.
+#[test]
+fn a_full_address_keeps_nobody_from_where_the_pod_has_gone() {
+    for queue in ["0", "1"] {
+        let Some(names) = NameServer::start() else { return };
+        let (redis, old) = (Redis::start(), Pod::start("old"));
+        let new = Pod::start_at_port("new", old.addr().port());
+        old.play(script::websocket_echo);
+        names.set(BACKEND_0, old.addr().ip());
+        redis.assign("room_a", 0);
+        let limits = ["--pod-max-connections", "2", "--pod-queue", queue, "--pod-queue-timeout", "10m"];
+        let router = router(&names, &redis, old.addr().port(), &[&limits[..], &["--threads", "1"]].concat());
+        let tunnels = [0, 1].map(|_| {
+            let mut client = router.client();
+            client.send(handshake(ROOM));
+            assert_eq!(client.read_head().second_word(), "101");
+            client
+        });
+        if queue == "0" {
+            assert_eq!(router.get(ROOM).expect_error(503), "pod-busy");
+            names.set(BACKEND_0, new.addr().ip());
+            eventually("the new address is dialled", || router.get(ROOM).status() == 200);
+        } else {
+            let mut waiting = router.client();
+            waiting.send(format!("GET {ROOM} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], 1.0);
+            names.set(BACKEND_0, new.addr().ip());
+            assert_eq!(waiting.read_response().pod(), "new", "who waits already goes along");
+        }
+        assert_eq!((router.get(ROOM).pod(), old.open()), ("new", 2), "and the tunnels stay");
+        drop(tunnels);
+    }
 }
 
 #[test]
@@ -110,6 +145,53 @@ fn a_short_name_is_looked_for_along_the_search_list() {
     assert_eq!(router.get("/").pod(), "any");
     assert!(names.asked().len() <= 2, "{:?}", names.asked());
     assert_eq!(pod.accepted(), 1);
+}
+
+/// A backend that is one name: with traffic all the time nobody has a reason to dial.
+#[test]
+fn a_kept_connection_carries_nothing_to_where_the_name_leads_no_more() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, old) = (Redis::start(), Pod::start("old"));
+    let new = Pod::start_at_port("new", old.addr().port());
+    names.set("backend-service.default.svc.cluster.local", old.addr().ip());
+    let backend = format!("backend-service:{}", old.addr().port());
+    let router = router(&names, &redis, 1, &["--default-backend", &backend, "--threads", "1"]);
+    old.play(script::websocket_echo);
+    let mut tunnel = router.client();
+    tunnel.send(handshake("/"));
+    assert_eq!(tunnel.read_head().second_word(), "101");
+    old.play(script::echo);
+    assert_eq!((router.get("/").pod(), old.open()), ("old", 2));
+    names.set("backend-service.default.svc.cluster.local", new.addr().ip());
+    eventually("the new pod gets the requests", || router.get("/").pod() == "new");
+    assert!((0..9).all(|_| router.get("/").pod() == "new"), "all of them");
+    eventually("what was kept is closed", || old.open() == 1);
+    tunnel.send("and the tunnel stays");
+    assert_eq!(tunnel.read_exact(20), b"and the tunnel stays");
+}
+
+/// Rooms know the pod by its StatefulSet's name, and the backend by another one.
+#[test]
+fn a_pod_that_a_backend_lists_by_a_name_of_its_own_has_one_load() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, first) = (Redis::start(), Pod::start("first"));
+    let second = Pod::start_at_port("second", first.addr().port());
+    let port = first.addr().port();
+    for (name, pod) in [("a.default.svc.cluster.local", &first), ("b.default.svc.cluster.local", &second)] {
+        names.set(name, pod.addr().ip());
+    }
+    names.set(BACKEND_0, first.addr().ip());
+    redis.assign("room_a", 0);
+    let listed = format!("a.default.svc.cluster.local:{port},b.default.svc.cluster.local:{port}");
+    for policy in [&["--balance", "least_conn"][..], &["--pod-max-connections", "1", "--balance", "round_robin"]] {
+        first.play(script::websocket_echo);
+        let router = router(&names, &redis, port, &[&["--default-backend", &listed][..], policy].concat());
+        let mut tunnel = router.client();
+        tunnel.send(handshake(ROOM));
+        assert_eq!(tunnel.read_head().second_word(), "101");
+        first.play(script::echo);
+        assert!((0..9).all(|_| router.get("/").pod() == "second"), "the first has the room's tunnel");
+    }
 }
 
 /// The system's resolver cannot be interrupted: the process must not wait for it.

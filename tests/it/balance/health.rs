@@ -329,6 +329,36 @@ fn a_full_pod_queues_and_then_refuses() {
     assert_eq!(fourth.read_response().status(), 200);
 }
 
+/// A session has no other pod, and ends with a poll that gets no answer: who begins one, or has none, can wait.
+#[test]
+fn a_sessions_request_is_the_first_to_get_a_place() {
+    let (redis, pods, gate) = (Redis::start(), Pods::start(1), Gate::shared());
+    let door = std::sync::Arc::clone(&gate);
+    pods[0].play(move |mut conn| {
+        conn.whole_request()?;
+        door.wait();
+        conn.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    });
+    redis.assign("room_a", 0);
+    let limits = ["--pod-max-connections", "1", "--pod-queue", "3", "--pod-queue-timeout", "10m"];
+    let router = router(&redis, &pods, &limits);
+    let targets = ["/first", "/?EIO=4&transport=polling", "/room_a", "/?EIO=4&transport=polling&sid=x"];
+    let clients = targets.iter().zip(0_u32..).map(|(target, before)| {
+        let client = router.client();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        eventually("it is at the pod, or waits", || {
+            let waiting = router.metric("pod_router_upstream_queued", &[("pod", "backend-0")]);
+            pods[0].received().len() == 1 && waiting == f64::from(before)
+        });
+        client
+    });
+    let mut clients: Vec<_> = clients.collect();
+    gate.open();
+    assert!(clients.iter_mut().all(|client| client.read_response().status() == 200));
+    let order: Vec<_> = pods[0].received().iter().map(|received| received.head.second_word().to_owned()).collect();
+    assert_eq!(order, [0, 3, 1, 2].map(|n| targets[n]));
+}
+
 #[test]
 fn a_wait_for_a_full_pod_ends() {
     let (redis, pods) = (Redis::start(), Pods::start(1));
