@@ -5,7 +5,7 @@
 //! connection to it fails. One question per name at a time, however many ask.
 //!
 //! That a name does not exist is an answer; that nobody could say is none, and never told as one: a name server that is
-//! away says nothing about the pods. While it is, the addresses that a name had last are used, for [`STALE`] and until a
+//! away says nothing about the pods. While it is, the addresses that a name had last are used, for `STALE` and until a
 //! connection to one fails.
 //!
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
