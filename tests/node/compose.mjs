@@ -118,9 +118,11 @@ async function comesBack() {
   for (const each of [ada, grace]) await messages(each, ["Ada"], ["Grace"], ["Ada"], ["Grace", "Here again.", pod]);
 }
 
-/** Whoever was connected through it comes back through the other one, to the same pod. No request has failed. */
+/**
+ * Whoever was connected through it comes back through the other one, to the same pod. No request has failed. (What was said
+ * before is not counted: a room is forgotten when nobody is in it, and both may be on their way at once.)
+ */
 async function routerEnds() {
-  const before = await ada.page.locator("#messages li").count();
   execSync(args["stop-router"], { stdio: "ignore" });
   const words = "Is this the other router?";
   for (const each of [ada, grace]) {
@@ -131,8 +133,6 @@ async function routerEnds() {
   for (const { name, page } of [ada, grace]) {
     const last = () => page.locator("#messages li").last().innerText();
     await until({ name, page }, last, (seen) => seen.includes(words), "what was said last");
-    const count = await page.locator("#messages li").count();
-    if (count !== before + 1) throw new Error(`${name} sees ${count} messages, after ${before} and another one`);
   }
   if (pageErrors.length > 0) throw new Error("a request has failed");
 }

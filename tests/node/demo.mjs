@@ -11,7 +11,7 @@ import { fail, finish, readArguments, setDeadline } from "./support.mjs";
 import { ClusterIp, Stage, eventually } from "./demostage.mjs";
 
 const args = readArguments({ scenario: undefined, router: null, deadline: 60 });
-const SCENARIOS = { garbage, ghosts, placement, forgotten, restarted, outage, moved, sessions, rights };
+const SCENARIOS = { garbage, ghosts, promised, placement, forgotten, restarted, outage, moved, sessions, rights };
 const USERS = new URL("../../deploy/redis/users.acl", import.meta.url);
 /** Further than any test goes: what is done then is not what makes it pass. */
 const NEVER = { METRICS_HEARTBEAT_INTERVAL: 3_600_000 };
@@ -72,6 +72,18 @@ async function ghosts() {
     ghost.socket.close();
   }
   return { rooms };
+}
+
+/** A pod that leaves takes the room along that has been placed on it, and that nobody has come to yet. */
+async function promised() {
+  await stage.startRedis();
+  const pods = await Promise.all([0, 1].map((n) => stage.startBackend(n, NEVER)));
+  const [one, two] = pods.map((pod) => stage.wait(pod));
+  await eventually("they share a room", () => one.room && one.room === two.room);
+  const owner = await stage.owner(one.room);
+  const pod = pods.find(({ pod }) => pod === owner);
+  pod.signal("SIGTERM");
+  return { exit: await pod.ended, owner, ownerAfterwards: await stage.owner(one.room) };
 }
 
 /** Rooms that are made at the same time are spread, and no pod gets more than it may have. */
@@ -179,10 +191,10 @@ async function sessions() {
     const ingress = await ClusterIp.start(routers.map(({ port }) => port));
     const people = Array.from({ length: 12 }, () => stage.wait(ingress, {}, { transports: ["polling"] }));
     await eventually("all have a room", () => people.every(({ room }) => room));
-    const errors = people.flatMap(({ errors }) => errors);
-    const pollers = Array.from({ length: 6 }, () => stage.wait(ingress, {}));
-    const isUpgraded = ({ socket }) => socket.io.engine?.transport.name === "websocket" || socket.disconnected;
+    const pollers = Array.from({ length: 6 }, () => stage.wait(ingress, {}, {}));
+    const isUpgraded = ({ socket }) => socket.connected && socket.io.engine.transport.name === "websocket";
     await eventually("they are upgraded", () => pollers.every(isUpgraded));
+    const errors = [...people, ...pollers].flatMap(({ errors }) => errors);
     seen[name] = { pods: [...new Set(people.map(({ pod }) => pod))].sort(), errors };
     for (const { socket } of [...people, ...pollers]) socket.close();
   }

@@ -65,14 +65,20 @@ const BEAT = `${LUA}
   end
   return moved`;
 
-/** Deletes the pod's heartbeat, and its rooms' assignments where they still name it. */
+/**
+ * Deletes the pod's heartbeat, and the assignments of its rooms where they still name it: of those that somebody is in, and
+ * of those that somebody is on the way to. A choice of this pod that was made before counts no more.
+ */
 const LEAVE = `${LUA}
-  redis.call('DEL', KEYS[1], KEYS[2])
-  for i = 2, #ARGV do
-    local key = 'room:' .. ARGV[i] .. ':pod'
+  local function release(room)
+    local key = 'room:' .. room .. ':pod'
     local assignment = stored(key)
     if assignment and assignment.podId == ARGV[1] then redis.call('DEL', key) end
-  end`;
+  end
+  redis.call('INCR', 'placements')
+  for _, room in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do release(room) end
+  for i = 2, #ARGV do release(ARGV[i]) end
+  redis.call('DEL', KEYS[1], KEYS[2])`;
 
 export class Directory {
   #redis;

@@ -34,4 +34,9 @@ server.keepAliveTimeout = 120_000;
 server.listen(Number(process.env.PORT ?? 8080), process.env.HOST ?? "0.0.0.0", () => {
   console.log(JSON.stringify({ message: "listening", port: server.address().port }));
 });
-for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => process.exit(0));
+for (const signal of ["SIGTERM", "SIGINT"]) {
+  process.once(signal, () => {
+    server.close(() => process.exit(0));
+    server.closeIdleConnections();
+  });
+}

@@ -27,6 +27,13 @@ fn nobody_is_matched_with_somebody_whose_pod_has_gone() {
 }
 
 #[test]
+fn a_pod_that_leaves_keeps_no_room_that_was_placed_on_it() {
+    let seen = scenario("promised");
+    assert_eq!(seen["exit"], 0);
+    assert!(seen["owner"].is_string() && seen["ownerAfterwards"].is_null(), "{seen}");
+}
+
+#[test]
 fn rooms_made_at_once_are_spread_over_the_pods_and_within_their_limits() {
     let seen = scenario("placement");
     assert_eq!(seen["rooms"], 40);

@@ -36,9 +36,9 @@ fn the_router_starts_with_the_settings_of_every_overlay() {
         let map = text(&router(documents)["envFrom"][0]["configMapRef"]["name"]);
         let data = one(documents, "ConfigMap", map)["data"].as_object().expect("settings");
         let known: Vec<_> = router_settings().into_iter().flat_map(|setting| setting.variables).collect();
-        // Read by tracing-subscriber.
         let mut builder = Router::builder().env("REDIS_URL", redis.url()).env("POD_NAMESPACE", "rooms");
         for (variable, value) in data {
+            // RUST_LOG is read by tracing-subscriber.
             assert!(known.contains(variable) || variable == "RUST_LOG", "{name}: there is no variable {variable}");
             builder = builder.env(variable, text(value));
         }
@@ -173,7 +173,7 @@ fn the_probes_ask_what_the_admin_listener_answers() {
             text(&http["path"]).to_owned()
         };
         assert_eq!((path("livenessProbe"), path("readinessProbe")), ("/livez".to_owned(), "/readyz".to_owned()));
-        // With Redis away /readyz is 503: a startup probe that asked it would restart the pod for ever.
+        // Before Redis has first been found /readyz is 503: a startup probe that asked it would restart the pod for ever.
         assert_eq!(path("startupProbe"), "/livez", "{name}");
         let seconds =
             |probe: &str| number(&container[probe]["periodSeconds"]) * number(&container[probe]["failureThreshold"]);
@@ -221,7 +221,7 @@ fn the_autoscaler_goes_by_a_metric_that_there_is() {
     assert_eq!(one(&overlay("dev").1, "Deployment", "pod-router")["spec"]["replicas"], 2);
 }
 
-/// 40 MB for the process and its cache, 7.1 KB a tunnel, and 0.3 MB for each of the 1,000 clients of which the manifest says
+/// 40 MB for the process and its cache, 7.1 KB a tunnel, and 0.43 MB for each of the 800 clients of which the manifest says
 /// that they may read nothing of a large answer.
 #[test]
 fn the_memory_limit_fits_the_connections_that_are_allowed() {
@@ -231,7 +231,7 @@ fn the_memory_limit_fits_the_connections_that_are_allowed() {
         let mebibytes: u64 = limit.strip_suffix("Mi").and_then(|number| number.parse().ok()).expect("a limit in Mi");
         let most: u64 = settings(documents)("MAX_CONNECTIONS").parse().expect("a number");
         assert!(
-            mebibytes * 1_048_576 > 40_000_000 + most * 7_100 + 1_000 * 300_000,
+            mebibytes * 1_048_576 > 40_000_000 + most * 7_100 + 800 * 430_000,
             "{name}: {limit} for {most} connections"
         );
     }
