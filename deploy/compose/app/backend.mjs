@@ -45,9 +45,9 @@ const queue = new Queue(redis, { experiment: "demo", channel, patience: PATIENCE
 const rooms = new Rooms();
 
 const server = createServer(guarded(report, answer));
-// pod-router keeps idle connections to pods for 4 s (--upstream-idle). A server has to keep them for longer, or a
-// request meets a connection that is just being closed: Node's default of 5 s would do, a minute leaves more room.
-server.keepAliveTimeout = 60_000;
+// Whoever sends requests keeps idle connections: pod-router for 4 s (--upstream-idle), Traefik, which sends /api/ here
+// by itself, for up to 90 s. A server has to keep them for longer, or a request meets one that is just being closed.
+server.keepAliveTimeout = 120_000;
 const io = new Server(server);
 // The pod's name in front of the `~`: by it pod-router finds a session's pod, also behind a Service that picks any.
 io.engine.generateId = () => `${pod}~${randomBytes(15).toString("base64url")}`;
