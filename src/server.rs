@@ -279,7 +279,7 @@ impl<D: Directory> Server<D> {
         });
         match ended.await {
             Ok(()) => {
-                if let Some(tunnel) = downstream.tunnel() {
+                if let Some(tunnel) = downstream.take_tunnel() {
                     let Parts { io, read_buf, .. } = connection.into_parts();
                     tunnel.begin(Rc::clone(&downstream), io.into_inner(), read_buf);
                 }

@@ -93,8 +93,8 @@ pub struct Pick {
 
 /// The pod for a request, by the policy; `None` where none may be chosen. The candidates change their order.
 ///
-/// A pod on probation that has room gets the first request that may try it; by the client's address only the first of those that belong
-/// there, for what follows would not find another one again. Those that are ejected (but see [`Wanted::keeps`]) or down are
+/// A pod on probation that has room gets the first request that may try it; by the client's address only the first of those
+/// that belong there, for what follows would not find another one again. Those that are ejected (but see [`Wanted::keeps`]) or down are
 /// for when there is nobody else, and so are full ones: where all are full, their queues decide.
 pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothWeighted) -> Option<Pick> {
     let by_client = wanted.policy == Policy::ClientIp;

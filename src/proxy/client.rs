@@ -170,8 +170,8 @@ impl Downstream {
         *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 
-    /// The tunnel that it is to become, if it is.
-    pub fn tunnel(&self) -> Option<Box<Agreed>> {
+    /// The tunnel that it is to become, if it is: once, and from then on nobody else's.
+    pub fn take_tunnel(&self) -> Option<Box<Agreed>> {
         self.tunnel.take()
     }
 

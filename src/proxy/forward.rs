@@ -3,12 +3,13 @@
 //! The policy is `core::decision::after_failure`; this file carries it out. Before every further attempt of a room's
 //! request the directory is asked again past the cache: the room may have moved while its pod was away.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Response, Version};
+use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
@@ -23,7 +24,7 @@ use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
 use super::upstream::NoLease;
-use super::{Downstream, Proxy, Route, speak_http_1_0};
+use super::{Downstream, Proxy, Route, speaking};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
@@ -121,8 +122,8 @@ impl<D: Directory> Forwarding<'_, D> {
                 _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
             };
             let who = self.precedence(&route, record);
-            let attempt_made = self.attempt(head, upload, &endpoint, now, connect, who).await;
-            let Unanswered { failure, unsent, own } = match attempt_made {
+            let attempted = self.attempt(head, upload, &endpoint, now, connect, who).await;
+            let Unanswered { failure, unsent, own } = match attempted {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
@@ -206,7 +207,7 @@ impl<D: Directory> Forwarding<'_, D> {
             if unanswered.unsent.is_some() && !reused {
                 // Accepted and closed at once, as a pod does that is going down: to be waited for like a refusal. But what
                 // accepts may be a proxy of the pod's, or a pod that has too much to do: it has its sessions still.
-                unanswered.failure = Failure { stage: Stage::Connect, sent: false, timed_out: true };
+                unanswered.failure = Failure::of_connecting(ErrorKind::ConnectionAborted);
             }
             unanswered
         })
@@ -320,12 +321,8 @@ impl<D: Directory> Forwarding<'_, D> {
             response.headers_mut().append(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         record.answer(head.status);
-        let is_1_0 = record.version() == Version::HTTP_10;
-        let mut response = response.map(|()| ResponseBody::from_pod(exchange, record));
-        if is_1_0 {
-            speak_http_1_0(&mut response);
-        }
-        response
+        let version = record.version();
+        speaking(version, response.map(|()| ResponseBody::from_pod(exchange, record)))
     }
 }
 

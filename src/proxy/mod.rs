@@ -290,16 +290,13 @@ impl<D: Directory> Proxy<D> {
     fn answer(&self, mut record: Box<Record>, answer: Own) -> Response<ResponseBody> {
         record.answer(answer.status);
         record.downstream().upgrading.set(false);
-        let (request_id, is_1_0) = (record.request_id().clone(), record.version() == Version::HTTP_10);
+        let (request_id, version) = (record.request_id().clone(), record.version());
         let mut response = Response::new(ResponseBody::own(answer.body, record));
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         self.say_goodbye(response.headers_mut());
-        if is_1_0 {
-            speak_http_1_0(&mut response);
-        }
-        response
+        speaking(version, response)
     }
 
     /// From the lame duck on, every answer asks the peer to take its next request elsewhere.
@@ -316,15 +313,19 @@ enum Routed {
     Answered(Own),
 }
 
-/// To an HTTP/1.0 client that would keep the connection, hyper says `keep-alive` also where our `close` stands beside it, and
-/// where only the connection's end ends the body. Not in an answer that is itself of that version, and does not ask for it.
-fn speak_http_1_0(response: &mut Response<ResponseBody>) {
-    let body = response.body();
-    let is_open_ended = !body.is_end_stream() && body.size_hint().exact().is_none();
-    if is_open_ended || connection_options(response.headers()).any(|option| option.eq_ignore_ascii_case(b"close")) {
+/// The response as hyper has to be given it for a client of this version. To one of HTTP/1.0 that would keep the connection it
+/// says `keep-alive` also where our `close` stands beside it, and where only the connection's end ends the body; but not in
+/// an answer that is itself of that version, and does not ask for it.
+fn speaking(version: Version, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let is_open_ended = |body: &ResponseBody| !body.is_end_stream() && body.size_hint().exact().is_none();
+    let is_close = |option: &[u8]| option.eq_ignore_ascii_case(b"close");
+    if version == Version::HTTP_10
+        && (is_open_ended(response.body()) || connection_options(response.headers()).any(is_close))
+    {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         *response.version_mut() = Version::HTTP_10;
     }
+    response
 }
 
 /// The id a trusted proxy gave the request, or a new one.

@@ -1,8 +1,8 @@
 //! `--pod-max-connections`: places at a pod, and the bounded queue in front of them.
 //!
-//! A pod has one queue for all worker threads, since the limit is the process's: that of the address its connections lead to,
-//! so that it is one for all its names. Until it has been reached, it is that of the name. Without a limit there is no queue, and a
-//! request pays nothing for it.
+//! A pod has one queue for all worker threads, since the limit is the process's: that of the address its connections lead
+//! to, so that it is one for all its names. Until it has been reached, it is that of the name. Without a limit there is no
+//! queue, and a request pays nothing for it.
 //!
 //! Who belongs to a session comes first: its pod is the only one that will do, and a poll that gets no answer ends it. A
 //! semaphore knows no such order, so the line is kept here.

@@ -64,8 +64,8 @@ pub(super) fn limit_buffers(pod: &TcpStream) {
     let _ = socket.set_recv_buffer_size(RECEIVED);
 }
 
-/// Connects to the first of `addresses` that accepts, and says which it is; all within `timeout`: each has an equal share of what is left, so
-/// that one which swallows packets leaves the others theirs.
+/// Connects to the first of `addresses` that accepts, and says which it is; all within `timeout`: each has an equal share of
+/// what is left, so that one which swallows packets leaves the others theirs.
 ///
 /// # Errors
 ///

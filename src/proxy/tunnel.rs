@@ -117,11 +117,16 @@ enum Broken {
 // === impl Direction ===
 
 impl Direction {
-    /// A direction that starts with bytes read too early: with the request, or glued to the 101.
-    fn new(early: Bytes, to_pod: bool) -> Self {
+    /// From the client, with bytes read together with its request, and perhaps more that has been [looked past](poll_past).
+    pub(super) fn to_pod(early: Bytes, looked_past: bool) -> Self {
+        Self { looked_past, to_pod: true, ..Self::to_client(early) }
+    }
+
+    /// From the pod, with bytes glued to its 101.
+    pub(super) fn to_client(early: Bytes) -> Self {
         // Empty `Bytes` may still hold the whole buffer they are a part of.
         let pending = if early.is_empty() { Bytes::new() } else { early };
-        Self { pending, stuck: None, looked_past: false, to_pod, limited: false, state: State::Open, bytes: 0 }
+        Self { pending, stuck: None, looked_past: false, to_pod: false, limited: false, state: State::Open, bytes: 0 }
     }
 
     /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went. Where it is the
@@ -227,19 +232,18 @@ impl Direction {
 // === impl Tunnel ===
 
 impl Tunnel {
-    /// A tunnel between two sockets, with the bytes that were read too early: with the request, and glued to the 101.
+    /// A tunnel between two sockets, each with what goes from it.
     pub(super) fn new(
-        client: TcpStream,
-        pod: TcpStream,
-        (early_up, early_down): (Bytes, Bytes),
+        (client, up): (TcpStream, Direction),
+        (pod, down): (TcpStream, Direction),
         common: Rc<Common>,
         member: Member,
     ) -> Self {
         Self {
             client,
             pod,
-            up: Direction::new(early_up, true),
-            down: Direction::new(early_down, false),
+            up,
+            down,
             common,
             member,
             active: Instant::now(),

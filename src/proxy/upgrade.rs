@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
-use super::tunnel::{Common, End, Tunnel};
+use super::tunnel::{Common, Direction, End, Tunnel};
 use super::upstream::Kept;
 use super::{Downstream, Proxy};
 use crate::core::room::RoomId;
@@ -93,13 +93,10 @@ impl Agreed {
         if !matches!(told, Poll::Ready(Err(error)) if error.is_user()) {
             return tracing::debug!("the 101 did not reach the client");
         }
-        match client.into_stream() {
-            Ok(client) => {
-                let tunnel = Tunnel::new(client, pod, (early, early_down), common, member);
-                tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: (kept, downstream) });
-            }
-            Err(error) => tracing::warn!(%error, "the client's socket could not become a tunnel's"),
-        }
+        let (client, looked_past) = client.into_stream();
+        let up = Direction::to_pod(early, looked_past);
+        let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member);
+        tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: (kept, downstream) });
     }
 }
 

@@ -9,6 +9,7 @@ mod address;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -223,19 +224,20 @@ impl Pool {
     }
 
     async fn try_dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
-        let failed = |stage, why: &str, timed_out| {
+        let failed = |failure: Failure, why: &str| {
             // Another thread may have met it since.
             if endpoint.is_counted_together() && !self.knows(&endpoint.name) {
                 Reach::never_met(&endpoint.name, &endpoint.address, why);
             } else {
                 self.reach.lost(&endpoint.name, &endpoint.address, why);
             }
-            Failure { stage, sent: false, timed_out }
+            failure
         };
         let found = self.dns.resolve(&endpoint.address).await;
         // A name server that is away says nothing of the pod.
-        let unresolved = |error: DnsError| failed(Stage::Resolve, &error.to_string(), error == DnsError::Unanswered);
-        let mut addresses = found.map_err(unresolved)?;
+        let unresolved = |timed_out| Failure { stage: Stage::Resolve, sent: false, timed_out };
+        let mut addresses =
+            found.map_err(|error| failed(unresolved(error == DnsError::Unanswered), &error.to_string()))?;
         if endpoint.counts_by_address {
             endpoint.lead_to(Arc::clone(&addresses));
         }
@@ -243,17 +245,16 @@ impl Pool {
             let inside = self.within(&addresses);
             if inside.is_empty() {
                 let why = format!("none of {addresses:?} is within --pod-networks");
-                return Err(failed(Stage::Confine, &why, false));
+                return Err(failed(Failure { stage: Stage::Confine, sent: false, timed_out: false }, &why));
             }
             addresses = inside;
         }
-        let (stream, reached) = socket::connect(&addresses, connect).await.map_err(|error| {
-            let Failure { stage, timed_out, .. } = Failure::of_connecting(error.kind());
-            failed(stage, &format!("{addresses:?}: {error}"), timed_out)
-        })?;
+        let (stream, reached) = socket::connect(&addresses, connect)
+            .await
+            .map_err(|error| failed(Failure::of_connecting(error.kind()), &format!("{addresses:?}: {error}")))?;
         if !socket::is_fresh(&stream) {
             let why = format!("{addresses:?}: the connection was closed at once");
-            return Err(failed(Stage::Connect, &why, true));
+            return Err(failed(Failure::of_connecting(ErrorKind::ConnectionAborted), &why));
         }
         self.introduce(endpoint);
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::support::{Conn, Framing, Gate, PATIENCE, Pattern, Router, Stage, queued, together, wait_stalled};
+use crate::support::{
+    Conn, Framing, Gate, MOST_QUEUED, PATIENCE, Pattern, Router, Stage, queued, together, wait_stalled,
+};
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 
 /// What the router may need beyond what it had at rest, whatever passes through.
 const MOST_KIB: u64 = 64 * 1024;
-
-/// What may wait in one socket. The kernel doubles what is asked for.
-const MOST_QUEUED: u64 = 512 * 1024;
 
 /// Runs `transfer` and fails if the router has grown by more than [`MOST_KIB`] meanwhile.
 #[track_caller]

@@ -48,15 +48,9 @@ impl ClientSocket {
         Self { stream: Some(stream), downstream, is_read: false, looked_past: false, lingering: None }
     }
 
-    /// The socket, for a tunnel.
-    ///
-    /// # Errors
-    ///
-    /// The runtime could not watch it anew.
-    pub(in crate::proxy) fn into_stream(mut self) -> io::Result<TcpStream> {
-        let stream = self.stream.take().expect("it is taken once, and only here");
-        // Registered anew, the runtime tells of what lies there.
-        if self.looked_past { TcpStream::from_std(stream.into_std()?) } else { Ok(stream) }
+    /// The socket, for a tunnel, and whether something may lie there that has been [looked past](socket::poll_past).
+    pub(in crate::proxy) fn into_stream(mut self) -> (TcpStream, bool) {
+        (self.stream.take().expect("it is taken once, and only here"), self.looked_past)
     }
 
     fn state(&self) -> &SocketState {

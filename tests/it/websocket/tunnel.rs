@@ -6,12 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use super::{expect_echo, expect_switch, handshake, tunnel};
-use crate::support::{Framing, Gate, PATIENCE, Pattern, Stage, eventually, queued, script, wait_stalled};
+use crate::support::{Framing, Gate, MOST_QUEUED, PATIENCE, Pattern, Stage, eventually, queued, script, wait_stalled};
 
 const MIB: u64 = 1024 * 1024;
-
-/// What may wait in one socket. The kernel doubles what is asked for.
-const MOST_QUEUED: u64 = 512 * 1024;
 
 #[test]
 fn bytes_sent_together_with_the_handshake_arrive() {
