@@ -40,13 +40,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest wait for one answer; resolv.conf's own default is 5 s a try.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// So many names are kept before it is looked which of them are over.
+const FEW: usize = 64;
+
 /// A name with this many dots is a full one: `service.namespace.svc.cluster.local` has four.
 const QUALIFIED: usize = 4;
 
 /// The cache, shared by all worker threads. What is over is dropped before it grows.
 #[derive(Clone, Debug, Default)]
 pub struct Dns {
-    known: Arc<Mutex<HashMap<HostPort, Known>>>,
+    known: Arc<Mutex<Names>>,
     asking: SingleFlight<HostPort, Answer>,
 }
 
@@ -60,6 +63,14 @@ pub enum DnsError {
     NoAddress,
     /// There was no answer: the name server is away, or fails.
     Unanswered,
+}
+
+/// What is known of each name. Names come and go with the pods that carry them.
+#[derive(Debug, Default)]
+struct Names {
+    all: HashMap<HostPort, Known>,
+    /// How many there were after the last look for those that are over.
+    kept: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -119,9 +130,9 @@ impl Dns {
     /// Forgets a name, because a connection to one of its addresses failed. That it has none is not forgotten.
     pub fn forget(&self, target: &HostPort) {
         let mut known = self.known();
-        match known.get_mut(target) {
+        match known.all.get_mut(target) {
             Some(Known { answer: Err(_), last, .. }) => *last = None,
-            Some(_) => drop(known.remove(target)),
+            Some(_) => drop(known.all.remove(target)),
             None => {}
         }
     }
@@ -142,14 +153,14 @@ impl Dns {
     }
 
     fn remembered(&self, target: &HostPort) -> Option<Answer> {
-        self.known().get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone())
+        self.known().all.get(target).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone())
     }
 
     /// What a name had last, if its time is over and nobody has said since that it has something else; and how long to wait
     /// for that to be said: not at all where nobody could the last time.
     fn last_known(&self, target: &HostPort, now: Instant) -> Option<(Arc<[SocketAddr]>, Duration)> {
         let known = self.known();
-        let known = known.get(target).filter(|known| known.answer.is_err() || known.until <= now)?;
+        let known = known.all.get(target).filter(|known| known.answer.is_err() || known.until <= now)?;
         let (last, _) = known.last_good().filter(|(_, until)| *until > now)?;
         Some((last, if known.answer.is_ok() { PATIENCE } else { Duration::ZERO }))
     }
@@ -158,21 +169,29 @@ impl Dns {
         let lifetime = if answer.is_ok() { POSITIVE } else { NEGATIVE };
         let mut known = self.known();
         let is_good = |known: &Known| known.answer.is_ok() && known.until > now;
-        if answer == Err(DnsError::Unanswered) && known.get(&target).is_some_and(is_good) {
+        if answer == Err(DnsError::Unanswered) && known.all.get(&target).is_some_and(is_good) {
             return;
         }
         let unanswered = answer == Err(DnsError::Unanswered);
-        let last = known.get(&target).filter(|_| unanswered).and_then(Known::last_good);
-        // Names come and go with the pods that carry them.
-        if known.len() == known.capacity() {
-            known.retain(|_, known| known.until > now || known.last_good().is_some_and(|(_, until)| until > now));
-        }
-        known.insert(target, Known { answer, until: now + lifetime, last });
+        let last = known.all.get(&target).filter(|_| unanswered).and_then(Known::last_good);
+        known.drop_what_is_over(now);
+        known.all.insert(target, Known { answer, until: now + lifetime, last });
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<HostPort, Known>> {
+    fn known(&self) -> MutexGuard<'_, Names> {
         // Inserts and removals only: nothing is left half-done by a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names {
+    /// Looks once for each doubling, so that a name costs the same however many there are.
+    fn drop_what_is_over(&mut self, now: Instant) {
+        if self.all.len() < FEW.max(self.kept * 2) {
+            return;
+        }
+        self.all.retain(|_, known| known.until > now || known.last_good().is_some_and(|(_, until)| until > now));
+        self.kept = self.all.len();
     }
 }
 
@@ -252,7 +271,7 @@ mod tests {
     async fn a_failure_is_remembered_only_briefly_and_an_address_until_it_fails() {
         let dns = Dns::default();
         let remembered = |target: &HostPort, longest| {
-            let known = dns.known().get(target).cloned()?;
+            let known = dns.known().all.get(target).cloned()?;
             assert!(known.until <= Instant::now() + longest, "remembered for too long");
             Some(known.answer.is_ok())
         };
@@ -274,7 +293,7 @@ mod tests {
         let (dns, start, name) = (Dns::default(), Instant::now(), target("pod-0:7"));
         let after = |answer: Answer, seconds| {
             dns.remember(name.clone(), answer, start + Duration::from_secs(seconds));
-            dns.known()[&name].answer.clone().map(|found| found.len())
+            dns.known().all[&name].answer.clone().map(|found| found.len())
         };
         let address: Arc<[SocketAddr]> = Arc::new(["10.0.0.1:7".parse().expect("an address")]);
         assert_eq!(after(Ok(Arc::clone(&address)), 0), Ok(1));
@@ -318,7 +337,8 @@ mod tests {
             let address: Arc<[SocketAddr]> = Arc::new([]);
             dns.remember(target(&format!("pod-{n}:7")), Ok(address), later(n));
         }
-        assert!(dns.known().len() <= 256, "{} names", dns.known().len());
-        assert!(dns.known().contains_key(&target("pod-999:7")));
+        let (left, of_use) = (dns.known().all.len(), (STALE.as_secs() / POSITIVE.as_secs()) as usize + 1);
+        assert!(left <= 2 * of_use, "{left} names of which {of_use} are of use");
+        assert!(dns.known().all.contains_key(&target("pod-999:7")));
     }
 }
