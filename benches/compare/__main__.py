@@ -3,7 +3,7 @@
 import os
 import time
 
-from . import chart, commandline, disturbance, machine, peers, profile, report, runtimes, scaling, stage, works
+from . import chart, commandline, disturbance, machine, peers, profile, report, runtimes, scaling, stage, turns, works
 
 #: What a quick run warms up with: each way to a pod, and the lookup.
 QUICK_WARM_UP = ["http", "handshake", "cold"]
@@ -18,9 +18,10 @@ def arguments():
         prog="benches/run",
         description=__doc__,
         epilog="Each proxy has core 0 to itself; load, pods and Redis share core 1. CPU is user and system time of the "
-        "proxy's whole process tree. Ratios are taken within a repetition, to nginx-lua, which does the same job; the "
-        "table has medians, and the range of the ratios. Absolute figures differ from minute to minute by a third: only "
-        "ratios of one run are findings. A load that fails is tried once more, and then marked; what was measured is "
+        "proxy's whole process tree. In a repetition the proxies take turns of a tenth of a second under their load, so that "
+        "what slows the machine slows all alike. Ratios are taken within a repetition, to nginx-lua, which does the same "
+        "job; the table has medians, and the range of the ratios. Absolute figures differ from minute to minute by half: "
+        "only ratios of one run are findings. A load that fails is tried once more, and then marked; what was measured is "
         "written however the run ends.",
     )
     option, number = parser.add_argument, commandline.number
@@ -66,22 +67,27 @@ class Run:
             self.cold_rooms = int((chosen.reps + 2) * max(1, chosen.seconds) * 80_000)
 
 
-def attempt(work, run, peer):
-    """Measures one work on one peer, again if it fails: the value, or why it failed both times."""
+def attempt(work, run, row):
+    """Measures one work on all peers of a row, by turns; all again if one fails. By name: the value, or why it failed both times."""
     for again in (False, True):
-        try:
-            if peer.process.poll() is not None:
-                peer.start()
-            with disturbance.Watch() as watch:
-                measured = work.measure(run, peer)
-        except (RuntimeError, OSError, ValueError, LookupError) as error:
-            failure = works.Failed(f"{error}" or type(error).__name__)
-            print(f"{work.title}, {peer.name}: {failure}: {'marked as failed' if again else 'once more'}", flush=True)
-            continue
-        measured.details |= watch.figures()
-        measured.disturbed = disturbance.is_disturbed(**watch.figures())
-        return measured
-    return failure
+        with disturbance.Watch() as watch:
+            try:
+                for peer in row:
+                    if peer.process.poll() is not None:
+                        peer.start()
+                found = work.measure(run, row)
+            except (RuntimeError, OSError, ValueError, LookupError) as error:
+                found = {peer.name: turns.Failed(f"{error}" or type(error).__name__) for peer in row}
+        failed = {name: value for name, value in found.items() if isinstance(value, turns.Failed)}
+        for name, failure in failed.items():
+            print(f"{work.title}, {name}: {failure}: {'marked as failed' if again else 'all once more'}", flush=True)
+        if not failed:
+            break
+    for value in found.values():
+        if isinstance(value, turns.Measured):
+            value.details |= watch.figures()
+            value.disturbed = disturbance.is_disturbed(**watch.figures())
+    return found
 
 
 def warm(run, chosen, proxies):
@@ -91,8 +97,7 @@ def warm(run, chosen, proxies):
     if chosen.quick:
         load = [work for work in load if work.key in QUICK_WARM_UP] or load
     for work in load:
-        for peer in filter(work.suits, proxies):
-            attempt(work, run, peer)
+        attempt(work, run, [peer for peer in proxies if work.suits(peer)])
     run.seconds = seconds
 
 
@@ -105,31 +110,25 @@ def measure(run, chosen, proxies, results):
         for work in chosen.works:
             if repetition >= work.repetitions(chosen):
                 continue
+            if chosen.quick and time.monotonic() > run.started + QUICK:
+                print(f"{QUICK} s are over: what is left of repetition {repetition + 1} is left out", flush=True)
+                return False
             row = [peer for peer in proxies if work.suits(peer)]
-            turn = repetition % len(row)
-            cells = results.setdefault(work.key, {})
-            for peer in row[turn:] + row[:turn]:
-                if chosen.quick and time.monotonic() > run.started + QUICK:
-                    print(f"{QUICK} s are over: what is left of repetition {repetition + 1} is left out", flush=True)
-                    return False
-                cells.setdefault(peer.name, []).append(attempt(work, run, peer))
+            cells, found = results.setdefault(work.key, {}), attempt(work, run, row)
+            for peer in row:
+                cells.setdefault(peer.name, []).append(found[peer.name])
             at = f"{time.monotonic() - started:4.0f} s, repetition {repetition + 1} of {chosen.reps}"
-            print(f"{at}: {work.title}, {work.unit}: {progress(row, cells)}", flush=True)
+            print(f"{at}: {work.title}, {work.unit}: {progress(found)}", flush=True)
     return True
 
 
-def progress(row, cells):
-    """The last value of each peer."""
-
-    def text(value):
-        if isinstance(value, works.Failed):
-            return "failed"
-        if value.disturbed:
-            shares = ", ".join(f"{name} {value.details[name]:.0%}" for name in ("steal", "others", "slower"))
-            return f"{value:.1f} (disturbed: {shares})"
-        return f"{value:.1f}"
-
-    return ", ".join(f"{peer.name} {text(cells[peer.name][-1])}" for peer in row)
+def progress(found):
+    """A row's values, and what disturbed it."""
+    measured = [value for value in found.values() if isinstance(value, turns.Measured)]
+    shares = [f"{name} {measured[0].details[name]:.0%}" for name in ("steal", "others", "slower")] if measured else []
+    disturbed = f" (disturbed: {', '.join(shares)})" if any(value.disturbed for value in measured) else ""
+    each = (f"{name} {value:.1f}" if value in measured else f"{name} failed" for name, value in found.items())
+    return ", ".join(each) + disturbed
 
 
 def admit(peer):

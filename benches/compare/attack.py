@@ -58,7 +58,7 @@ def rejected():
 
 def behave(seconds):
     """The latency of somebody who behaves; another client than a flood's, which names itself in `X-Forwarded-For`."""
-    return works.served(machine.run([stage.LOAD, "latency", f"127.0.0.1:{PORT}", STATE, str(RATE), str(seconds)]))
+    return works.steady_alone(seconds, PORT, RATE)
 
 
 def suffer(binary, name, command, more, seconds):

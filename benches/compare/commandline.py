@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from . import stage, works
+from . import stage, turns
 
 #: Where the README looks for the last full run.
 RESULTS = "benches/results"
@@ -77,7 +77,7 @@ def run(main):
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except (RuntimeError, works.Failed) as error:
+    except (RuntimeError, turns.Failed) as error:
         sys.exit(f"error: {error}")
 
 

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 
-from . import commandline, machine, peers, stage, works
+from . import commandline, machine, peers, stage, turns, works
 
 TRACING = "/sys/kernel/tracing"
 
@@ -100,7 +100,7 @@ def profile(tell, run, theatre, work, peer):
     """Tells a table of functions, and keeps the recording for `perf report`."""
     data = os.path.abspath(f"{stage.SCRATCH}/{work.key}.perf.data")
     with Perf(theatre.directory, peer, ["record", "-q", "-g", "-F", "4000", "-o", data]):
-        cost = work.measure(run, peer)
+        cost = turns.only(work.measure(run, [peer]))
     rows = list(rows_of(data))
     owners = collections.Counter()
     for share, name, kernel in rows:
@@ -118,7 +118,7 @@ def count(tell, run, theatre, work, peer):
     out = f"{theatre.directory}/counts"
     events = f"{GROUP}:*,syscalls:sys_enter_*"
     with Perf(theatre.directory, peer, ["stat", "-x", ";", "-o", out, "-e", events]):
-        done = work.measure(run, peer).details["done"]
+        done = turns.only(work.measure(run, [peer])).details["done"]
     with open(out) as file:
         fields = [line.split(";") for line in file if line.count(";") > 3]
     each = {name: int(number) / done for number, _, name, *_ in fields if number.isdigit()}
@@ -145,7 +145,7 @@ def main(chosen, run, theatre):
         with Probes(chosen.binary):
             tell(", ".join(commandline.origin().values()))
             for work in (work for work in WORKS if work.key in wanted):
-                work.measure(run, peer)  # unmeasured: connections to pods, caches
+                work.measure(run, [peer])  # unmeasured: connections to pods, caches
                 profile(tell, run, theatre, work, peer)
                 count(tell, run, theatre, work, peer)
     finally:

@@ -5,7 +5,7 @@ import re
 import statistics
 import subprocess
 
-from . import disturbance, peers, works
+from . import disturbance, peers, turns
 
 #: Below this share of its core a proxy was not what limited the load.
 SATURATED = 0.9
@@ -31,7 +31,7 @@ class Cell:
 
 def figure(value):
     """The value of a repetition, or None if it failed."""
-    return None if isinstance(value, works.Failed) else float(value)
+    return None if isinstance(value, turns.Failed) else float(value)
 
 
 def cells(results, work):

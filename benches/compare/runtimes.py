@@ -1,13 +1,15 @@
 """A runtime a core against one runtime for all threads: the same work on both, which is why pod-router is built the one way.
 
-Both proxies run throughout; a repetition measures one right after the other. With two threads the proxy has both cores,
+Both proxies run throughout, and are measured by turns. With two threads the proxy has both cores,
 and shares one of them with load and pods.
 """
 
+import contextlib
+import json
 import os
 import statistics
 
-from . import commandline, machine, peers, scaling, works
+from . import commandline, machine, peers, scaling, turns, works
 
 PORTS = {"cores": 4210, "shared": 4220}
 
@@ -18,7 +20,7 @@ RELAY = ["8 connections", "64 connections", "messages", "latency"]
 
 def proxy(runtime, work, threads):
     """The floor on a runtime: `work` is "relay", or "http", which carries no WebSocket."""
-    return peers.floor(f"{work}, {runtime}", PORTS[runtime], [runtime, str(threads), work])
+    return peers.floor(runtime, PORTS[runtime], [runtime, str(threads), work])
 
 
 def switches(pid):
@@ -30,33 +32,34 @@ def switches(pid):
     return total
 
 
-def measure(run, peer, what):
-    """Figures of one repetition, by name."""
+def measure(run, pair, what):
+    """Figures of one repetition, by proxy and name."""
     if what == "latency":
-        found = works.latency_at(run, peer.port)
-        return {"p50": found["p50"], "p99": found["p99"]}
-    used, slept = scaling.worker_seconds(peer.pid), switches(peer.pid)
+        found = works.steady(run.seconds, [peer.port for peer in pair])
+        return {peer.name: {"p50": it["p50"], "p99": it["p99"]} for peer, it in zip(pair, found) if turns.served(json.dumps(it))}
+    used = {peer.name: (scaling.worker_seconds(peer.pid), switches(peer.pid)) for peer in pair}
     if what == "messages":
-        cost = works.messages(run, peer)
+        costs = works.messages(run, pair)
     else:
         fields = ["Connection: close"] if what == "a connection each" else []
         connections = 8 if what == "8 connections" else 64
-        cost = works.cost(peer, lambda: works.wrk(peer.port, run.seconds, works.STATE, fields, connections=connections))
-    used = [after - used.get(name, 0) for name, after in scaling.worker_seconds(peer.pid).items()]
-    share = 100 * max(used) / sum(used)
-    return {"µs CPU": cost, "sleeps": (switches(peer.pid) - slept) / cost.details["done"], "busiest %": share}
+        costs = works.requests(works.STATE, fields=fields, connections=connections)(run, pair)
+    costs, found = turns.whole(costs), {}
+    for peer in pair:
+        cost, (before, slept) = costs[peer.name], used[peer.name]
+        spent = [after - before.get(name, 0) for name, after in scaling.worker_seconds(peer.pid).items()]
+        sleeps = (switches(peer.pid) - slept) / cost.details["done"]
+        found[peer.name] = {"µs CPU": cost, "sleeps": sleeps, "busiest %": 100 * max(spent) / sum(spent)}
+    return found
 
 
 def row(run, reps, pair, what):
     """Medians of each proxy's figures, and of the ratio of the first figure within a repetition, with its range."""
-    found = {name: [] for name in pair}
-    for repetition in range(reps):
-        names = list(pair) if repetition % 2 else list(pair)[::-1]
-        for name in names:
-            found[name].append(works.again(lambda name=name: measure(run, pair[name], what)))
-    medians = {name: {key: statistics.median(one[key] for one in all) for key in all[0]} for name, all in found.items()}
-    first = next(iter(medians["cores"]))
-    ratios = [shared[first] / cores[first] for shared, cores in zip(found["shared"], found["cores"])]
+    found = [works.again(lambda: measure(run, pair, what)) for _ in range(reps)]
+    names = found[0]["cores"]
+    medians = {who: {name: statistics.median(one[who][name] for one in found) for name in names} for who in PORTS}
+    first = next(iter(names))
+    ratios = [one["shared"][first] / one["cores"][first] for one in found]
     return medians | {"ratio": statistics.median(ratios), "spread": [min(ratios), max(ratios)]}
 
 
@@ -65,8 +68,8 @@ def main(chosen, run):
     with commandline.Rows(chosen, "runtimes.json") as found:
         for threads, core in [(1, str(machine.PROXY_CORE)), (2, f"{machine.PROXY_CORE},{machine.LOAD_CORE}")]:
             for work, kinds in [("http", FORWARD), ("relay", RELAY)]:
-                pair = {runtime: proxy(runtime, work, threads) for runtime in PORTS}
-                with scaling.Started(pair["cores"], core), scaling.Started(pair["shared"], core):
+                with contextlib.ExitStack() as stack:
+                    pair = scaling.started(stack, (proxy(runtime, work, threads) for runtime in PORTS), core)
                     for what in kinds:
                         title = f"{work}, {threads} thread{'s' * (threads > 1)}, {what}"
                         found[title] = result = row(run, chosen.reps, pair, what)

@@ -1,13 +1,14 @@
 """How the router's own cost grows: with rooms, pods, tunnels, and threads.
 
-Each row is the median CPU of a unit over the repetitions, of a router that was started for it. Every room is in the cache
-before it is measured.
+Each row is the median CPU of a unit over the repetitions, of a router that was started for it; the rows of a question are measured
+by turns. Every room is in the cache before it is measured.
 """
 
+import contextlib
 import os
 import statistics
 
-from . import commandline, machine, peers, stage, works
+from . import commandline, machine, peers, stage, turns, works
 
 PORT = 4200
 MOST_ROOMS = 1_000_000
@@ -28,27 +29,41 @@ class Started:
         self.peer.stop()
 
 
-def router(chosen, **settings):
-    return peers.ours(chosen.binary, PORT, more=LONG, **settings)
+def router(chosen, name, number=0, **settings):
+    """One router of several, each with ports of its own."""
+    peer = peers.ours(chosen.binary, PORT + number, more=LONG, **settings)
+    peer.name = name
+    return peer
 
 
-def request(chosen, peer, rooms, path=works.COLD, connections=32):
-    """CPU of a request, over so many rooms at random."""
-    load = {"order": "random", "rooms": rooms, "connections": connections}
-
-    def once():
-        return works.cost(peer, lambda: works.wrk(PORT, chosen.seconds, path, **load))
-
-    return statistics.median(works.again(once) for _ in range(chosen.reps))
+def started(stack, every, core=machine.PROXY_CORE):
+    """Starts proxies, until the stack ends."""
+    return [stack.enter_context(Started(peer, core)) for peer in every]
 
 
-def warm(rooms, path=works.COLD):
+def medians(chosen, measure):
+    """Of each proxy's figure, by name; `measure()` gives those of one repetition."""
+    all_of_them = [works.again(lambda: turns.whole(measure())) for _ in range(chosen.reps)]
+    return {name: statistics.median(one[name] for one in all_of_them) for name in all_of_them[0]}
+
+
+def requests(chosen, loads):
+    """CPU of a request: of each proxy under the load of these options of `works.wrk`, over so many rooms at random."""
+    options = {peer.name: {"path": works.COLD, "order": "random"} | load for peer, load in loads}
+
+    def begin(peer):
+        return turns.start(works.wrk(peer.port, **options[peer.name]))
+
+    return medians(chosen, lambda: turns.measure(chosen.seconds, [peer for peer, _ in loads], begin))
+
+
+def warm(peer, rooms, path=works.COLD):
     """Asks for every room once, and for no other."""
     asked = 0
     while asked < rooms:
         try:
-            asked += works.wrk(PORT, 1, path, first=asked, rooms=rooms - asked)["done"]
-        except works.Failed:
+            asked += works.asked(peer.port, 1, path, first=asked, rooms=rooms - asked)["done"]
+        except turns.Failed:
             pass  # Redis stalls for a moment on a core that is full of load: those rooms once more
 
 
@@ -60,42 +75,52 @@ def rest(chosen):
 
 
 def rooms(chosen):
-    for count in (10, 10_000, MOST_ROOMS):
-        with Started(router(chosen)) as peer:
-            warm(count)
-            memory = machine.memory(peer.pid, "VmRSS") / 1e6
-            yield f"{count:,} rooms in the cache", {"request": request(chosen, peer, count), "resident MB": memory}
+    counts = {f"{count:,} rooms in the cache": count for count in (10, 10_000, MOST_ROOMS)}
+    with contextlib.ExitStack() as stack:
+        routers = started(stack, (router(chosen, name, number) for number, name in enumerate(counts)))
+        for peer in routers:
+            warm(peer, counts[peer.name])
+        resident = {peer.name: machine.memory(peer.pid, "VmRSS") / 1e6 for peer in routers}
+        each = requests(chosen, [(peer, {"rooms": counts[peer.name]}) for peer in routers])
+        for name in counts:
+            yield name, {"request": each[name], "resident MB": resident[name]}
 
 
 def pods(chosen, theatre):
     """The pods are many by name; by address they are three, so that their own cost does not change."""
-    ports = list(stage.HTTP_PODS.values())
-    for count in (3, 100, 1000):
-        theatre.fill_redis((f"room_of{count}_{n}", f"backend-{n % count}") for n in range(10_000))
-        path = f"/api/room/room_of{count}_%d/state"
-        with Started(router(chosen, pods={f"backend-{n}": ports[n % 3] for n in range(count)})) as peer:
-            warm(10_000, path)
-            yield f"{count:,} pods", {"request": request(chosen, peer, 10_000, path)}
+    ports, loads = list(stage.HTTP_PODS.values()), []
+    with contextlib.ExitStack() as stack:
+        for number, count in enumerate((3, 100, 1000)):
+            theatre.fill_redis((f"room_of{count}_{n}", f"backend-{n % count}") for n in range(10_000))
+            path, names = f"/api/room/room_of{count}_%d/state", {f"backend-{n}": ports[n % 3] for n in range(count)}
+            (peer,) = started(stack, [router(chosen, f"{count:,} pods", number, pods=names)])
+            warm(peer, 10_000, path)
+            loads.append((peer, {"path": path, "rooms": 10_000}))
+        for name, figure in requests(chosen, loads).items():
+            yield name, {"request": figure}
 
 
 def tunnels(chosen, run):
     """One message at a time, which goes over all of them in turn; and requests beside tunnels that are silent. The floor
     shows what of a message's growth is the kernel's."""
+    counts = {f"{count:,} tunnels": count for count in (1, 1000, 9500)}
 
-    def message(peer, count):
-        def once():
-            return works.messages(run, peer, count, in_flight=1)
+    def message(every):
+        with contextlib.ExitStack() as stack:
+            row = started(stack, every)
+            return medians(chosen, lambda: works.messages(run, row, counts, in_flight=1))
 
-        return statistics.median(works.again(once) for _ in range(chosen.reps))
-
-    for count in (1, 1000, 9500):
-        with Started(peers.floor()) as peer:
-            floor = message(peer, count)
-        with Started(router(chosen)) as peer:
-            messages = {"message": message(peer, count), "the floor's message": floor}
-            with works.Talking([stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(count)]):
-                warm(10)
-                yield f"{count:,} tunnels", messages | {"request": request(chosen, peer, 10)}
+    floors = message(peers.floor(name, PORT + number) for number, name in enumerate(counts))
+    messages = message(router(chosen, name, number) for number, name in enumerate(counts))
+    with contextlib.ExitStack() as stack:
+        routers = started(stack, (router(chosen, name, number) for number, name in enumerate(counts)))
+        for peer in routers:
+            idle = [stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(counts[peer.name])]
+            stack.enter_context(works.Talking(idle))
+            warm(peer, 10)
+        each = requests(chosen, [(peer, {"rooms": 10}) for peer in routers])
+    for name in counts:
+        yield name, {"message": messages[name], "the floor's message": floors[name], "request": each[name]}
 
 
 def worker_seconds(pid):
@@ -110,15 +135,19 @@ def worker_seconds(pid):
 def threads(chosen):
     """With two cores, the load takes a part of what the second thread could use: the cost of a request says what two
     threads carry where they have a core each (twice as much, at the same cost). The share is of the busiest thread."""
-    for count in (1, 2):
-        for connections in (8, 64):
-            with Started(router(chosen, threads=count), core="0,1") as peer:
-                warm(10)
-                before = worker_seconds(peer.pid)
-                each = request(chosen, peer, 10, connections=connections)
-                used = [after - before[name] for name, after in worker_seconds(peer.pid).items()]
-                share = 100 * max(used) / sum(used)
-                yield f"{count} threads, {connections} connections", {"request": each, "busiest %": share}
+    kinds = [(count, connections) for count in (1, 2) for connections in (8, 64)]
+    with contextlib.ExitStack() as stack:
+        loads = []
+        for number, (count, connections) in enumerate(kinds):
+            name = f"{count} threads, {connections} connections"
+            (peer,) = started(stack, [router(chosen, name, number, threads=count)], core="0,1")
+            warm(peer, 10)
+            loads.append((peer, {"rooms": 10, "connections": connections}))
+        before = {peer.name: worker_seconds(peer.pid) for peer, _ in loads}
+        each = requests(chosen, loads)
+        for peer, _ in loads:
+            used = [after - before[peer.name][name] for name, after in worker_seconds(peer.pid).items()]
+            yield peer.name, {"request": each[peer.name], "busiest %": 100 * max(used) / sum(used)}
 
 
 def main(chosen, theatre, run):

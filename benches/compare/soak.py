@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from . import commandline, machine, peers, soak_plot, stage, works
+from . import commandline, machine, peers, soak_plot, stage, turns, works
 
 PORT = 4200
 REST = 1.0
@@ -82,7 +82,7 @@ def read_slowly(clients=20, seconds=4):
     while time.monotonic() < until:
         for client in sockets:
             if not client.recv(2048):
-                raise works.Failed("a slow reader was cut off")
+                raise turns.Failed("a slow reader was cut off")
         time.sleep(0.1)
     for client in sockets:
         client.close()
@@ -91,16 +91,15 @@ def read_slowly(clients=20, seconds=4):
 def everything(number):
     """One round of traffic that has to succeed, and the latencies of the trickle beside it."""
     first = number * COLD_A_ROUND % COLD_ROOMS
-    latency = [stage.LOAD, "latency", f"127.0.0.1:{PORT}", "/api/room/room_1/state", "500", "6"]
     to = f"127.0.0.1:{PORT}"
-    with Beside(lambda: works.served(machine.run(latency))) as trickle, Beside(read_slowly), Beside(hang_up):
-        works.wrk(PORT, 1, works.STATE)
-        works.wrk(PORT, 1, works.STATE, ["Connection: close"])
-        works.wrk(PORT, 1, works.BODY)
-        works.wrk(PORT, 1, works.COLD, first=first, rooms=COLD_A_ROUND)
-        works.served(machine.run([stage.LOAD, "handshakes", to, str(stage.ECHO_ROOMS), "16", "1"]))
+    with Beside(lambda: works.steady_alone(6, PORT, 500)) as trickle, Beside(read_slowly), Beside(hang_up):
+        works.asked(PORT, 1, works.STATE)
+        works.asked(PORT, 1, works.STATE, fields=["Connection: close"])
+        works.asked(PORT, 1, works.BODY)
+        works.asked(PORT, 1, works.COLD, first=first, rooms=COLD_A_ROUND)
+        turns.served(machine.run([stage.LOAD, "handshakes", to, str(stage.ECHO_ROOMS), "16", "1"]))
         with works.Talking([stage.LOAD, "messages", to, str(stage.ECHO_ROOMS), "200", "50", "1"]) as clients:
-            works.served(clients.go())
+            turns.served(clients.go().communicate(timeout=120)[0])
     return trickle.result
 
 
@@ -109,12 +108,12 @@ def restart_pods(theatre):
 
     def load():
         try:
-            works.wrk(PORT, 2, works.STATE)
-        except works.Failed:
+            works.asked(PORT, 2, works.STATE)
+        except turns.Failed:
             pass
 
     messages = [stage.LOAD, "messages", f"127.0.0.1:{PORT}", str(stage.ECHO_ROOMS), "200", "50", "2"]
-    with works.Talking(messages) as clients, Beside(load), Beside(clients.go):
+    with works.Talking(messages) as clients, Beside(load), Beside(lambda: clients.go().communicate(timeout=120)):
         time.sleep(0.5)
         for pods in ("http", "echo"):
             theatre.stop(pods)

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 import unittest
+from unittest import mock
 
-from . import chart, disturbance, peers, report, soak, soak_plot, stage, works
+from . import chart, disturbance, peers, report, soak, soak_plot, stage, turns, works
 
 HTTP = next(work for work in works.WORKS if work.key == "http")
 TUNNEL = next(work for work in works.WORKS if work.key == "tunnel")
@@ -16,7 +18,7 @@ ORIGIN = {"revision": "abc", "date": "2026-01-01", "machine": "2 cores"}
 
 
 def measured(*values, **details):
-    return [works.Measured(value, **details) for value in values]
+    return [turns.Measured(value, **details) for value in values]
 
 
 def row(seconds, resident, failed=""):
@@ -32,7 +34,7 @@ class Report(unittest.TestCase):
         return report.table(self.results(ours, reference), [HTTP], [peers.OURS, peers.REFERENCE]).splitlines()[-1]
 
     def test_ratios_are_taken_within_a_repetition_and_a_failed_one_has_none(self):
-        ours = [*measured(5.0), works.Failed("refused"), *measured(9.0)]
+        ours = [*measured(5.0), turns.Failed("refused"), *measured(9.0)]
         results = self.results(ours, measured(10.0, 10.0, 20.0))
         cell = report.cells(results, HTTP)[peers.OURS]
         self.assertEqual((cell.values, cell.failed), ([5.0, None, 9.0], ["refused"]))
@@ -40,7 +42,7 @@ class Report(unittest.TestCase):
         self.assertIn("| 7.0 (0.47×, 0.45–0.50), 1 of 3 failed |", self.table(ours, measured(10.0, 10.0, 20.0)))
 
     def test_whoever_failed_throughout_and_whoever_has_no_reference_are_shown(self):
-        failed = [works.Failed("refused")] * 2
+        failed = [turns.Failed("refused")] * 2
         self.assertIn("| failed | 10.0 (1.00×, 1.00–1.00) | 0.60× (0.75×): failed |", self.table(failed, measured(10.0, 10.0)))
         self.assertIn("| 5.0 | failed | 0.60× (0.75×) |", self.table(measured(5.0, 5.0), failed))
 
@@ -64,7 +66,7 @@ class Report(unittest.TestCase):
         self.assertIn("†", notes)
 
     def test_the_json_and_the_chart_of_a_run_with_failures_are_whole(self):
-        results = self.results([works.Failed("refused"), *measured(5.0)], measured(10.0, 10.0))
+        results = self.results([turns.Failed("refused"), *measured(5.0)], measured(10.0, 10.0))
         found = json.loads(report.as_json(results, [HTTP, TUNNEL], ORIGIN))["works"]["http"]["peers"][peers.OURS]
         self.assertEqual((found["values"], found["failed"]), ([None, 5.0], ["refused"]))
         drawn = chart.draw(results, works.WORKS, peers.NAMES)
@@ -74,25 +76,70 @@ class Report(unittest.TestCase):
 
 class Works(unittest.TestCase):
     def test_a_load_that_failed_says_how_much_it_asked_for(self):
-        self.assertEqual(works.served('text\n{"done": 5, "failed": 0}')["done"], 5)
+        self.assertEqual(turns.served('text\n{"done": 5, "failed": 0}')["done"], 5)
         for text, asked in [('{"done": 5, "failed": 2}', 7), ('{"done": 0}', 0)]:
-            with self.assertRaises(works.Failed) as raised:
-                works.served(text)
+            with self.assertRaises(turns.Failed) as raised:
+                turns.served(text)
             self.assertEqual(raised.exception.asked, asked)
 
 
     def test_what_fails_is_tried_once_more(self):
-        outcomes = [works.Failed("one"), 7, works.Failed("two"), works.Failed("three")]
+        outcomes = [turns.Failed("one"), 7, turns.Failed("two"), turns.Failed("three")]
 
         def measure():
             outcome = outcomes.pop(0)
-            if isinstance(outcome, works.Failed):
+            if isinstance(outcome, turns.Failed):
                 raise outcome
             return outcome
 
         with contextlib.redirect_stdout(io.StringIO()):
             self.assertEqual(works.again(measure), 7)
-            self.assertRaisesRegex(works.Failed, "three", works.again, measure)
+            self.assertRaisesRegex(turns.Failed, "three", works.again, measure)
+
+
+class Turns(unittest.TestCase):
+    """With stand-ins for proxy and load: a process that counts as fast as it may, and says so when it is interrupted."""
+
+    COUNTS = """trap 'echo "{\\"done\\": $n}"; exit' INT; echo ready; n=1; while :; do n=$((n + 1)); done"""
+
+    def measure(self, *scripts, seconds=0.6):
+        def begin(peer):
+            process = turns.start(["sh", "-c", peer.script])
+            process.stdout.readline()
+            return process
+
+        class Proxy:
+            pid = os.getpid()
+
+            def __init__(self, name, script):
+                self.name, self.script = name, script
+
+        proxies = [Proxy(f"{number}", script) for number, script in enumerate(scripts)]
+        return turns.measure(seconds, proxies, begin, counter=lambda: 1)
+
+    def test_each_load_runs_in_its_turns_alone(self):
+        begun = []
+        began, measure = time.monotonic(), turns.Load.turn
+        with mock.patch.object(turns.Load, "turn", lambda load: begun.append(load.peer.name) or measure(load)):
+            found = turns.whole(self.measure(self.COUNTS, self.COUNTS, seconds=0.3))
+        whole = time.monotonic() - began
+        # The last two are their ends.
+        self.assertEqual(begun, ["0", "1", "1", "0", "0", "1", "0", "1"])
+        seconds = [found[name].details["done"] / found[name].details["rate"] for name in "01"]
+        self.assertLess(sum(seconds), whole, "they were not beside each other")
+        self.assertEqual(set(found["0"].details), {"done", "rate", "busy", "counted"})
+        self.assertEqual(turns.only(self.measure(self.COUNTS, seconds=0.1)).details["counted"], 0)
+
+    def test_a_load_that_fails_is_its_own_proxys_failure(self):
+        failing = {
+            "echo ready; echo out of sockets >&2": "no account of what was done: out of sockets",
+            self.COUNTS.replace("$n}", '$n, \\"failed\\": 2}'): "failed or not served: .*'failed': 2",
+        }
+        for script, why in failing.items():
+            found = self.measure(script, self.COUNTS, seconds=0.2)
+            self.assertRegex(str(found["0"]), why)
+            self.assertIsInstance(found["1"], turns.Measured)
+            self.assertRaises(turns.Failed, turns.whole, found)
 
 
 class Disturbance(unittest.TestCase):

@@ -1,29 +1,11 @@
 """What is measured: each work loads a proxy for a while and says what a unit of it cost."""
 
 import json
-import subprocess
 
-from . import machine, peers, stage
+from . import machine, peers, stage, turns
+from .turns import Failed, Measured, served
 
 WALK = "benches/compare/walk.lua"
-
-
-class Failed(RuntimeError):
-    """The load was not served as it should be, so its cost means nothing. `asked`: how many were asked for all the same."""
-
-    asked = 0
-
-
-class Measured(float):
-    """The value of one repetition; `details` are further figures of the same load, by name. `disturbed`: the machine did
-    something else as well."""
-
-    disturbed = False
-
-    def __new__(cls, value, **details):
-        measured = super().__new__(cls, value)
-        measured.details = details
-        return measured
 
 
 class Work:
@@ -49,16 +31,6 @@ class Work:
         return asked and (peer.knows_rooms or not self.needs_rooms) and not dials
 
 
-def served(text):
-    """The load's own account, its last line. Nothing may have failed."""
-    outcome = json.loads(text.splitlines()[-1])
-    if outcome.get("failed") or not outcome["done"]:
-        failed = Failed(f"failed or not served: {outcome}")
-        failed.asked = outcome["done"] + outcome.get("failed", 0)
-        raise failed
-    return outcome
-
-
 def again(measure):
     """What `measure()` gives, in a second attempt if the first fails."""
     try:
@@ -68,97 +40,112 @@ def again(measure):
         return measure()
 
 
-def cost(peer, load):
-    """CPU microseconds per unit, of what `load()` says was done; `busy` is how much of its core the proxy used."""
-    before = machine.cpu_seconds(peer.pid)
-    outcome = load()
-    spent = machine.cpu_seconds(peer.pid) - before
-    done, seconds = outcome["done"], outcome["seconds"]
-    return Measured(spent * 1e6 / done, done=done, rate=done / seconds, busy=min(1.0, spent / seconds))
+def wrk(port, path, fields=(), order="turn", first=0, rooms=stage.ROOMS, connections=32, seconds=3600):
+    """The command for requests over keep-alive connections, unless a field says otherwise. A pause is no timeout."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", WALK, f"http://127.0.0.1:{port}"]
+    return [*command, "--", path, order, str(first), str(rooms), *fields]
 
 
-def wrk(port, seconds, path, fields=(), order="turn", first=0, rooms=stage.ROOMS, connections=32):
-    """Requests over keep-alive connections, unless a field says otherwise. wrk knows whole seconds only."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", WALK, f"http://127.0.0.1:{port}"]
-    return served(machine.run([*command, "--", path, order, str(first), str(rooms), *fields]))
+def asked(port, seconds, path, **more):
+    """What came of such requests for some whole seconds."""
+    return served(machine.run(wrk(port, path, seconds=seconds, **more)))
 
 
 #: If the median latency is more, in microseconds, requests queue: a figure of the queue, not of the proxy.
-STEADY = 20_000
+QUEUED = 20_000
 
 STATE, COLD, BODY = "/api/room/room_%d/state", "/api/room/room_cold%d/state", "/api/room/room_%d/64k"
 
 
-def http(run, peer):
-    return cost(peer, lambda: wrk(peer.port, run.seconds, STATE))
+def requests(path, **more):
+    """The work of such requests."""
+    return lambda run, row: turns.measure(run.seconds, row, lambda peer: turns.start(wrk(peer.port, path, **more)))
 
 
-def connection(run, peer):
-    return cost(peer, lambda: wrk(peer.port, run.seconds, STATE, ["Connection: close"]))
-
-
-def body(run, peer):
-    return cost(peer, lambda: wrk(peer.port, run.seconds, BODY))
-
-
-def redirect(run, peer):
-    return cost(peer, lambda: wrk(peer.port, run.seconds, "/experiment/room_%d", ["Accept: text/html"]))
-
-
-def cold(run, peer):
+def cold(run, row):
     """Each request names a room that this proxy has not seen before; by Redis's own count each was looked up."""
-    first, found, asked = run.cold_used.get(peer.name, 0), stage.redis_hits(), 0
-    try:
-        measured = cost(peer, lambda: wrk(peer.port, run.seconds, COLD, first=first, rooms=run.cold_rooms))
-        done = asked = measured.details["done"]
-    except Failed as failure:
-        asked = failure.asked
-        raise
-    finally:
-        run.cold_used[peer.name] = first + asked + 1000  # those in flight at the end were not answered, yet asked for
-    if run.cold_used[peer.name] > run.cold_rooms:
-        raise Failed("more rooms were asked for than Redis holds")
-    measured.details["lookups"] = (stage.redis_hits() - found) / done
-    if measured.details["lookups"] < 0.95:
-        raise Failed(f"only {measured.details['lookups']:.2f} lookups a request")
-    return measured
+
+    def begin(peer):
+        first = run.cold_used.get(peer.name, 0)
+        return turns.start(wrk(peer.port, COLD, first=first, rooms=run.cold_rooms))
+
+    results = turns.measure(run.seconds, row, begin, counter=stage.redis_hits)
+    for name, found in results.items():
+        used = found.asked if isinstance(found, Failed) else found.details["done"]
+        # Those in flight at the end were not answered, yet asked for.
+        run.cold_used[name] = run.cold_used.get(name, 0) + used + 1000
+        if run.cold_used[name] > run.cold_rooms:
+            results[name] = Failed("more rooms were asked for than Redis holds")
+        elif isinstance(found, Measured) and found.details["counted"] < 0.95:
+            results[name] = Failed(f"only {found.details['counted']:.2f} lookups a request")
+    return results
 
 
-def handshake(run, peer):
-    command = [stage.LOAD, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), "16", str(run.seconds)]
-    return cost(peer, lambda: served(machine.run(command)))
+def handshake(run, row):
+    def begin(peer):
+        return turns.start([stage.LOAD, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), "16", "3600"])
+
+    return turns.measure(run.seconds, row, begin)
 
 
-def messages(run, peer, tunnels=1000, in_flight=50):
-    """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them."""
-    command = [stage.LOAD, "messages", peer.websocket, str(stage.ECHO_ROOMS), str(tunnels), str(in_flight)]
-    with Talking([*command, str(run.seconds)]) as clients:
-        return cost(peer, lambda: served(clients.go()))
+def messages(run, row, tunnels=1000, in_flight=50):
+    """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them. `tunnels`: of
+    each, or a number for each by name."""
+
+    def begin(peer):
+        count = tunnels if isinstance(tunnels, int) else tunnels[peer.name]
+        talking = Talking([stage.LOAD, "messages", peer.websocket, str(stage.ECHO_ROOMS), str(count), str(in_flight), "3600"])
+        return talking.go()
+
+    return turns.measure(run.seconds, row, begin)
+
+
+def each(measure):
+    """A work that is measured at one proxy after the other."""
+
+    def found(run, peer):
+        try:
+            return measure(run, peer)
+        except (RuntimeError, OSError, ValueError, LookupError) as error:
+            return Failed(f"{error}" or type(error).__name__)
+
+    return lambda run, row: {peer.name: found(run, peer) for peer in row}
 
 
 def tunnel_memory(run, peer):
     """Anonymous memory for each idle tunnel. The proxy is started anew, so that nothing it kept is reused."""
     peer.stop()
     peer.start()
-    wrk(peer.port, 1, STATE)
+    asked(peer.port, 1, STATE)
     before = machine.memory(peer.pid, "RssAnon")
     with Talking([stage.LOAD, "idle", peer.websocket, str(stage.ECHO_ROOMS), str(run.tunnels)]):
         return Measured((machine.memory(peer.pid, "RssAnon") - before) / run.tunnels, at_rest=before)
 
 
-def latency_at(run, port):
-    """Percentiles in microseconds, of requests at a steady rate."""
-    command = [stage.LOAD, "latency", f"127.0.0.1:{port}", "/api/room/room_1/state", "1500", str(run.seconds)]
-    found = served(machine.run(command))
-    if found["p50"] > STEADY:
-        raise Failed(f"the rate was not kept: half of the requests took longer than {found['p50'] / 1000:,.0f} ms")
-    return found
+def steady(seconds, ports, rate=1500):
+    """Percentiles in microseconds, of requests at a steady rate, by turns to each of the ports."""
+    command = [stage.LOAD, "latency", STATE % 1, str(rate), str(seconds), *(f"127.0.0.1:{port}" for port in ports)]
+    return json.loads(machine.run(command, timeout=120 + 2 * seconds * len(ports)))
 
 
-def latency(run, peer):
-    """What the proxy adds to the median of a direct connection, measured just before."""
-    direct = latency_at(run, stage.HTTP_PODS["backend-1"])
-    through = latency_at(run, peer.port)
+def steady_alone(seconds, port, rate):
+    """The same of one port, where nothing may fail."""
+    (found,) = steady(seconds, [port], rate)
+    return served(json.dumps(found))
+
+
+def latency(run, row):
+    """What each proxy adds to the median of a direct connection, which has its turns as well."""
+    direct, *through = steady(run.seconds, [stage.HTTP_PODS["backend-1"], *(peer.port for peer in row)])
+    return {peer.name: added(direct, found) for peer, found in zip(row, through)}
+
+
+def added(direct, through):
+    for found in (direct, through):
+        if found["failed"] or not found["done"]:
+            return Failed(f"failed or not served: {found}")
+    if through["p50"] > QUEUED:
+        return Failed(f"the rate was not kept: half of the requests took longer than {through['p50'] / 1000:,.0f} ms")
     return Measured(through["p50"] - direct["p50"], p99=through["p99"] - direct["p99"], direct=direct["p50"])
 
 
@@ -166,34 +153,33 @@ class Talking:
     """Clients with open tunnels, from the moment all are open; `with` ends them."""
 
     def __init__(self, command):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = machine.start(machine.LOAD_CORE, command, **pipes)
-
-    def __enter__(self):
+        self.process = turns.start(command)
         if not self.process.stdout.readline():
             raise Failed(f"the tunnels could not be opened: {self.process.communicate()[1].strip()}")
+
+    def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.process.communicate()
 
     def go(self):
-        """Lets them talk, and gives what they say of it in the end."""
-        try:
-            return self.process.communicate("go\n", timeout=120)[0]
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise Failed("the messages were not done after 120 s") from None
+        """Lets them talk."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self.process
 
+
+REDIRECT = requests("/experiment/room_%d", fields=["Accept: text/html"])
 
 WORKS = [
-    Work("http", "HTTP keep-alive request", "µs CPU", 0.60, 0.75, http),
-    Work("connection", "new client connection", "µs CPU", 0.80, 0.95, connection),
+    Work("http", "HTTP keep-alive request", "µs CPU", 0.60, 0.75, requests(STATE)),
+    Work("connection", "new client connection", "µs CPU", 0.80, 0.95, requests(STATE, fields=["Connection: close"])),
     Work("handshake", "WebSocket handshake", "µs CPU", 0.80, 1.0, handshake),
     Work("message", "relayed WebSocket message", "µs CPU", 0.80, 0.95, messages),
-    Work("body", "64 KiB response body", "µs CPU", 0.40, 0.55, body),
+    Work("body", "64 KiB response body", "µs CPU", 0.40, 0.55, requests(BODY)),
     Work("cold", "cold room (a Redis lookup each)", "µs CPU", 0.55, 0.85, cold, needs_rooms=True),
-    Work("redirect", "302", "µs CPU", 0.45, 0.65, redirect, needs_rooms=True),
-    Work("tunnel", "idle tunnel, user memory", "bytes", 1536, 2560, tunnel_memory, absolute=True, most=3),
+    Work("redirect", "302", "µs CPU", 0.45, 0.65, REDIRECT, needs_rooms=True),
+    Work("tunnel", "idle tunnel, user memory", "bytes", 1536, 2560, each(tunnel_memory), absolute=True, most=3),
     Work("latency", "latency added at 1,500 req/s, p50", "µs", 100, 125, latency, absolute=True),
 ]

@@ -14,54 +14,87 @@ use crate::Outcome;
 /// Connections that take turns.
 const CONNECTIONS: u32 = 10;
 
-/// Left out at the start: connections to pods, caches.
-const WARM_UP: Duration = Duration::from_millis(500);
+/// For how long requests go to one address before it is the next one's turn: what slows the machine for a moment slows all
+/// of them alike.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Left out at first: connections to pods, caches.
+const WARM_UP_TURNS: u32 = 5;
+
+/// Left out at the start of each turn: the processor's caches hold what the others needed.
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// The timer's own delay, which is no fault of the proxy's.
 const LATE: Duration = Duration::from_millis(1);
 
-/// Prints the median and the 99th percentile, in microseconds.
-pub(crate) fn measure(address: SocketAddr, path: &str, rate: f64, seconds: f64) -> Outcome<()> {
-    let interval = Duration::from_secs_f64(f64::from(CONNECTIONS) / rate);
-    let start = Instant::now();
-    let end = start + WARM_UP + Duration::from_secs_f64(seconds);
-    let clients: Vec<_> = (0..CONNECTIONS)
-        .map(|turn| {
-            let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
-            thread::spawn(move || client(address, &request, start + interval * turn / CONNECTIONS, interval, end))
+/// When whose turn is.
+#[derive(Clone, Copy)]
+struct Plan {
+    start: Instant,
+    addresses: u32,
+    /// Between two requests of a connection.
+    interval: Duration,
+    /// Of each address.
+    turns: u32,
+}
+
+/// Prints for each address the median and the 99th percentile, in microseconds, of `seconds`.
+pub(crate) fn measure(addresses: &[&str], path: &str, rate: f64, seconds: f64) -> Outcome<()> {
+    let targets = addresses.iter().map(|address| address.parse()).collect::<Result<Vec<SocketAddr>, _>>()?;
+    let plan = Plan {
+        start: Instant::now(),
+        addresses: targets.len().try_into()?,
+        interval: Duration::from_secs_f64(f64::from(CONNECTIONS) / rate),
+        turns: WARM_UP_TURNS + (seconds / TURN.as_secs_f64()).ceil() as u32,
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+    let at = |address, place| {
+        let request = request.clone();
+        (0..CONNECTIONS).map(move |number| {
+            let request = request.clone();
+            let phase = plan.interval * number / CONNECTIONS;
+            thread::spawn(move || client(address, &request, plan, place, phase))
         })
-        .collect();
-    let mut took = Vec::new();
-    for client in clients {
-        let all = client.join().map_err(|_| "a client died")??;
-        took.extend(all.into_iter().filter(|(due, _)| *due > start + WARM_UP).map(|(_, took)| took));
+    };
+    let clients: Vec<Vec<_>> = (0..).zip(targets).map(|(place, address)| at(address, place).collect()).collect();
+    let mut accounts = Vec::new();
+    for clients in clients {
+        let (mut took, mut failed) = (Vec::new(), 0);
+        for client in clients {
+            match client.join().map_err(|_| "a client died")? {
+                Ok(all) => took.extend(all),
+                Err(_) => failed += 1,
+            }
+        }
+        took.sort_unstable();
+        let at =
+            |share: f64| took.get((took.len() as f64 * share) as usize).map_or(0.0, |it| it.as_nanos() as f64 / 1e3);
+        let (done, p50, p99) = (took.len(), at(0.5), at(0.99));
+        accounts.push(format!(r#"{{"done":{done},"failed":{failed},"p50":{p50},"p99":{p99}}}"#));
     }
-    took.sort_unstable();
-    let at = |share: f64| took.get((took.len() as f64 * share) as usize).map_or(0.0, |it| it.as_nanos() as f64 / 1e3);
-    println!(r#"{{"done":{},"p50":{},"p99":{}}}"#, took.len(), at(0.5), at(0.99));
+    println!("[{}]", accounts.join(","));
     Ok(())
 }
 
-/// One connection: when each request was due, and how long it took.
-fn client(
-    address: SocketAddr,
-    request: &str,
-    first: Instant,
-    interval: Duration,
-    end: Instant,
-) -> io::Result<Vec<(Instant, Duration)>> {
+/// One connection, of the address with this place: how long each request took.
+fn client(address: SocketAddr, request: &str, plan: Plan, place: u32, phase: Duration) -> io::Result<Vec<Duration>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     let mut took = Vec::new();
-    let mut due = first;
-    while due < end {
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        let now = Instant::now();
-        let from = if now - due > LATE { due } else { now };
-        stream.write_all(request.as_bytes())?;
-        read_answer(&mut stream)?;
-        took.push((due, from.elapsed()));
-        due += interval;
+    for turn in 0..plan.turns {
+        let begins = plan.start + TURN * (turn * plan.addresses + place);
+        let mut due = begins + phase;
+        while due < begins + TURN {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            let from = if now.saturating_duration_since(due) > LATE { due } else { now };
+            stream.write_all(request.as_bytes())?;
+            read_answer(&mut stream)?;
+            if turn >= WARM_UP_TURNS && due >= begins + SETTLE {
+                took.push(from.elapsed());
+            }
+            due += plan.interval;
+        }
     }
     Ok(took)
 }

@@ -3,13 +3,14 @@
 //! wrk speaks no WebSocket, and h2load's fixed rate comes in bursts of all its clients at once, so that it measures how long
 //! the last one queued. Written on bare sockets, because what is measured is the proxy in between: this program shares
 //! its core with Redis and the other pods. One line of JSON on standard output is the result.
+//! SIGINT ends handshakes and messages before their time.
 //!
 //! ```text
 //! load echo ADDRESS...                                     the pods
 //! load handshakes ADDRESS ROOMS CLIENTS SECONDS            handshake, close, and again
 //! load messages ADDRESS ROOMS TUNNELS IN-FLIGHT SECONDS    that many messages are on their way, on tunnels in turn
 //! load idle ADDRESS ROOMS TUNNELS                          opens them, says so, waits for the end of standard input
-//! load latency ADDRESS PATH RATE SECONDS                   so many requests a second, evenly spaced
+//! load latency PATH RATE SECONDS ADDRESS...                so many requests a second, evenly spaced, to each by turns
 //! load flood rooms|heads ADDRESS CLIENTS SECONDS           as many as are answered: unknown rooms, or heads of all kinds
 //! ```
 
@@ -47,8 +48,8 @@ fn main() -> Outcome<()> {
             let to = tunnels::Target { address, rooms: rooms.parse()? };
             runtime.block_on(tunnels::idle(to, tunnels.parse()?))
         }
-        ["latency", address, path, rate, seconds] => {
-            latency::measure(address.parse()?, path, rate.parse()?, seconds.parse()?)
+        ["latency", path, rate, seconds, ref addresses @ ..] => {
+            latency::measure(addresses, path, rate.parse()?, seconds.parse()?)
         }
         ["flood", what @ ("rooms" | "heads"), address, clients, seconds] => {
             let kind = if what == "rooms" { flood::Kind::Rooms } else { flood::Kind::Heads };

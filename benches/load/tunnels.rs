@@ -29,10 +29,13 @@ struct Tally {
 }
 
 impl Tally {
-    /// Lets the clients run for so long, and prints what they have done.
+    /// Lets the clients run for so long, or until SIGINT, and prints what they have done.
     async fn report(&self, clients: Vec<JoinHandle<()>>, seconds: f64) -> Outcome<()> {
         let started = Instant::now();
-        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => {}
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+        }
         self.over.set(true);
         for client in clients {
             client.await?;
