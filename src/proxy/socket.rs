@@ -72,7 +72,7 @@ pub(super) fn limit_buffers(pod: &TcpStream) {
 /// The last address's error, or `TimedOut`.
 pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let deadline = Instant::now() + timeout;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = None;
     for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
         let share = deadline.saturating_duration_since(Instant::now()).div_f64(left as f64);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
@@ -80,11 +80,11 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
                 tune(&SockRef::from(&stream))?;
                 return Ok((stream, *address));
             }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
         }
     }
-    Err(last)
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
 /// Whether a connection that carries nothing can take a request: nothing to read, and not closed. A pod that closed it
