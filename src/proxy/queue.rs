@@ -200,6 +200,7 @@ mod tests {
             response_timeout: second,
             response_body_idle: None,
             idle: second,
+            dns_stale: second,
             pod_networks: None,
         }
     }

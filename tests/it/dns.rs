@@ -134,6 +134,29 @@ fn a_name_server_that_fails_ends_no_session() {
     eventually("the name is known not to exist", || session(&router) == (400, Some("session-unknown".to_owned())));
 }
 
+/// What a name led to last is as good as anything while nobody can say, for as long as somebody wants that.
+#[test]
+fn while_no_name_server_answers_a_pods_last_address_is_used() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pod) = (Redis::start(), Pod::start("backend-0"));
+    // Every request needs a new connection, and so the address.
+    pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    names.set(BACKEND_0, pod.addr().ip());
+    redis.assign("room_a", 0);
+    let start = |args: &[&str]| router(&names, &redis, pod.addr().port(), &[args, &["--pod-wait", "0s"]].concat());
+    let (lasting, forgetful) = (start(&[]), start(&["--dns-stale", "0s"]));
+    assert_eq!([&lasting, &forgetful].map(|router| router.get(ROOM).status()), [200, 200]);
+    let used = |router: &Router| router.metric("pod_router_stale_addresses_total", &[]);
+    assert_eq!(used(&lasting), 0.0);
+    names.fail(true);
+    eventually("the address is past its time", || {
+        assert_eq!(lasting.get(ROOM).status(), 200);
+        used(&lasting) > 0.0
+    });
+    eventually("its time is over for the other as well", || forgetful.get(ROOM).status() == 503);
+    assert_eq!((lasting.get(ROOM).status(), used(&forgetful)), (200, 0.0));
+}
+
 /// A default backend in the same namespace is a short name: it needs the search list that a full name must not walk.
 #[test]
 fn a_short_name_is_looked_for_along_the_search_list() {
