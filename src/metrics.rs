@@ -97,7 +97,7 @@ pub struct Lookups {
 /// Requests without a room that could not be sent to the pod chosen first.
 #[derive(Debug)]
 pub struct Retries {
-    /// They went to another one at once.
+    /// They went to another one at once: it was dialled, or a kept connection to it used.
     pub elsewhere: IntCounter,
     /// They had to wait: no other pod was left, or no budget.
     pub waited: IntCounter,

@@ -42,6 +42,17 @@ pub(super) struct Forwarding<'a, D> {
     pub(super) kind: Kind,
 }
 
+/// One attempt: to whom it goes, and how it is dialled.
+struct Attempt<'a> {
+    endpoint: &'a Rc<Endpoint>,
+    now: Instant,
+    /// For how long.
+    connect: Duration,
+    who: Precedence,
+    /// Whether the request comes from another pod, to which it could not be sent.
+    moved: bool,
+}
+
 /// What Engine.IO answers to a `sid` it does not know, with other errors of a session's.
 const SESSION_UNKNOWN: u16 = 400;
 
@@ -106,6 +117,7 @@ impl<D: Directory> Forwarding<'_, D> {
         if let Route::Backend(_) = &route {
             self.proxy.balancer.deposit();
         }
+        let mut moved = false;
         for attempt in 0.. {
             let endpoint = self.endpoint(&route);
             if attempt == 0 || record.pod.as_ref() != Some(endpoint.name()) {
@@ -122,7 +134,8 @@ impl<D: Directory> Forwarding<'_, D> {
                 _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
             };
             let who = self.precedence(&route, record);
-            let attempted = self.attempt(head, upload, &endpoint, now, connect, who).await;
+            let dial = Attempt { endpoint: &endpoint, now, connect, who, moved };
+            let attempted = self.attempt(head, upload, dial).await;
             let Unanswered { failure, unsent, own } = match attempted {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
@@ -136,6 +149,7 @@ impl<D: Directory> Forwarding<'_, D> {
                 return Err(Reject::Pod(failure));
             };
             upload = unsent;
+            moved = next == Next::Elsewhere;
             if let Next::Wait(pause) = next {
                 route = Box::pin(self.before_next_attempt(route, head, record, pause)).await?;
             }
@@ -174,9 +188,6 @@ impl<D: Directory> Forwarding<'_, D> {
             return Ok(false);
         }
         let another = balancer.elsewhere(choice, failure);
-        if another == Another::Chosen {
-            self.proxy.metrics.retries.elsewhere.inc();
-        }
         if another == Another::None && choice.is_in_session() && failure.ends_sessions() {
             return Err(Reject::SessionUnknown);
         }
@@ -188,13 +199,16 @@ impl<D: Directory> Forwarding<'_, D> {
         &self,
         head: &mut Parts,
         upload: Upload,
-        endpoint: &Rc<Endpoint>,
-        now: Instant,
-        connect: Duration,
-        who: Precedence,
+        Attempt { endpoint, now, connect, who, moved }: Attempt<'_>,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = match pool.lease(endpoint, now, connect, who).await {
+        let lease = pool.lease(endpoint, now, connect, who).await;
+        // A pod that has no place, or that somebody else has just found away, has not been tried.
+        let is_tried = lease.as_ref().err().is_none_or(|failed| failed.own && failed.failure.stage != Stage::Queue);
+        if moved && is_tried {
+            self.proxy.metrics.retries.elsewhere.inc();
+        }
+        let lease = match lease {
             Ok(lease) => lease,
             Err(NoLease { failure, own }) => return Err(Unanswered { failure, unsent: Some(upload), own }),
         };

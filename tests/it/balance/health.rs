@@ -285,6 +285,26 @@ fn an_answer_to_a_check_need_not_end_with_its_connection() {
     eventually("both are heard", || (state(0), state(1)) == ("up".into(), "drain".into()));
 }
 
+/// What finds no place anywhere has been tried nowhere.
+#[test]
+fn a_request_that_all_pods_are_too_full_for_is_not_tried_again() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    let limits = ["--pod-max-connections", "1", "--pod-queue", "0", "--balance", "least_conn"];
+    let router = router(&redis, &pods, &limits);
+    let begin = || {
+        let mut client = router.client();
+        client.send(handshake("/live"));
+        assert_eq!(client.read_head().second_word(), "101");
+        client
+    };
+    let _tunnels = [begin(), begin()];
+    assert_eq!(router.get("/").expect_error(503), "pod-busy");
+    let picks = |pod: &str| router.metric("pod_router_picks_total", &[("pod", pod), ("source", "none")]);
+    assert_eq!((picks("backend-0"), picks("backend-1")), (2.0, 2.0), "both have been asked for a place");
+    assert_eq!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]), 0.0);
+}
+
 #[test]
 fn a_full_pod_queues_and_then_refuses() {
     let (redis, pods) = (Redis::start(), Pods::start(1));
