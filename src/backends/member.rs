@@ -120,7 +120,7 @@ impl Member {
         &self.metrics
     }
 
-    /// Requests in flight and tunnels, from this process: those that went to the pod by other names as well, where this one has
+    /// Requests in flight or waiting for a place, and tunnels, from this process: those that went to the pod by other names as well, where this one has
     /// a single address.
     pub fn load(&self) -> u64 {
         let [by_name, by_address] = &self.loads;

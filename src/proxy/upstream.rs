@@ -176,6 +176,8 @@ impl Pool {
         who: Precedence,
     ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
+        // Who waits for a place counts as well: where all are full, the shortest line is the least loaded pod's.
+        let load = endpoint.load.begin();
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let (place, queue, now) = match endpoint.queue() {
             Some(queue) => {
@@ -184,7 +186,7 @@ impl Pool {
             }
             None => (None, None, now),
         };
-        let mut busy = Busy::new(endpoint, place);
+        let mut busy = Busy::new(endpoint, place, load);
         if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
             busy.count_at_address(&connection);
             return Ok(Lease { busy, connection, reused: true, since: now });
@@ -300,8 +302,8 @@ impl Pool {
 // === impl Busy ===
 
 impl Busy {
-    fn new(endpoint: &Rc<Endpoint>, place: Option<Place>) -> Self {
-        let (load, counted) = (endpoint.load.begin(), Held::new(&endpoint.metrics().in_flight));
+    fn new(endpoint: &Rc<Endpoint>, place: Option<Place>, load: InFlight) -> Self {
+        let counted = Held::new(&endpoint.metrics().in_flight);
         Self { endpoint: Rc::clone(endpoint), place, load, load_at_address: None, _counted: counted }
     }
 
