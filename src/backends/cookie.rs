@@ -50,6 +50,11 @@ impl Signer {
         hmac::verify(&self.key, tag.as_bytes(), right.as_ref()).is_ok().then_some(pod)
     }
 
+    /// Whether a value is of the form that says a pod's name.
+    pub fn has_name(value: &str) -> bool {
+        value.contains(SEPARATOR)
+    }
+
     fn tag(&self, prefix: &str, origin: &str) -> String {
         let signature = hmac::sign(&self.key, format!("{prefix} {origin}").as_bytes());
         signature.as_ref()[..TAG].iter().fold(String::with_capacity(2 * TAG), |mut tag, byte| {
