@@ -4,6 +4,8 @@
 //! A name server has port 53: without root these tests, and those of `balance/backends.rs` that need one, say SKIPPED and
 //! pass.
 
+use serde_json::Value;
+
 use crate::balance::handshake;
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
@@ -230,6 +232,26 @@ fn a_name_server_that_says_nothing_does_not_hold_up_the_end() {
     eventually("the pod's name is asked for", || !names.asked().is_empty());
     router.signal("TERM");
     assert_eq!(router.wait_exit().code(), Some(0));
+}
+
+/// Half a second after each other, and for as long as it lasts: a warning each would say nothing new.
+#[test]
+fn the_log_is_told_of_a_silence_and_of_its_end() {
+    const NAME: &str = "headless.default.svc.cluster.local:1";
+    let Some(names) = NameServer::start() else { return };
+    names.set("headless.default.svc.cluster.local", [127, 0, 0, 1].into());
+    names.fall_silent();
+    let redis = Redis::start();
+    let builder = Router::builder().nameserver(&names).redis(&redis).env("RUST_LOG", "info,pod_router::dns=debug");
+    let router = builder.args(&["--default-backend", NAME, "--threads", "1"]).start();
+    let said = |line: &Value, message: &str| line["message"] == message && line["address"] == NAME;
+    let begins = "the resolver did not answer in time";
+    router.wait_log("the second silence", |line| said(line, "the resolver still does not answer in time"));
+    names.speak_again();
+    router.wait_log("the end", |line| said(line, "the resolver answers again") && line["level"] == "INFO");
+    let logs = router.logs();
+    let warnings: Vec<_> = logs.iter().filter(|line| said(line, begins)).collect();
+    assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN", "{warnings:?}");
 }
 
 /// On the control thread it is the name of Redis.
