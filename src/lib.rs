@@ -32,7 +32,8 @@
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
 //! | the pods of a backend: from where, in what state, with what load | [`backends`] |
 //! | a question over HTTP of the router's own | [`probe`] |
-//! | what binds a request to one of them; where else it may go | `proxy/balance.rs` |
+//! | what binds a request to one of them; where else it may go | `proxy/balance/bound.rs`; `proxy/balance.rs` |
+//! | what an affinity cookie says, and its signature | `backends/cookie.rs` |
 //! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
 //! | what counts as a pod's load between two heartbeats | `directory/heartbeats.rs` |
