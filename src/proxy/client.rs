@@ -53,6 +53,7 @@ struct SocketState {
     stuck: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
+    switch: Cell<Switch>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
     unheard: OnceCell<Box<Unheard>>,
 }
@@ -67,6 +68,18 @@ enum Owed {
     Answer,
     /// What is left of it in hyper's buffer: the request is over.
     Rest,
+}
+
+/// How far a 101 has gone, which must not say `close`: hyper adds that where the handshake has said it (`enforce_version`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Switch {
+    /// There is none, or all that is to be left out of it has been.
+    #[default]
+    None,
+    /// It is what hyper writes next.
+    Agreed,
+    /// So many bytes before what is to be left out.
+    Before(usize),
 }
 
 /// How a client's connection is ended that has not ended by itself.
@@ -167,6 +180,7 @@ impl Downstream {
 
     /// The connection is to become this tunnel's.
     pub(super) fn agree(&self, tunnel: Agreed) {
+        self.socket.switch.set(Switch::Agreed);
         *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 
