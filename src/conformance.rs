@@ -91,7 +91,8 @@
 //!    off before anybody sees it. What is routed by is what the pod gets, as the corpus holds (`a fragment ...`).
 //! 10. **A client's half-close ends its request** (RFC 9112 section 9.6 lets either side half-close): a client that has
 //!     closed its sending side cannot be told from one that has gone, and that one has to be noticed while its pod is
-//!     silent (`a_client_that_goes_away_is_noticed_whatever_lies_behind_its_request`).
+//!     silent (`a_client_that_goes_away_is_noticed_whatever_lies_behind_its_request`). So is one that does so within its
+//!     body; it gets no 400, which section 8 would allow.
 //! 11. **A handshake that lacks a part is neither refused nor forwarded as one** (RFC 6455 section 4.2.1 has a server that
 //!     looks at it refuse it): it goes on without `Upgrade`, which RFC 9110 section 7.8 lets anyone ignore, and the pod says
 //!     what it says to a plain GET.

@@ -6,6 +6,7 @@
 mod socket;
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -95,6 +96,18 @@ pub enum Ending {
     /// With a reset: its answer has not come to its end, and HTTP/1.0 takes the end of the connection for that.
     CutShort,
 }
+
+/// A client has gone within its request. Nobody is to be answered, and its connection ends.
+#[derive(Debug)]
+pub struct ClientGone;
+
+impl fmt::Display for ClientGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the client has gone within its request")
+    }
+}
+
+impl std::error::Error for ClientGone {}
 
 /// A place among `--max-connections`, and among those of its client.
 #[derive(Debug)]

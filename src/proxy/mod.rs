@@ -24,7 +24,6 @@ mod upgrade;
 mod upload;
 mod upstream;
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
 pub use canned::Unheard;
-pub use client::{ClientSocket, Downstream, Ending, Permit};
+pub use client::{ClientGone, ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
@@ -131,11 +130,15 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// Answers one request.
+    ///
+    /// # Errors
+    ///
+    /// Its client has gone within its body.
     pub async fn handle(
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Infallible> {
+    ) -> Result<Response<ResponseBody>, ClientGone> {
         let sound = downstream.doubts.settled().await;
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
@@ -170,6 +173,7 @@ impl<D: Directory> Proxy<D> {
         let answered = forwarding.run(head, body, route, &mut record).await;
         let response = match answered {
             Ok(answered) => forwarding.respond(answered, record, offer),
+            Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
             Err(given_up) => self.give_up(record, &given_up),
         };
         downstream.upgrading.set(reject::is_switch(response.status()));
