@@ -72,6 +72,13 @@ pub(super) struct GivenUp {
     pub(super) close: bool,
 }
 
+impl GivenUp {
+    /// Whether that is because nobody is left to be answered.
+    pub(super) fn has_no_client(&self) -> bool {
+        matches!(self.reject, Reject::Pod(Failure { stage: Stage::Gone, .. }))
+    }
+}
+
 impl<D: Directory> Forwarding<'_, D> {
     /// Sends the request to its pod and waits for the response head.
     pub(super) async fn run(
@@ -143,7 +150,7 @@ impl<D: Directory> Forwarding<'_, D> {
             let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
             let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
-                if failure.stage != Stage::Upload {
+                if !matches!(failure.stage, Stage::Upload | Stage::Gone) {
                     endpoint.count_unanswered();
                 }
                 return Err(Reject::Pod(failure));
