@@ -197,7 +197,7 @@ pub(super) struct Args {
     /// Requests that wait for one of those places; more are answered 503
     #[arg(long, value_name = "COUNT", default_value = POD_QUEUE, help_heading = "Upstream")]
     pub(super) pod_queue: String,
-    /// How long one waits
+    /// How long one waits, for however many pods
     #[arg(long, value_name = "DURATION", default_value = POD_QUEUE_TIMEOUT, help_heading = "Upstream")]
     pub(super) pod_queue_timeout: String,
     /// How long a request is held while its pod refuses connections (a StatefulSet pod comes back under its name)

@@ -226,6 +226,27 @@ impl Balancer {
         self.move_on(choice)
     }
 
+    /// The other pods that would do as well where the chosen one has no place, the least loaded first: none for a request that
+    /// has to keep to its own.
+    pub(super) fn alternatives(&self, choice: &Choice) -> Vec<Target> {
+        if choice.is_in_session() || choice.by.keeps_to_its_pod() {
+            return Vec::new();
+        }
+        let (now, set) = (Instant::now(), self.backends.backend(choice.by.backend).set());
+        let is_chosen = |member: &Arc<Member>| Target::Listed(Arc::clone(member)).is(&choice.target);
+        let is_tried = |member: &Arc<Member>| choice.tried.iter().any(|tried| Arc::ptr_eq(tried, member));
+        let is_open = |member: &Arc<Member>| member.availability(now) == Availability::Open;
+        let would_do = |member: &&Arc<Member>| is_open(member) && !is_chosen(member) && !is_tried(member);
+        let mut members: Vec<_> = set.members.iter().filter(would_do).cloned().collect();
+        members.sort_by_key(|member| member.load());
+        members.into_iter().map(Target::Listed).collect()
+    }
+
+    /// One of those had a place before the chosen pod, which it takes the place of. No retry: nothing was tried.
+    pub(super) fn settle(choice: &mut Choice, target: Target) {
+        (choice.target, choice.source, choice.trial) = (target, choice.by.source(), None);
+    }
+
     /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
     pub(super) fn after_pause(&self, choice: &mut Choice) {
         choice.tried.clear();

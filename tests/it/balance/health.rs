@@ -301,7 +301,7 @@ fn a_request_that_all_pods_are_too_full_for_is_not_tried_again() {
     let _tunnels = [begin(), begin()];
     assert_eq!(router.get("/").expect_error(503), "pod-busy");
     let picks = |pod: &str| router.metric("pod_router_picks_total", &[("pod", pod), ("source", "none")]);
-    assert_eq!((picks("backend-0"), picks("backend-1")), (2.0, 2.0), "both have been asked for a place");
+    assert_eq!(picks("backend-0") + picks("backend-1"), 3.0, "one has been chosen");
     assert_eq!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]), 0.0);
 }
 
