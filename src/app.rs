@@ -121,7 +121,7 @@ impl App {
         let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
         let backends = Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics)));
         let commons = Commons {
-            dns: Dns::default(),
+            dns: Dns::new(config.upstream.dns_stale, metrics.stale_addresses.clone()),
             backends,
             queues: Queues::default(),
             reach: Reach::default(),

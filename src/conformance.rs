@@ -33,6 +33,7 @@
 //! | 9.3 | the whole request is read, or the connection ends | hyper, `proxy/mod.rs` | `rfc9112_9_3_after_an_early_answer_the_rest_of_the_body_is_no_request` |
 //! | 9.3.2 | pipelined requests are answered in order | hyper | `rfc9112_9_3_2_a_slow_first_answer_holds_back_the_second` |
 //! | 9.6 | after `close` no request is processed | hyper | `rfc9112_9_6_a_client_that_says_close_is_closed` |
+//! | 9.6 | who goes on with the connection does not say `close`, as the handshake may have | `proxy/client/socket.rs` | `rfc9112_9_6_a_101_never_says_close` |
 //! | 9.6 | who ends the connection says so, and what was said arrives | `proxy/mod.rs`, `proxy/client/socket.rs` | `rfc9112_9_6_an_http_1_0_client_is_not_told_that_a_connection_stays_which_ends`, `rfc9112_9_6_an_answer_of_our_own_reaches_who_is_still_sending` |
 //!
 //! # RFC 9110, HTTP semantics
@@ -90,7 +91,8 @@
 //!    off before anybody sees it. What is routed by is what the pod gets, as the corpus holds (`a fragment ...`).
 //! 10. **A client's half-close ends its request** (RFC 9112 section 9.6 lets either side half-close): a client that has
 //!     closed its sending side cannot be told from one that has gone, and that one has to be noticed while its pod is
-//!     silent (`a_client_that_goes_away_is_noticed_whatever_lies_behind_its_request`).
+//!     silent (`a_client_that_goes_away_is_noticed_whatever_lies_behind_its_request`). So is one that does so within its
+//!     body; it gets no 400, which section 8 would allow.
 //! 11. **A handshake that lacks a part is neither refused nor forwarded as one** (RFC 6455 section 4.2.1 has a server that
 //!     looks at it refuse it): it goes on without `Upgrade`, which RFC 9110 section 7.8 lets anyone ignore, and the pod says
 //!     what it says to a plain GET.

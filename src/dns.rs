@@ -5,8 +5,8 @@
 //! connection to it fails. One question per name at a time, however many ask.
 //!
 //! That a name does not exist is an answer; that nobody could say is none, and never told as one: a name server that is
-//! away says nothing about the pods. While it is, the addresses that a name had last are used, for `STALE` and until a
-//! connection to one fails.
+//! away says nothing about the pods. While it is, the addresses that a name had last are used, for `--dns-stale` and until a
+//! connection to one fails. The log is told of a silence once a name, and of its end.
 //!
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
 //! turning one question into four. `Host` never carries it.
@@ -14,13 +14,14 @@
 mod srv;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dns_lookup::LookupErrorKind;
+use prometheus::IntCounter;
 
 use crate::core::address::HostPort;
 use crate::single_flight::SingleFlight;
@@ -31,9 +32,6 @@ const POSITIVE: Duration = Duration::from_secs(5);
 /// How long a failure is remembered. A restarting pod must not be missing for longer than it is.
 const NEGATIVE: Duration = Duration::from_secs(1);
 
-/// For how long past its time an address is used while nobody can say. As long as an assignment (`--cache-stale`).
-const STALE: Duration = Duration::from_secs(600);
-
 /// How long the first who might use such an address waits for a better answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -43,6 +41,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// So many names are kept before it is looked which of them are over.
 const FEW: usize = 64;
 
+/// So many silences are kept in mind. Of a name that is asked for no more nobody hears the end.
+const MANY: usize = 1024;
+
 /// A name with this many dots is a full one: `service.namespace.svc.cluster.local` has four.
 const QUALIFIED: usize = 4;
 
@@ -51,6 +52,10 @@ const QUALIFIED: usize = 4;
 pub struct Dns {
     known: Arc<Mutex<Names>>,
     asking: SingleFlight<HostPort, Answer>,
+    /// For how long past its time an address is used while nobody can say.
+    stale: Duration,
+    /// Counts the answers that were such addresses.
+    stale_answers: Option<IntCounter>,
 }
 
 /// The addresses behind a name, at least one.
@@ -71,6 +76,15 @@ struct Names {
     all: HashMap<HostPort, Known>,
     /// How many there were after the last look for those that are over.
     kept: usize,
+    /// Those about which the resolver was silent when it was last asked.
+    silent: HashSet<HostPort>,
+}
+
+/// What came of a question to the system's resolver.
+enum Asked {
+    Answered(Answer),
+    /// Nothing, for as long as one may wait.
+    Silence,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +98,11 @@ struct Known {
 type LastKnown = (Arc<[SocketAddr]>, Instant);
 
 impl Dns {
+    /// With `--dns-stale`, and what counts the answers it gives. (By default there are none.)
+    pub fn new(stale: Duration, stale_answers: IntCounter) -> Self {
+        Self { stale, stale_answers: Some(stale_answers), ..Self::default() }
+    }
+
     /// The addresses behind a name, or the literal address itself. Where nobody can say, those it had last.
     ///
     /// # Errors
@@ -95,7 +114,12 @@ impl Dns {
             return answer.await;
         };
         match tokio::time::timeout(patience, answer).await {
-            Ok(Err(DnsError::Unanswered)) | Err(_) => Ok(last),
+            Ok(Err(DnsError::Unanswered)) | Err(_) => {
+                if let Some(counter) = &self.stale_answers {
+                    counter.inc();
+                }
+                Ok(last)
+            }
             Ok(answer) => answer,
         }
     }
@@ -144,7 +168,12 @@ impl Dns {
         let question = |target| {
             let dns = self.clone();
             async move {
-                let answer = ask(&target).await;
+                let asked = ask(&target).await;
+                dns.note_silence(&target, matches!(asked, Asked::Silence));
+                let answer = match asked {
+                    Asked::Answered(answer) => answer,
+                    Asked::Silence => Err(DnsError::Unanswered),
+                };
                 dns.remember(target, answer.clone(), Instant::now());
                 answer
             }
@@ -161,7 +190,7 @@ impl Dns {
     fn last_known(&self, target: &HostPort, now: Instant) -> Option<(Arc<[SocketAddr]>, Duration)> {
         let known = self.known();
         let known = known.all.get(target).filter(|known| known.answer.is_err() || known.until <= now)?;
-        let (last, _) = known.last_good().filter(|(_, until)| *until > now)?;
+        let (last, _) = known.last_good(self.stale).filter(|(_, until)| *until > now)?;
         Some((last, if known.answer.is_ok() { PATIENCE } else { Duration::ZERO }))
     }
 
@@ -173,9 +202,26 @@ impl Dns {
             return;
         }
         let unanswered = answer == Err(DnsError::Unanswered);
-        let last = known.all.get(&target).filter(|_| unanswered).and_then(Known::last_good);
-        known.drop_what_is_over(now);
+        let last = known.all.get(&target).filter(|_| unanswered).and_then(|known| known.last_good(self.stale));
+        known.drop_what_is_over(now, self.stale);
         known.all.insert(target, Known { answer, until: now + lifetime, last });
+    }
+
+    /// Says when the resolver falls silent about a name, and when it speaks again. Whether it is another than the last time.
+    fn note_silence(&self, target: &HostPort, is_silent: bool) -> bool {
+        let mut known = self.known();
+        if known.silent.len() >= MANY {
+            known.silent.clear();
+        }
+        let changed = if is_silent { known.silent.insert(target.clone()) } else { known.silent.remove(target) };
+        drop(known);
+        match (is_silent, changed) {
+            (true, true) => tracing::warn!(address = %target, "the resolver did not answer in time"),
+            (true, false) => tracing::debug!(address = %target, "the resolver still does not answer in time"),
+            (false, true) => tracing::info!(address = %target, "the resolver answers again"),
+            (false, false) => {}
+        }
+        changed
     }
 
     fn known(&self) -> MutexGuard<'_, Names> {
@@ -186,19 +232,19 @@ impl Dns {
 
 impl Names {
     /// Looks once for each doubling, so that a name costs the same however many there are.
-    fn drop_what_is_over(&mut self, now: Instant) {
+    fn drop_what_is_over(&mut self, now: Instant, stale: Duration) {
         if self.all.len() < FEW.max(self.kept * 2) {
             return;
         }
-        self.all.retain(|_, known| known.until > now || known.last_good().is_some_and(|(_, until)| until > now));
+        self.all.retain(|_, known| known.until > now || known.last_good(stale).is_some_and(|(_, until)| until > now));
         self.kept = self.all.len();
     }
 }
 
 impl Known {
-    fn last_good(&self) -> Option<LastKnown> {
+    fn last_good(&self, stale: Duration) -> Option<LastKnown> {
         match &self.answer {
-            Ok(addresses) => Some((Arc::clone(addresses), self.until + STALE)),
+            Ok(addresses) => Some((Arc::clone(addresses), self.until + stale)),
             Err(_) => self.last.clone(),
         }
     }
@@ -221,32 +267,38 @@ fn as_asked(host: &str) -> Cow<'_, str> {
 }
 
 /// Asks the system's resolver once.
-async fn ask(target: &HostPort) -> Answer {
+async fn ask(target: &HostPort) -> Asked {
     let (name, port) = (as_asked(&target.host).into_owned(), target.port);
     let lookup = tokio::task::spawn_blocking(move || {
         let found = dns_lookup::lookup_host(&name).map_err(|error| error.kind())?;
         Ok(found.map(|ip| SocketAddr::new(ip, port)).collect::<Arc<[_]>>())
     });
-    match tokio::time::timeout(DEADLINE, lookup).await {
-        Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
-        Ok(Ok(Ok(_) | Err(LookupErrorKind::NoName | LookupErrorKind::NoData))) => {
+    // The lookup's thread ends only with the process.
+    let Ok(Ok(found)) = tokio::time::timeout(DEADLINE, lookup).await else {
+        return Asked::Silence;
+    };
+    Asked::Answered(match found {
+        Ok(addresses) if !addresses.is_empty() => Ok(addresses),
+        Ok(_) | Err(LookupErrorKind::NoName | LookupErrorKind::NoData) => {
             tracing::debug!(address = %target, "the name has no address");
             Err(DnsError::NoAddress)
         }
-        Ok(Ok(Err(kind))) => {
+        Err(kind) => {
             tracing::debug!(address = %target, ?kind, "name not resolved");
             Err(DnsError::Unanswered)
         }
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!(address = %target, "the resolver did not answer in time");
-            Err(DnsError::Unanswered)
-        }
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STALE: Duration = Duration::from_secs(600);
+
+    fn with_stale() -> Dns {
+        Dns::new(STALE, IntCounter::new("stale", "-").expect("a name"))
+    }
 
     fn target(text: &str) -> HostPort {
         text.parse().expect("an address")
@@ -305,7 +357,7 @@ mod tests {
 
     #[tokio::test]
     async fn while_nobody_can_say_the_last_addresses_are_used() {
-        let (dns, now, name) = (Dns::default(), Instant::now(), target("pod-0:7"));
+        let (dns, now, name) = (with_stale(), Instant::now(), target("pod-0:7"));
         let address: Arc<[SocketAddr]> = Arc::new(["10.0.0.1:7".parse().expect("an address")]);
         let last = |after| dns.last_known(&name, now + after).map(|(last, patience)| (last.len(), patience));
         dns.remember(name.clone(), Ok(Arc::clone(&address)), now);
@@ -318,6 +370,7 @@ mod tests {
         }
         let found = dns.resolve(&name).await.expect("what was known last");
         assert_eq!(found, address);
+        assert_eq!(dns.stale_answers.as_ref().map(IntCounter::get), Some(1));
         assert_eq!(last(POSITIVE + STALE), None);
         dns.forget(&name);
         assert_eq!(last(POSITIVE), None, "it has failed");
@@ -328,10 +381,35 @@ mod tests {
         assert_eq!(last(POSITIVE), None, "that is an answer");
     }
 
+    #[test]
+    fn nothing_is_used_past_its_time_where_nobody_wants_it() {
+        let (dns, now, name) = (Dns::default(), Instant::now(), target("pod-0:7"));
+        let address: Arc<[SocketAddr]> = Arc::new(["10.0.0.1:7".parse().expect("an address")]);
+        dns.remember(name.clone(), Ok(address), now);
+        assert_eq!(dns.last_known(&name, now + POSITIVE), None);
+        dns.remember(name.clone(), Err(DnsError::Unanswered), now + POSITIVE);
+        assert_eq!(dns.last_known(&name, now + POSITIVE), None);
+    }
+
+    #[test]
+    fn a_silence_is_news_once_for_each_name() {
+        let (dns, pod, other) = (Dns::default(), target("pod-0:7"), target("pod-1:7"));
+        assert!(!dns.note_silence(&pod, false), "it has never been silent");
+        assert_eq!(
+            [true, true, false, false, true].map(|silent| dns.note_silence(&pod, silent)),
+            [true, false, true, false, true]
+        );
+        assert!(dns.note_silence(&other, true));
+        for n in 0..2 * MANY {
+            dns.note_silence(&target(&format!("made-up-{n}:7")), true);
+        }
+        assert!(dns.known().silent.len() <= MANY);
+    }
+
     /// Where pods have names of their own by SRV records, each rollout brings new ones.
     #[test]
     fn names_that_nobody_asks_for_any_more_are_dropped() {
-        let (dns, start) = (Dns::default(), Instant::now());
+        let (dns, start) = (with_stale(), Instant::now());
         let later = |n: u32| start + POSITIVE * n;
         for n in 0..1000 {
             let address: Arc<[SocketAddr]> = Arc::new([]);

@@ -32,7 +32,8 @@
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
 //! | the pods of a backend: from where, in what state, with what load | [`backends`] |
 //! | a question over HTTP of the router's own | [`probe`] |
-//! | what binds a request to one of them; where else it may go | `proxy/balance.rs` |
+//! | what binds a request to one of them; where else it may go | `proxy/balance/bound.rs`; `proxy/balance.rs` |
+//! | what an affinity cookie says, and its signature | `backends/cookie.rs` |
 //! | names to addresses, SRV records | [`dns`] |
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
 //! | what counts as a pod's load between two heartbeats | `directory/heartbeats.rs` |
@@ -42,7 +43,8 @@
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | how what never became a request is answered | `proxy/canned.rs` |
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
-//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/endpoint.rs`, `proxy/socket.rs`, `proxy/queue.rs` |
+//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
+//! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client | `proxy/body.rs` |
 //! | what is known of a client's connection; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |

@@ -70,6 +70,8 @@ pub struct Metrics {
     pub affinity_misses: IntCounter,
     /// `pod_router_retries_total{result}`: attempts at another pod.
     pub retries: Retries,
+    /// `pod_router_stale_addresses_total`: names answered by what they had last, because no name server said anything.
+    pub stale_addresses: IntCounter,
     /// `pod_router_queue_duration_seconds`: how long requests waited for a place at their pod.
     pub queue_duration: Histogram,
     /// `pod_router_log_lines_dropped`: the log's reader was too slow.
@@ -95,7 +97,7 @@ pub struct Lookups {
 /// Requests without a room that could not be sent to the pod chosen first.
 #[derive(Debug)]
 pub struct Retries {
-    /// They went to another one at once.
+    /// They went to another one at once: it was dialled, or a kept connection to it used.
     pub elsewhere: IntCounter,
     /// They had to wait: no other pod was left, or no budget.
     pub waited: IntCounter,
@@ -209,6 +211,11 @@ impl Metrics {
                 elsewhere: retries.with_label_values(&["elsewhere"]),
                 waited: retries.with_label_values(&["waited"]),
             },
+            stale_addresses: counter(
+                &registry,
+                "pod_router_stale_addresses_total",
+                "Lookups of a pod's name answered by addresses past their time: no name server answered.",
+            ),
             queue_duration: histogram(
                 &registry,
                 "pod_router_queue_duration_seconds",

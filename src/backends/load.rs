@@ -1,4 +1,5 @@
-//! How many requests and tunnels each pod has from this process: what `least_conn` and `p2c` go by.
+//! How many requests and tunnels each pod has from this process: what `least_conn` and `p2c` go by. A request that waits for
+//! a place there is one of them, as HAProxy's `leastconn` has it (`fwlc_queue_srv`: `served + queueslength`).
 //!
 //! By name, because the rooms' requests weigh on a pod as well, and those know it by its name only; and, of what was dialled
 //! by a name, by the address reached as well, because that is all that a backend knows of a pod behind a headless name.
@@ -50,7 +51,7 @@ impl Loads {
 }
 
 impl Load {
-    /// Requests in flight and tunnels.
+    /// Requests in flight, tunnels, and requests that wait for a place.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -27,7 +27,7 @@ pub struct Member {
     /// Whether the name is a pod's of the StatefulSet.
     pub is_pod: bool,
     /// The value of its affinity cookie, where cookies are set.
-    pub tag: Option<Box<str>>,
+    pub cookie: Option<Box<str>>,
     weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
@@ -75,7 +75,7 @@ impl Member {
     /// A pod that has `joined` the set just now, or was there from the start.
     pub(super) fn new(
         found: Found,
-        tag: Option<Box<str>>,
+        cookie: Option<Box<str>>,
         (metrics, loads): (PodMetrics, [Load; 2]),
         (ramp, joined): (Duration, Option<Instant>),
     ) -> Self {
@@ -86,7 +86,7 @@ impl Member {
         let is_special = AtomicBool::new(warming_since.is_some());
         let state = Mutex::new(State { warming_since, ..State::default() });
         let has_refused = AtomicBool::default();
-        Self { name, address, origin, is_pod, tag, weight, id, metrics, loads, ramp, state, is_special, has_refused }
+        Self { name, address, origin, is_pod, cookie, weight, id, metrics, loads, ramp, state, is_special, has_refused }
     }
 
     /// With what is known of the same pod under another name.
@@ -120,7 +120,7 @@ impl Member {
         &self.metrics
     }
 
-    /// Requests in flight and tunnels, from this process: those that went to the pod by other names as well, where this one has
+    /// Requests in flight or waiting for a place, and tunnels, from this process: those that went to the pod by other names as well, where this one has
     /// a single address.
     pub fn load(&self) -> u64 {
         let [by_name, by_address] = &self.loads;

@@ -6,6 +6,7 @@
 
 mod beats;
 mod check;
+mod cookie;
 mod discovery;
 mod load;
 mod member;
@@ -17,16 +18,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use ring::hmac;
 
 pub use check::check_forever;
+pub use cookie::Signer;
 pub use discovery::{known_to_dns, refresh_forever};
 pub use load::{InFlight, Load};
 pub use member::{Member, Trial};
 
 use self::load::Loads;
 use self::member::Found;
-use crate::config::{BackendConfig, Config, CookieConfig};
+use crate::config::{BackendConfig, Config};
+use crate::core::assignment::PodId;
 use crate::core::ejection::{EjectionLimits, most_ejected};
 use crate::metrics::Metrics;
 
@@ -37,9 +39,6 @@ const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How long a pod is still counted that no backend lists and no request has gone to: a StatefulSet may have been made smaller.
 const UNUSED: Duration = Duration::from_secs(3600);
 
-/// How many bytes of the signature a cookie carries: enough that none is guessed.
-const TAG: usize = 16;
-
 /// All backends, in the order of the configuration: the longest prefix first, the default one last.
 #[derive(Debug)]
 pub struct Backends {
@@ -47,7 +46,8 @@ pub struct Backends {
     metrics: Arc<Metrics>,
     list: Vec<Backend>,
     loads: Loads,
-    key: Option<hmac::Key>,
+    /// Where cookies are set.
+    signer: Option<Signer>,
     /// Who has left, and when.
     departed: Mutex<Vec<(Arc<Member>, Instant)>>,
     /// How many sources are still waited for before the router is ready.
@@ -74,7 +74,7 @@ pub struct Set {
     /// Grows with every change.
     pub version: u64,
     by_name: HashMap<Arc<str>, usize>,
-    by_tag: HashMap<Box<str>, usize>,
+    by_cookie: HashMap<Box<str>, usize>,
 }
 
 // === impl Backends ===
@@ -82,12 +82,8 @@ pub struct Set {
 impl Backends {
     /// The backends with what is known without asking anybody: the addresses as they are written.
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
-        let key = config
-            .backends
-            .session
-            .cookie
-            .as_ref()
-            .map(|cookie: &CookieConfig| hmac::Key::new(hmac::HMAC_SHA256, cookie.key.0.as_bytes()));
+        let cookie = config.backends.session.cookie.as_ref();
+        let signer = cookie.map(|cookie| Signer::new(cookie, &config.routing));
         let list = config.backends.backends.iter();
         let list = list.map(|config| Backend {
             config: config.clone(),
@@ -99,7 +95,7 @@ impl Backends {
         let sources = list.iter().flat_map(|backend| &backend.config.sources);
         let awaited = AtomicUsize::new(sources.filter(|source| discovery::is_asked(source)).count());
         let loads = Loads::default();
-        let backends = Self { config, metrics, list, loads, key, departed: Mutex::default(), awaited };
+        let backends = Self { config, metrics, list, loads, signer, departed: Mutex::default(), awaited };
         for backend in &backends.list {
             let written = discovery::listed(&backend.config, &backends.config.routing, &backend.heard());
             backends.publish(backend, written, false);
@@ -148,6 +144,11 @@ impl Backends {
     /// `--slow-start`.
     pub fn slow_start(&self) -> Duration {
         self.config.backends.slow_start
+    }
+
+    /// The pod of the StatefulSet that a cookie's value names, if it has been signed for this backend.
+    pub fn signed(&self, backend: &Backend, value: &str) -> Option<PodId> {
+        self.signer.as_ref()?.pod(&backend.config.prefix, value)
     }
 
     /// What the pod with this name has to do, listed or not.
@@ -207,10 +208,11 @@ impl Backends {
         let joined = later.then(Instant::now);
         let before = old.iter().find(|member| member.was(&found));
         // By its origin: a session must not end because the number of addresses behind a name has changed.
-        let tag = self.tag(&backend.config.prefix, &found.origin);
+        let signer = self.signer.as_ref();
+        let cookie = signer.map(|signer| signer.value(&backend.config.prefix, &found.origin).into());
         let loads = [&found.name, &found.origin].map(|name| self.loads.of(name));
         let counted = (self.metrics.pod(&found.name), loads);
-        let member = Member::new(found, tag, counted, (self.slow_start(), joined));
+        let member = Member::new(found, cookie, counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),
             None => member,
@@ -242,13 +244,6 @@ impl Backends {
     fn departed(&self) -> MutexGuard<'_, Vec<(Arc<Member>, Instant)>> {
         // Pushes and removals only: nothing is left half-done by a panic.
         self.departed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The cookie's value for a pod of the backend with this prefix: a signature of both, by which only a holder of the key
-    /// can find it, and which means nothing to another backend.
-    fn tag(&self, prefix: &str, origin: &str) -> Option<Box<str>> {
-        let tag = hmac::sign(self.key.as_ref()?, format!("{prefix} {origin}").as_bytes());
-        Some(tag.as_ref()[..TAG].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
     }
 }
 
@@ -286,8 +281,8 @@ impl Set {
             // The name of a pod is that pod's.
             by_name.entry(alias.into()).or_insert(slot);
         }
-        let tags = members.iter().enumerate().filter_map(|(slot, member)| Some((member.tag.clone()?, slot)));
-        Self { by_tag: tags.collect(), by_name, members, version }
+        let cookies = members.iter().enumerate().filter_map(|(slot, member)| Some((member.cookie.clone()?, slot)));
+        Self { by_cookie: cookies.collect(), by_name, members, version }
     }
 
     /// The pod with this name.
@@ -296,8 +291,8 @@ impl Set {
     }
 
     /// The pod that a cookie's value stands for.
-    pub fn tagged(&self, tag: &str) -> Option<&Arc<Member>> {
-        self.by_tag.get(tag).map(|slot| &self.members[*slot])
+    pub fn with_cookie(&self, value: &str) -> Option<&Arc<Member>> {
+        self.by_cookie.get(value).map(|slot| &self.members[*slot])
     }
 
     /// Whether all its pods go by their StatefulSet names: one that is not among them is not there.

@@ -50,8 +50,8 @@ fn a_pod_stays_known_whatever_the_number_of_addresses() {
     let backend = backends.backend(0);
     let limits = backends.ejection().expect("on by default");
     let pod = |address: &str| {
-        let tag = backends.tag("", address).expect("cookies are on");
-        backend.set().tagged(&tag).map(|member| Arc::clone(&member.name))
+        let cookie = backends.signer.as_ref().expect("cookies are on").value("", address);
+        backend.set().with_cookie(&cookie).map(|member| Arc::clone(&member.name))
     };
     backends.learn((0, 0), vec![alone("headless:1", "10.0.0.1:1")]);
     assert_eq!((pod("10.0.0.1:1"), pod("10.0.0.2:1")), (Some("headless:1".into()), None));
@@ -74,14 +74,14 @@ fn a_pod_stays_known_whatever_the_number_of_addresses() {
 #[test]
 fn a_name_that_leads_elsewhere_has_another_cookie() {
     let backends = backends(&["--default-backend", "service:1"]);
-    let tag = |origin: &str| {
+    let cookie = |origin: &str| {
         backends.learn((0, 0), vec![alone("service:1", origin)]);
-        backends.backend(0).set().members[0].tag.clone().expect("cookies are on")
+        backends.backend(0).set().members[0].cookie.clone().expect("cookies are on")
     };
-    let first = tag("10.0.0.1:1");
-    assert_ne!(tag("10.0.0.2:1"), first);
-    assert!(backends.backend(0).set().tagged(&first).is_none());
-    assert_eq!(tag("10.0.0.1:1"), first);
+    let first = cookie("10.0.0.1:1");
+    assert_ne!(cookie("10.0.0.2:1"), first);
+    assert!(backends.backend(0).set().with_cookie(&first).is_none());
+    assert_eq!(cookie("10.0.0.1:1"), first);
 }
 
 #[test]

@@ -2,12 +2,15 @@
 //! [`decision::plan`] do, exactly as they do when the router serves.
 
 use http::Uri;
+use http::request::Parts;
 use serde::Serialize;
 
+use crate::backends::Signer;
 use crate::config::{Config, DirectoryKind, Question, Source};
 use crate::core::affinity::{Affinity, AffinityError};
 use crate::core::assignment::{Answer, Assignment, Resolution};
 use crate::core::decision::{self, OnUnassigned, Plan, RoomRefusal};
+use crate::core::headers::cookies;
 use crate::core::redirect::Redirect;
 use crate::core::room::RoomId;
 use crate::core::session::{Session, pod_in_sid, session};
@@ -38,6 +41,8 @@ pub(super) struct Explanation {
     location: Option<String>,
     /// What the request's `sid` says of its pod, where there is no room, and whether that is believed.
     session: Option<String>,
+    /// What the request's affinity cookie says of its pod, where there is no room, and whether that is believed.
+    cookie: Option<String>,
     /// The addresses that the request could be sent to.
     addresses: Vec<String>,
     /// The status of the router's own answer.
@@ -72,6 +77,7 @@ pub(super) async fn explain<D: Directory>(question: &Question, directory: &D) ->
             Ok(Session::Handshake | Session::None) => {}
             Err(error) => return told.ambiguous(error),
         }
+        told.cookie = of_cookie(config, head);
         return told;
     };
     told.rule = routing.affinity.rules().get(rule).map(ToString::to_string);
@@ -128,6 +134,39 @@ fn of_sid(config: &Config, path: &str, sid: &str) -> String {
         }
         (false, false) => format!("the sid names {pod}, which is believed only if DNS lists a pod of that name here"),
     }
+}
+
+/// What the affinity cookie says, as far as that can be told without asking for the backend's pods; `None` without one.
+fn of_cookie(config: &Config, head: &Parts) -> Option<String> {
+    let cookie = config.backends.session.cookie.as_ref()?;
+    let backend = &config.backends.backends[config.backends.for_path(head.uri.path())];
+    let signer = Signer::new(cookie, &config.routing);
+    let written = |value: &str| {
+        let hosts = backend.sources.iter().filter_map(|source| match source {
+            Source::Host(address, _) => Some(address.to_string()),
+            Source::Srv(_) | Source::Heartbeats => None,
+        });
+        hosts.into_iter().find(|origin| signer.value(&backend.prefix, origin) == value)
+    };
+    let values: Vec<_> = cookies(head, &cookie.name).collect();
+    let first = values.first()?;
+    let is = format!("the cookie {} is", cookie.name);
+    if let Some(pod) = values.iter().find_map(|value| signer.pod(&backend.prefix, value)) {
+        let asked = match backend.prefix.as_str() {
+            "" => "which is asked, listed or not",
+            _ => "which is asked if the backend lists it, or lists all its pods by such names",
+        };
+        return Some(format!("{is} signed for {pod}, {asked}, unless a sid names its pod"));
+    }
+    Some(match values.iter().find_map(|value| written(value)) {
+        Some(address) => format!("{is} signed for {address}, which the backend lists, unless a sid names its pod"),
+        None if Signer::has_name(first) => {
+            format!("{is} not signed with --affinity-key for this backend: it counts as none, and is replaced")
+        }
+        None => {
+            format!("{is} of a pod that goes by its address, if the backend lists one with it; else it counts as none")
+        }
+    })
 }
 
 impl Explanation {
@@ -226,6 +265,7 @@ impl Explanation {
             ("decision", Some(self.decision.to_owned())),
             ("location", self.location.clone()),
             ("session", self.session.clone()),
+            ("cookie", self.cookie.clone()),
             ("address", (!self.addresses.is_empty()).then(|| self.addresses.join(", "))),
             ("status", self.status.map(|status| status.to_string())),
             ("error", self.error.map(ToOwned::to_owned)),

@@ -197,7 +197,7 @@ pub(super) struct Args {
     /// Requests that wait for one of those places; more are answered 503
     #[arg(long, value_name = "COUNT", default_value = POD_QUEUE, help_heading = "Upstream")]
     pub(super) pod_queue: String,
-    /// How long one waits
+    /// How long one waits, for however many pods
     #[arg(long, value_name = "DURATION", default_value = POD_QUEUE_TIMEOUT, help_heading = "Upstream")]
     pub(super) pod_queue_timeout: String,
     /// How long a request is held while its pod refuses connections (a StatefulSet pod comes back under its name)
@@ -213,6 +213,9 @@ pub(super) struct Args {
     /// Idle keep-alive connections to pods
     #[arg(long, value_name = "DURATION", default_value = "4s", help_heading = "Upstream")]
     pub(super) upstream_idle: String,
+    /// How long past its time a pod's last address may still be used while no name server answers; `0s` for not at all
+    #[arg(long, value_name = "DURATION", default_value = "10m", help_heading = "Upstream")]
+    pub(super) dns_stale: String,
     /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. Default
     /// backends are not confined
     #[arg(long, value_name = "NETWORK,…", default_value = "off", help_heading = "Upstream")]

@@ -238,6 +238,7 @@ impl Args {
             response_timeout: setting("response-timeout", &self.response_timeout, timeout)?,
             response_body_idle: setting("response-body-idle", &self.response_body_idle, timeout_or_off)?,
             idle: setting("upstream-idle", &self.upstream_idle, timeout)?,
+            dns_stale: setting("dns-stale", &self.dns_stale, duration)?,
             pod_networks: setting("pod-networks", &self.pod_networks, |text| or_off(text, networks_of_pods))?,
         })
     }

@@ -189,6 +189,8 @@ pub struct UpstreamConfig {
     pub response_body_idle: Option<Duration>,
     /// `--upstream-idle`: idle keep-alive connections.
     pub idle: Duration,
+    /// `--dns-stale`: how long past its time an address is used while no name server answers; zero when it is off.
+    pub dns_stale: Duration,
     /// `--pod-networks`: where pods may be; `None` when it is off.
     pub pod_networks: Option<Vec<IpNet>>,
 }

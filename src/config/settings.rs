@@ -61,6 +61,7 @@ impl Config {
             ("--response-timeout", time(self.upstream.response_timeout)),
             ("--response-body-idle", self.upstream.response_body_idle.map_or("off".to_owned(), time)),
             ("--upstream-idle", time(self.upstream.idle)),
+            ("--dns-stale", time(self.upstream.dns_stale)),
             ("--pod-networks", self.upstream.pod_networks.as_deref().map_or("off".to_owned(), list)),
             ("--downstream-idle", time(self.downstream.idle)),
             ("--header-timeout", time(self.downstream.header_timeout)),

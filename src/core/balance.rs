@@ -56,7 +56,7 @@ pub struct Candidate {
     pub weight: f64,
     /// The same, less as long as it is warming up.
     pub share: f64,
-    /// Requests in flight and tunnels together.
+    /// Requests in flight or waiting for a place, and tunnels, together.
     pub load: u64,
     /// Whether it may be chosen.
     pub availability: Availability,

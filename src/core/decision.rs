@@ -82,8 +82,10 @@ pub enum Stage {
     Local,
     /// The request could not be handed to the connection.
     Send,
-    /// The client's request body broke off, or is malformed: no fault of the pod's.
+    /// The client's request body is malformed, or did not go on: no fault of the pod's.
     Upload,
+    /// The client's connection ended within its request body: nobody is left to be answered.
+    Gone,
     /// The client's request body is longer than `--max-body`.
     Limit,
     /// The response head did not come.
@@ -95,7 +97,7 @@ pub enum Stage {
 impl Stage {
     /// Whether it is the client, and not the pod, that failed.
     pub fn is_clients(self) -> bool {
-        matches!(self, Self::Upload | Self::Limit)
+        matches!(self, Self::Upload | Self::Gone | Self::Limit)
     }
 
     /// Whether the pod was not reached at all.
@@ -148,7 +150,7 @@ impl Failure {
             Stage::Resolve => !self.timed_out,
             Stage::Confine | Stage::Connect | Stage::Malformed => true,
             Stage::Head => self.timed_out || !upgrading,
-            Stage::Queue | Stage::Local | Stage::Send | Stage::Upload | Stage::Limit => false,
+            Stage::Queue | Stage::Local | Stage::Send | Stage::Upload | Stage::Gone | Stage::Limit => false,
         }
     }
 }
@@ -179,7 +181,8 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     match failure.stage {
         Stage::Send => Next::Resend,
         Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Local | Stage::Queue if elsewhere => Next::Elsewhere,
-        Stage::Confine | Stage::Queue | Stage::Upload | Stage::Limit | Stage::Head | Stage::Malformed => Next::GiveUp,
+        Stage::Confine | Stage::Queue | Stage::Head | Stage::Malformed => Next::GiveUp,
+        Stage::Upload | Stage::Gone | Stage::Limit => Next::GiveUp,
         Stage::Resolve | Stage::Connect | Stage::Local => {
             let left = pod_wait.saturating_sub(waited);
             if left.is_zero() {
@@ -282,7 +285,7 @@ mod tests {
             assert!([false, true].iter().all(|timed_out| held(Stage::Connect, *timed_out, upgrading)));
             assert!(held(Stage::Head, true, upgrading), "it hangs");
             assert!(held(Stage::Malformed, false, upgrading));
-            for stage in [Stage::Queue, Stage::Send, Stage::Upload, Stage::Limit] {
+            for stage in [Stage::Queue, Stage::Send, Stage::Upload, Stage::Gone, Stage::Limit] {
                 assert!(!held(stage, false, upgrading) && !held(stage, true, upgrading));
             }
         }
@@ -326,7 +329,7 @@ mod tests {
         for stage in [Stage::Resolve, Stage::Queue, Stage::Connect] {
             assert_eq!((after(stage, true), after(stage, false)), (Next::Elsewhere, Next::GiveUp));
         }
-        for stage in [Stage::Upload, Stage::Head, Stage::Malformed] {
+        for stage in [Stage::Upload, Stage::Gone, Stage::Head, Stage::Malformed] {
             assert_eq!(after(stage, true), Next::GiveUp);
         }
     }

@@ -2,8 +2,8 @@
 //! address.
 //!
 //! Nothing is remembered for it: a `sid` that names its pod is the backends' doing (`io.engine.generateId`), the cookie
-//! holds a code that only the holder of `--affinity-key` can make, and the address is hashed. Any replica finds the same
-//! pod. A session is never balanced anew: another pod could only answer "Session ID unknown" to it.
+//! holds a code that only the holder of `--affinity-key` can make (`backends::Signer`), and the address is hashed. Any replica
+//! finds the same pod. A session is never balanced anew: another pod could only answer "Session ID unknown" to it.
 
 use std::borrow::Cow;
 

@@ -15,6 +15,7 @@ use crate::core::head::Kind;
 use crate::core::prefix::Prefix;
 use crate::core::rate;
 use crate::core::room::RoomId;
+use crate::core::session::AffinitySource;
 use crate::directory::Directory;
 use crate::limits::Limiter;
 
@@ -58,10 +59,13 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// Counts a pod that only the client's `sid` speaks of as something it asks for and nobody knows: DNS is asked, and who
-    /// makes names up could have it asked for all that there may be. Not one that has been reached lately.
+    /// makes names up could have it asked for all that there may be. Not one that has been reached lately, nor one that a
+    /// cookie names: that was signed by a replica that listed the pod, so nobody without the key can make one up.
     pub(super) fn admit_stranger(&self, choice: &Choice, client: IpAddr) -> Result<(), Refusal> {
         match (&self.limits.lookups, &choice.target) {
-            (Some(limiter), Target::Unlisted { name, .. }) if !self.pool.knows(name) => {
+            (Some(limiter), Target::Unlisted { name, .. })
+                if choice.source == AffinitySource::Sid && !self.pool.knows(name) =>
+            {
                 limiter.take(Prefix::of(client)).map(drop).map_err(Refusal::UnknownRooms)
             }
             _ => Ok(()),

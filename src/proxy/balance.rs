@@ -2,7 +2,9 @@
 //!
 //! One [`Balancer`] per worker thread: turns and budgets are its own, what is known of the pods is shared by all
 //! (`backends`). What is chosen is a [`Choice`], which also knows where else the request could go. The choosing itself is
-//! `core::balance::choose`; this file finds out what binds a request, and carries out what was chosen.
+//! `core::balance::choose`; this file carries out what was chosen. What binds a request to its pod is found by `bound.rs`.
+
+mod bound;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -13,15 +15,15 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
+use self::bound::{Bound, may_have_sessions};
 use super::reject::Reject;
-use crate::backends::{Backend, Backends, Member, Set, Trial};
+use crate::backends::{Backends, Member, Set, Trial};
 use crate::config::Config;
 use crate::core::address::HostPort;
 use crate::core::balance::{self, Availability, Candidate, Policy, RetryBudget, SmoothWeighted, Wanted};
 use crate::core::decision::{Failure, Stage};
 use crate::core::ejection::most_ejected;
-use crate::core::headers::cookies;
-use crate::core::session::{AffinitySource, Session, pod_in_sid, session};
+use crate::core::session::{AffinitySource, Session, session};
 
 /// The choosing of one worker thread.
 #[derive(Debug)]
@@ -45,18 +47,18 @@ pub(super) struct Choice {
     /// Held while the request decides whether the pod is back.
     trial: Option<Trial>,
     /// The pod that the client's cookie stands for, as long as a session of the client's may live there.
-    cookie_pod: Option<Arc<Member>>,
+    cookie_pod: Option<Target>,
     by: Criteria,
     /// Who has been tried in vain.
     tried: Vec<Arc<Member>>,
 }
 
 /// Where a request goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Target {
     /// To a pod of the set.
     Listed(Arc<Member>),
-    /// To a pod of the StatefulSet that a `sid` names and the set does not list.
+    /// To a pod of the StatefulSet that a `sid` or a cookie names and the set does not list.
     Unlisted {
         /// The pod's name.
         name: Arc<str>,
@@ -95,18 +97,6 @@ enum SessionRole {
     Member,
 }
 
-/// What a request is bound to.
-enum Bound {
-    /// A pod, perhaps by being its trial.
-    Pod(Target, AffinitySource, Option<Trial>),
-    /// Whatever the client's address leads to.
-    ClientIp,
-    /// A pod that is not there any more, or nobody knows which.
-    Gone,
-    /// Nothing.
-    Free,
-}
-
 impl Balancer {
     /// A thread's balancer.
     pub(super) fn new(config: Arc<Config>, backends: Arc<Backends>) -> Rc<Self> {
@@ -130,9 +120,8 @@ impl Balancer {
             Session::Sid(_) => SessionRole::Member,
         };
         let mut by = Criteria { backend: index, policy: backend.config.policy, client, role };
-        let cookie = self.config.backends.session.cookie.as_ref();
-        let tagged = cookie.and_then(|cookie| cookies(head, &cookie.name).find_map(|tag| set.tagged(tag)));
-        let (target, source, trial) = match self.bound(tagged, &session, backend, &set) {
+        let cookie_pod = self.cookie_pod(head, backend, &set);
+        let (target, source, trial) = match self.bound(cookie_pod.as_ref(), &session, backend, &set) {
             Bound::Pod(target, source, trial) => (target, source, trial),
             Bound::Gone => return Err(Reject::SessionUnknown),
             bound @ (Bound::ClientIp | Bound::Free) => {
@@ -143,68 +132,8 @@ impl Balancer {
                 (Target::Listed(member), by.source(), trial)
             }
         };
-        let cookie_pod = tagged.filter(|member| may_have_sessions(member)).cloned();
+        let cookie_pod = cookie_pod.filter(may_have_sessions);
         Ok(Box::new(Choice { target, source, trial, cookie_pod, by, tried: vec![] }))
-    }
-
-    /// What binds the request: the pod in its `sid`, its cookie, the client's address, in this order.
-    fn bound(&self, tagged: Option<&Arc<Member>>, session: &Session<'_>, backend: &Backend, set: &Set) -> Bound {
-        let affinity = &self.config.backends.session;
-        if let Session::Sid(sid) = session
-            && affinity.sid
-            && let Some(pod) = pod_in_sid(sid)
-            && let Some(bound) = self.bound_by_sid(pod, backend, set)
-        {
-            return bound;
-        }
-        if let Some(bound) = tagged.and_then(|member| self.bound_by_cookie(member, session)) {
-            return bound;
-        }
-        match session {
-            Session::None => Bound::Free,
-            _ if affinity.client_ip => Bound::ClientIp,
-            Session::Handshake => Bound::Free,
-            // Never balanced anew; but where there is only one pod, it is the one.
-            Session::Sid(_) => match &*set.members {
-                [only] => of_session(only, AffinitySource::None),
-                // That nobody is known says nothing about the session's pod.
-                [] => Bound::Free,
-                _ if !affinity.sid && affinity.cookie.is_none() => Bound::Free,
-                _ => Bound::Gone,
-            },
-        }
-    }
-
-    /// The pod that a `sid` names: one of the set, or one of the StatefulSet. That this replica does not list it now does not
-    /// mean that it is gone: another replica may have heard of it first, and DNS leaves out who is not ready. `None` for a
-    /// name that is no pod's: another program's idea of a `sid`.
-    fn bound_by_sid(&self, pod: &str, backend: &Backend, set: &Set) -> Option<Bound> {
-        let routing = &self.config.routing;
-        if let Some(member) = set.named(pod) {
-            return Some(of_session(member, AffinitySource::Sid));
-        }
-        let pod = routing.statefulset.pod(pod)?;
-        // A route's pods are not the StatefulSet's, as far as is known.
-        (backend.is_default() || set.is_complete()).then(|| {
-            let target = Target::Unlisted { name: pod.as_str().into(), address: routing.address_of(&pod) };
-            Bound::Pod(target, AffinitySource::Sid, None)
-        })
-    }
-
-    /// The pod that a cookie stands for. `None` where the request is better off elsewhere: the pod is out, and no session
-    /// of the request's that may live on there. What a pod on probation gets is its trial, if it has a place for it.
-    fn bound_by_cookie(&self, member: &Arc<Member>, session: &Session<'_>) -> Option<Bound> {
-        let (now, in_session) = (Instant::now(), matches!(session, Session::Sid(_)));
-        let bound = |trial| Bound::Pod(Target::Listed(Arc::clone(member)), AffinitySource::Cookie, trial);
-        match member.availability(now) {
-            Availability::Maintenance => None,
-            Availability::Open => Some(bound(None)),
-            _ if in_session => Some(bound(None)),
-            Availability::Probation if member.load() < self.full() => {
-                self.take_trial(member, now).map(|trial| bound(Some(trial)))
-            }
-            Availability::Probation | Availability::Ejected | Availability::Down | Availability::Draining => None,
-        }
     }
 
     /// A pod by the policy that has not been `tried`, and its trial if it is on probation. `None` where there is none.
@@ -276,18 +205,46 @@ impl Balancer {
     pub(super) fn elsewhere(&self, choice: &mut Choice, failure: Failure) -> Another {
         let by_client = choice.source == AffinitySource::ClientIp;
         let full = failure.stage == Stage::Queue;
-        let Target::Listed(member) = &choice.target else {
-            return Another::None;
+        let is_over = match &choice.target {
+            Target::Listed(member) if failure.ends_sessions() => {
+                member.note_refusal();
+                true
+            }
+            Target::Listed(_) => false,
+            // Nothing else would put an end to its cookies: no failures are counted for it.
+            Target::Unlisted { .. } => failure.is_held_against_pod(false),
         };
-        if failure.ends_sessions() {
-            member.note_refusal();
-            choice.cookie_pod.take_if(|pod| Arc::ptr_eq(pod, member));
+        if is_over {
+            choice.cookie_pod.take_if(|pod| pod.is(&choice.target));
         }
         if choice.is_in_session() && !by_client || full && choice.by.keeps_to_its_pod() {
             return Another::None;
         }
-        choice.tried.push(Arc::clone(member));
+        if let Target::Listed(member) = &choice.target {
+            choice.tried.push(Arc::clone(member));
+        }
         self.move_on(choice)
+    }
+
+    /// The other pods that would do as well where the chosen one has no place, the least loaded first: none for a request that
+    /// has to keep to its own.
+    pub(super) fn alternatives(&self, choice: &Choice) -> Vec<Target> {
+        if choice.is_in_session() || choice.by.keeps_to_its_pod() {
+            return Vec::new();
+        }
+        let (now, set) = (Instant::now(), self.backends.backend(choice.by.backend).set());
+        let is_chosen = |member: &Arc<Member>| Target::Listed(Arc::clone(member)).is(&choice.target);
+        let is_tried = |member: &Arc<Member>| choice.tried.iter().any(|tried| Arc::ptr_eq(tried, member));
+        let is_open = |member: &Arc<Member>| member.availability(now) == Availability::Open;
+        let would_do = |member: &&Arc<Member>| is_open(member) && !is_chosen(member) && !is_tried(member);
+        let mut members: Vec<_> = set.members.iter().filter(would_do).cloned().collect();
+        members.sort_by_key(|member| member.load());
+        members.into_iter().map(Target::Listed).collect()
+    }
+
+    /// One of those had a place before the chosen pod, which it takes the place of. No retry: nothing was tried.
+    pub(super) fn settle(choice: &mut Choice, target: Target) {
+        (choice.target, choice.source, choice.trial) = (target, choice.by.source(), None);
     }
 
     /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
@@ -299,7 +256,7 @@ impl Balancer {
     }
 
     /// Chooses again, and takes what a move to another pod costs out of the budget: nothing where the pod is one that has been
-    /// given up, for that is no retry but a choice made too early.
+    /// given up or is not listed, for that is no retry but a choice made too early.
     fn move_on(&self, choice: &mut Choice) -> Another {
         let backend = self.backends.backend(choice.by.backend);
         let Some((member, trial)) = self.pick(&choice.by, &backend.set(), &choice.tried) else {
@@ -318,10 +275,11 @@ impl Balancer {
     }
 
     fn is_given_up(&self, target: &Target) -> bool {
-        let (Target::Listed(member), Some(limits)) = (target, self.backends.ejection()) else {
-            return false;
-        };
-        member.is_given_up(limits, Instant::now())
+        match (target, self.backends.ejection()) {
+            (Target::Listed(member), Some(limits)) => member.is_given_up(limits, Instant::now()),
+            (Target::Listed(_), None) => false,
+            (Target::Unlisted { .. }, _) => true,
+        }
     }
 
     /// The chosen pod has failed the request.
@@ -354,32 +312,19 @@ impl Balancer {
             return None;
         };
         if let Some(pod) = &choice.cookie_pod
-            && (Arc::ptr_eq(pod, member) || choice.by.role != SessionRole::Handshake)
+            && (pod.is(&choice.target) || choice.by.role != SessionRole::Handshake)
         {
             return None;
         }
-        let tag = member.tag.as_deref()?;
+        let value = member.cookie.as_deref()?;
         let prefix = &self.backends.backend(choice.by.backend).config.prefix;
         // Without its last slash it covers all that the route does (`core::affinity::is_under`), as RFC 6265 section 5.1.4 has it.
         let path = match prefix.trim_end_matches('/') {
             "" => "/",
             path => path,
         };
-        HeaderValue::try_from(format!("{}={tag}; Path={path}{}", cookie.name, cookie.attributes)).ok()
+        HeaderValue::try_from(format!("{}={value}; Path={path}{}", cookie.name, cookie.attributes)).ok()
     }
-}
-
-/// A pod to which a request of a session belongs.
-fn of_session(member: &Arc<Member>, source: AffinitySource) -> Bound {
-    if member.availability(Instant::now()) == Availability::Maintenance {
-        return Bound::Gone;
-    }
-    Bound::Pod(Target::Listed(Arc::clone(member)), source, None)
-}
-
-/// Not in maintenance, nor if it refused connections when one was tried last: then its sessions are over.
-fn may_have_sessions(member: &Member) -> bool {
-    !member.has_refused() && member.availability(Instant::now()) != Availability::Maintenance
 }
 
 fn collect(candidates: &mut Vec<Candidate>, set: &Set, now: Instant) {
@@ -421,6 +366,14 @@ impl Target {
         match self {
             Self::Listed(member) => &member.name,
             Self::Unlisted { name, .. } => name,
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Listed(one), Self::Listed(other)) => Arc::ptr_eq(one, other),
+            (Self::Unlisted { name: one, .. }, Self::Unlisted { name: other, .. }) => one == other,
+            (Self::Listed(_), Self::Unlisted { .. }) | (Self::Unlisted { .. }, Self::Listed(_)) => false,
         }
     }
 }

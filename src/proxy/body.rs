@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::duplex::Duplex;
 use super::exchange::{Broken, Exchange};
 use super::record::Record;
-use super::reject::BODY_TOO_LARGE;
+use super::reject::{BODY_TOO_LARGE, BROKEN_BODY};
 use crate::core::wire::Part;
 
 /// A response body on its way to the client. Dropped before its end, when the client has gone, it takes the exchange
@@ -82,7 +82,8 @@ impl ResponseBody {
             Broken::Stalled => self.record.cut("pod-stalled"),
             Broken::Limit => self.record.cut(BODY_TOO_LARGE.code),
             Broken::SlowUpload => self.record.cut("slow-body"),
-            Broken::Upload(_) => {}
+            Broken::Upload(_) => self.record.cut(BROKEN_BODY.code),
+            Broken::Gone(_) => {}
         }
         self.broken = Some(broken);
         cx.waker().wake_by_ref();

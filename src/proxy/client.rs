@@ -6,6 +6,7 @@
 mod socket;
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -53,6 +54,7 @@ struct SocketState {
     stuck: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
+    switch: Cell<Switch>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
     unheard: OnceCell<Box<Unheard>>,
 }
@@ -69,6 +71,18 @@ enum Owed {
     Rest,
 }
 
+/// How far a 101 has gone, which must not say `close`: hyper adds that where the handshake has said it (`enforce_version`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Switch {
+    /// There is none, or all that is to be left out of it has been.
+    #[default]
+    None,
+    /// It is what hyper writes next.
+    Agreed,
+    /// So many bytes before what is to be left out.
+    Before(usize),
+}
+
 /// How a client's connection is ended that has not ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -82,6 +96,18 @@ pub enum Ending {
     /// With a reset: its answer has not come to its end, and HTTP/1.0 takes the end of the connection for that.
     CutShort,
 }
+
+/// A client has gone within its request. Nobody is to be answered, and its connection ends.
+#[derive(Debug)]
+pub struct ClientGone;
+
+impl fmt::Display for ClientGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the client has gone within its request")
+    }
+}
+
+impl std::error::Error for ClientGone {}
 
 /// A place among `--max-connections`, and among those of its client.
 #[derive(Debug)]
@@ -167,6 +193,7 @@ impl Downstream {
 
     /// The connection is to become this tunnel's.
     pub(super) fn agree(&self, tunnel: Agreed) {
+        self.socket.switch.set(Switch::Agreed);
         *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 

@@ -120,9 +120,8 @@ mod tests {
     use super::*;
     use crate::core::wire::request::Framing;
     use crate::proxy::exchange::Patience;
-    use crate::proxy::queue::Precedence;
     use crate::proxy::upload::Upload;
-    use crate::proxy::upstream::tests::pool;
+    use crate::proxy::upstream::tests::{lease, pool};
 
     const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
 
@@ -131,9 +130,7 @@ mod tests {
         let pod = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let (pool, address) = (pool(), pod.local_addr().expect("a bound socket").to_string());
         let endpoint = pool.listed("pod", &address.parse().expect("an address"));
-        let now = std::time::Instant::now();
-        let lease =
-            pool.lease(&endpoint, now, Duration::from_secs(20), Precedence::Other).await.expect("somebody listens");
+        let lease = lease(&pool, &endpoint).await.expect("somebody listens");
         let (mut on_pod, _) = pod.accept().await.expect("it was dialled");
 
         let (mut client, served) = tokio::io::duplex(64 * 1024);
@@ -152,7 +149,13 @@ mod tests {
         });
         let body = received.recv().await.expect("a request");
 
-        let mut upload = Upload::new(HEAD[..HEAD.len() - 2].to_vec(), body, Framing::Length(100_000_000), None, now);
+        let mut upload = Upload::new(
+            HEAD[..HEAD.len() - 2].to_vec(),
+            body,
+            Framing::Length(100_000_000),
+            None,
+            std::time::Instant::now(),
+        );
         upload.address(None);
         let patience = Duration::from_secs(3600);
         let patience = Patience { response: patience, request_body: patience, response_body: None };

@@ -82,8 +82,10 @@ pub(super) enum Broken {
     Body(BodyError),
     /// Nothing more came for `--response-body-idle`.
     Stalled,
-    /// The client's request body failed while the response was under way.
+    /// The client's request body is malformed, as was found while the response was under way.
     Upload(hyper::Error),
+    /// The client has gone.
+    Gone(hyper::Error),
     /// It turned out longer than `--max-body`.
     Limit,
     /// Nothing more of it came for `--request-body-idle`.
@@ -101,8 +103,10 @@ enum NoHead {
     TooLong,
     /// `--response-timeout` is over.
     Timeout,
-    /// The client's body failed.
+    /// The client's body is malformed.
     Upload(hyper::Error),
+    /// The client has gone.
+    Gone(hyper::Error),
     /// `--request-body-idle` is over.
     SlowUpload,
     /// The client's body is longer than `--max-body`.
@@ -160,6 +164,7 @@ impl Exchange {
         tracing::debug!(%error, sent, "no answer from the pod");
         let (timed_out, stage) = match error {
             NoHead::Upload(_) => (false, Stage::Upload),
+            NoHead::Gone(_) => (false, Stage::Gone),
             NoHead::SlowUpload => (true, Stage::Upload),
             NoHead::Limit => (false, Stage::Limit),
             NoHead::Timeout => (true, Stage::Head),
@@ -188,6 +193,7 @@ impl Exchange {
     fn poll_head(&mut self, method: &Method, map: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<Head, NoHead>> {
         match self.poll_send(cx) {
             Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(NoHead::Upload(error))),
+            Poll::Ready(Err(SendError::Gone(error))) => return Poll::Ready(Err(NoHead::Gone(error))),
             Poll::Ready(Err(SendError::TooLarge)) => return Poll::Ready(Err(NoHead::Limit)),
             Poll::Ready(Err(SendError::Pod(error))) if !self.upload.was_begun() => {
                 return Poll::Ready(Err(NoHead::Connection(error)));
@@ -231,6 +237,7 @@ impl Exchange {
         match ready!(self.poll_send(cx)) {
             Ok(()) => {}
             Err(SendError::Client(error)) => return Poll::Ready(Err(Broken::Upload(error))),
+            Err(SendError::Gone(error)) => return Poll::Ready(Err(Broken::Gone(error))),
             Err(SendError::TooLarge) => return Poll::Ready(Err(Broken::Limit)),
             Err(SendError::Pod(_)) => self.upload.abandon(),
         }
@@ -361,7 +368,8 @@ impl fmt::Display for NoHead {
             Self::Head(HeadError::Framing) => f.write_str("the response is framed ambiguously"),
             Self::TooLong => f.write_str("the response head is longer than 64 KiB"),
             Self::Timeout => f.write_str("--response-timeout is over"),
-            Self::Upload(error) => write!(f, "the client's body failed: {error}"),
+            Self::Upload(error) => write!(f, "the client's body is malformed: {error}"),
+            Self::Gone(error) => write!(f, "the client has gone: {error}"),
             Self::SlowUpload => f.write_str("--request-body-idle is over"),
             Self::Limit => f.write_str("the client's body is longer than --max-body"),
         }
@@ -377,7 +385,8 @@ impl fmt::Display for Broken {
             Self::Body(BodyError::TooLarge) => f.write_str("the pod's chunk extensions or trailers are too large"),
             Self::Stalled => f.write_str("--response-body-idle is over"),
             Self::Limit => f.write_str("the client's body is longer than --max-body"),
-            Self::Upload(error) => write!(f, "the client's body failed: {error}"),
+            Self::Upload(error) => write!(f, "the client's body is malformed: {error}"),
+            Self::Gone(error) => write!(f, "the client has gone: {error}"),
             Self::SlowUpload => f.write_str("--request-body-idle is over"),
         }
     }

@@ -13,7 +13,7 @@ use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
-use super::balance::{Another, Target};
+use super::balance::{Another, Balancer, Target};
 use super::body::ResponseBody;
 use super::doubt::Doubt;
 use super::endpoint::Endpoint;
@@ -23,7 +23,7 @@ use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
-use super::upstream::NoLease;
+use super::upstream::{Entered, NoLease};
 use super::{Downstream, Proxy, Route, speaking};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
@@ -40,6 +40,20 @@ pub(super) struct Forwarding<'a, D> {
     pub(super) proxy: &'a Rc<Proxy<D>>,
     pub(super) downstream: &'a Rc<Downstream>,
     pub(super) kind: Kind,
+}
+
+/// One attempt: to whom it goes, and how it is dialled.
+struct Attempt<'a> {
+    endpoint: &'a Rc<Endpoint>,
+    now: Instant,
+    /// For how long.
+    connect: Duration,
+    entered: Option<Entered>,
+    who: Precedence,
+    /// For how long it may still wait for places.
+    left: &'a mut Duration,
+    /// Whether the request comes from another pod, to which it could not be sent.
+    moved: bool,
 }
 
 /// What Engine.IO answers to a `sid` it does not know, with other errors of a session's.
@@ -59,6 +73,13 @@ pub(super) struct GivenUp {
     pub(super) reject: Reject,
     /// Whether the connection has to end: the request's body may be partly unread.
     pub(super) close: bool,
+}
+
+impl GivenUp {
+    /// Whether that is because nobody is left to be answered.
+    pub(super) fn has_no_client(&self) -> bool {
+        matches!(self.reject, Reject::Pod(Failure { stage: Stage::Gone, .. }))
+    }
 }
 
 impl<D: Directory> Forwarding<'_, D> {
@@ -106,23 +127,35 @@ impl<D: Directory> Forwarding<'_, D> {
         if let Route::Backend(_) = &route {
             self.proxy.balancer.deposit();
         }
+        let UpstreamConfig { connect_timeout, pod_wait, queue_timeout, max_connections, .. } =
+            self.proxy.config.upstream;
+        let (mut moved, mut left) = (false, queue_timeout);
         for attempt in 0.. {
-            let endpoint = self.endpoint(&route);
+            let (mut endpoint, who) = (self.endpoint(&route), self.precedence(&route, record));
+            // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
+            let entered = match max_connections {
+                Some(_) => Box::pin(self.enter(&mut route, &mut endpoint, who, &mut left)).await.map(Some),
+                None => Ok(None),
+            };
             if attempt == 0 || record.pod.as_ref() != Some(endpoint.name()) {
                 endpoint.count_pick(source_of(&route));
             }
             record.pod = Some(endpoint.name().clone());
+            let entered = entered.map_err(|failure| {
+                endpoint.count_unanswered();
+                Reject::Pod(failure)
+            })?;
             upload.address(match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
             });
-            let UpstreamConfig { connect_timeout, pod_wait, .. } = self.proxy.config.upstream;
             let (now, connect) = match attempt {
-                0 => (record.routed(), connect_timeout),
+                0 if entered.is_none() => (record.routed(), connect_timeout),
+                0 => (Instant::now(), connect_timeout),
                 _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
             };
-            let who = self.precedence(&route, record);
-            let attempted = self.attempt(head, upload, &endpoint, now, connect, who).await;
+            let dial = Attempt { endpoint: &endpoint, now, connect, entered, who, left: &mut left, moved };
+            let attempted = self.attempt(head, upload, dial).await;
             let Unanswered { failure, unsent, own } = match attempted {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
@@ -130,17 +163,47 @@ impl<D: Directory> Forwarding<'_, D> {
             let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
             let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
-                if failure.stage != Stage::Upload {
+                if !matches!(failure.stage, Stage::Upload | Stage::Gone) {
                     endpoint.count_unanswered();
                 }
                 return Err(Reject::Pod(failure));
             };
             upload = unsent;
+            moved = next == Next::Elsewhere;
             if let Next::Wait(pause) = next {
                 route = Box::pin(self.before_next_attempt(route, head, record, pause)).await?;
             }
         }
         unreachable!("the attempts end by returning")
+    }
+
+    /// A place at the request's pod; for one that no pod in particular has to answer, at whichever has one first.
+    async fn enter(
+        &self,
+        route: &mut Route,
+        endpoint: &mut Rc<Endpoint>,
+        who: Precedence,
+        left: &mut Duration,
+    ) -> Result<Entered, Failure> {
+        let pool = &self.proxy.pool;
+        if let Some(entered) = pool.try_enter(endpoint) {
+            return Ok(entered);
+        }
+        let mut others = match &*route {
+            Route::Pod(_) => Vec::new(),
+            Route::Backend(choice) => self.proxy.balancer.alternatives(choice),
+        };
+        let mut pods = vec![Rc::clone(endpoint)];
+        pods.extend(others.iter().map(|other| self.endpoint_of(other)));
+        // Who waits counts as well: where all are full, the shortest line is the least loaded pod's.
+        let waiting = endpoint.load.begin();
+        let (first, entered) = pool.enter_first(&pods, who, left).await?;
+        drop(waiting);
+        if let (Some(other), Route::Backend(choice)) = (first.checked_sub(1), route) {
+            Balancer::settle(choice, others.swap_remove(other));
+            *endpoint = pods.swap_remove(first);
+        }
+        Ok(entered)
     }
 
     /// What an answer means for the pod that gave it, and for the client's affinity to it.
@@ -174,9 +237,6 @@ impl<D: Directory> Forwarding<'_, D> {
             return Ok(false);
         }
         let another = balancer.elsewhere(choice, failure);
-        if another == Another::Chosen {
-            self.proxy.metrics.retries.elsewhere.inc();
-        }
         if another == Another::None && choice.is_in_session() && failure.ends_sessions() {
             return Err(Reject::SessionUnknown);
         }
@@ -188,13 +248,16 @@ impl<D: Directory> Forwarding<'_, D> {
         &self,
         head: &mut Parts,
         upload: Upload,
-        endpoint: &Rc<Endpoint>,
-        now: Instant,
-        connect: Duration,
-        who: Precedence,
+        Attempt { endpoint, now, connect, entered, who, left, moved }: Attempt<'_>,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = match pool.lease(endpoint, now, connect, who).await {
+        let lease = pool.lease(endpoint, entered, (now, connect), (who, left)).await;
+        // A pod that has no place, or that somebody else has just found away, has not been tried.
+        let is_tried = lease.as_ref().err().is_none_or(|failed| failed.own && failed.failure.stage != Stage::Queue);
+        if moved && is_tried {
+            self.proxy.metrics.retries.elsewhere.inc();
+        }
+        let lease = match lease {
             Ok(lease) => lease,
             Err(NoLease { failure, own }) => return Err(Unanswered { failure, unsent: Some(upload), own }),
         };
@@ -235,11 +298,16 @@ impl<D: Directory> Forwarding<'_, D> {
         let Proxy { pool, config, .. } = &**self.proxy;
         match route {
             Route::Pod(Assignment { pod, .. }) => pool.pod(pod.as_str(), || config.routing.address_of(pod)),
-            Route::Backend(choice) => match &choice.target {
-                Target::Listed(member) if member.is_pod => pool.pod(&member.name, || member.address.clone()),
-                Target::Listed(member) => pool.listed(&member.name, &member.address),
-                Target::Unlisted { name, address } => pool.stranger(name, address),
-            },
+            Route::Backend(choice) => self.endpoint_of(&choice.target),
+        }
+    }
+
+    fn endpoint_of(&self, target: &Target) -> Rc<Endpoint> {
+        let pool = &self.proxy.pool;
+        match target {
+            Target::Listed(member) if member.is_pod => pool.pod(&member.name, || member.address.clone()),
+            Target::Listed(member) => pool.listed(&member.name, &member.address),
+            Target::Unlisted { name, address } => pool.stranger(name, address),
         }
     }
 

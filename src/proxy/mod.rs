@@ -24,7 +24,6 @@ mod upgrade;
 mod upload;
 mod upstream;
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ use hyper::body::{Body, Incoming};
 
 pub use body::ResponseBody;
 pub use canned::Unheard;
-pub use client::{ClientSocket, Downstream, Ending, Permit};
+pub use client::{ClientGone, ClientSocket, Downstream, Ending, Permit};
 pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
@@ -131,11 +130,15 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// Answers one request.
+    ///
+    /// # Errors
+    ///
+    /// Its client has gone within its body.
     pub async fn handle(
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Infallible> {
+    ) -> Result<Response<ResponseBody>, ClientGone> {
         let sound = downstream.doubts.settled().await;
         let (mut head, body) = request.into_parts();
         let request_id = request_id(&head, downstream.client.trusted);
@@ -157,11 +160,11 @@ impl<D: Directory> Proxy<D> {
             return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
         }
         if head::ends_here(&head) {
-            return Ok(self.answer_at_once(record, reject::options(), &body));
+            return Ok(self.answer_in_turn(record, reject::options(), &body).await);
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
-            Ok(Routed::Answered(answer)) => return Ok(self.answer_at_once(record, answer, &body)),
+            Ok(Routed::Answered(answer)) => return Ok(self.answer_in_turn(record, answer, &body).await),
             Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
         };
         let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
@@ -170,7 +173,11 @@ impl<D: Directory> Proxy<D> {
         let answered = forwarding.run(head, body, route, &mut record).await;
         let response = match answered {
             Ok(answered) => forwarding.respond(answered, record, offer),
-            Err(given_up) => self.give_up(record, &given_up),
+            Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
+            Err(given_up) => {
+                others_first().await;
+                self.give_up(record, &given_up)
+            }
         };
         downstream.upgrading.set(reject::is_switch(response.status()));
         Ok(response)
@@ -255,15 +262,16 @@ impl<D: Directory> Proxy<D> {
         self.answer(record, answer)
     }
 
-    /// The same, after everybody else's turn. What is refused waits for nobody, so that a connection full of such
-    /// requests would keep its thread until the last: others would wait for it, and sockets be looked at less often.
+    /// The same, after everybody else's turn.
     async fn refuse_in_turn(&self, record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
-        tokio::task::yield_now().await;
+        others_first().await;
         self.refuse(record, reject, body)
     }
 
-    /// An answer of the router's own that is no refusal. The connection ends where the request's body has not been read.
-    fn answer_at_once(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
+    /// An answer of the router's own that is no refusal, after everybody else's turn. The connection ends where the request's
+    /// body has not been read.
+    async fn answer_in_turn(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
+        others_first().await;
         if !body.is_end_stream() {
             record.linger();
             answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -305,6 +313,13 @@ impl<D: Directory> Proxy<D> {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
+}
+
+/// Gives everybody else on the thread their turn. An answer of the router's own waits for nobody: a connection full of requests
+/// for such would be served sixteen at a time (hyper's measure), and some sixty times that before the runtime looks at sockets
+/// again, so that others would wait for hundreds of its answers.
+async fn others_first() {
+    tokio::task::yield_now().await;
 }
 
 /// What routing came to.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::config::UpstreamConfig;
 use crate::core::decision::{Failure, Stage};
-use crate::metrics::{Held, Metrics, PodMetrics, seconds};
+use crate::metrics::{Held, PodMetrics};
 
 /// The queues of all pods, as long as somebody may come to one: where pods go by their addresses, old ones pile up.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,6 @@ pub struct Queues(Arc<Mutex<HashMap<Arc<str>, Arc<Queue>>>>);
 pub(super) struct Queue {
     line: Mutex<Line>,
     limit: usize,
-    metrics: Arc<Metrics>,
 }
 
 /// Who comes first.
@@ -66,7 +65,7 @@ enum Joined {
 
 impl Queues {
     /// The queue of a pod, where there is a limit.
-    pub(super) fn of(&self, pod: &Arc<str>, config: &UpstreamConfig, metrics: &Arc<Metrics>) -> Option<Arc<Queue>> {
+    pub(super) fn of(&self, pod: &Arc<str>, config: &UpstreamConfig) -> Option<Arc<Queue>> {
         let free = config.max_connections?;
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !queues.contains_key(pod) {
@@ -75,7 +74,7 @@ impl Queues {
         }
         let queue = queues.entry(Arc::clone(pod)).or_insert_with(|| {
             let line = Mutex::new(Line { free, waiting: BTreeMap::new(), next: 0 });
-            Arc::new(Queue { line, limit: config.queue, metrics: Arc::clone(metrics) })
+            Arc::new(Queue { line, limit: config.queue })
         });
         Some(Arc::clone(queue))
     }
@@ -105,9 +104,7 @@ impl Queue {
             Joined::Full => return Err(full(false)),
         };
         let _queued = Held::new(&pod.queued);
-        let since = Instant::now();
         let place = tokio::time::timeout_at(until.into(), place).await;
-        self.metrics.queue_duration.observe(seconds(since.elapsed()));
         // Nobody hands over what has been given up for a session's request.
         place.map_err(|_| full(true))?.map_err(|_| full(false))
     }
@@ -173,6 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(5);
@@ -200,18 +198,19 @@ mod tests {
             response_timeout: second,
             response_body_idle: None,
             idle: second,
+            dns_stale: second,
             pod_networks: None,
         }
     }
 
     #[tokio::test]
     async fn places_are_handed_on_and_the_queue_is_bounded() {
-        let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
+        let (queues, metrics) = (Queues::default(), Metrics::new());
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        assert!(queues.of(&name, &config(None, 1), &metrics).is_none());
+        assert!(queues.of(&name, &config(None, 1)).is_none());
         let limits = config(Some(1), 1);
-        let queue = queues.of(&name, &limits, &metrics).expect("a limit");
-        let again = queues.of(&name, &limits, &metrics).expect("a limit");
+        let queue = queues.of(&name, &limits).expect("a limit");
+        let again = queues.of(&name, &limits).expect("a limit");
         assert!(Arc::ptr_eq(&queue, &again), "one for all threads");
 
         let first = enter(&queue, &pod, LONG).await.expect("free");
@@ -226,16 +225,16 @@ mod tests {
         assert_eq!((third.stage, third.timed_out, third.sent), (Stage::Queue, false, false));
         drop(first);
         let second = second.await.expect("its turn has come");
-        assert_eq!((pod.queued.get(), metrics.queue_duration.get_sample_count()), (0, 1));
+        assert_eq!(pod.queued.get(), 0);
         drop(second);
         enter(&queue, &pod, LONG).await.expect("free again");
     }
 
     #[tokio::test]
     async fn a_queue_is_kept_as_long_as_somebody_may_come_to_it_or_has_a_place() {
-        let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
+        let (queues, metrics) = (Queues::default(), Metrics::new());
         let limits = config(Some(1), 1);
-        let of = |name: String| queues.of(&Arc::from(name), &limits, &metrics).expect("a limit");
+        let of = |name: String| queues.of(&Arc::from(name), &limits).expect("a limit");
         let known = || queues.0.lock().expect("nobody panics").len();
         let (kept, tunnels) = (of("10.0.0.1:1".to_owned()), of("10.0.0.2:1".to_owned()));
         let place = enter(&tunnels, &metrics.pod("10.0.0.2:1"), LONG).await.expect("free");
@@ -253,9 +252,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_sessions_request_is_next_and_where_the_queue_is_full_the_last_of_the_others_goes() {
-        let (queues, metrics) = (Queues::default(), Arc::new(Metrics::new()));
+        let (queues, metrics) = (Queues::default(), Metrics::new());
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        let queue = queues.of(&name, &config(Some(1), 2), &metrics).expect("a limit");
+        let queue = queues.of(&name, &config(Some(1), 2)).expect("a limit");
         let place = enter(&queue, &pod, LONG).await.expect("free");
         let (mut first, mut last) = (pin!(enter(&queue, &pod, LONG)), pin!(enter(&queue, &pod, LONG)));
         waits(first.as_mut()).await;
@@ -277,7 +276,7 @@ mod tests {
     async fn a_wait_ends() {
         let metrics = Arc::new(Metrics::new());
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
-        let queue = Queues::default().of(&name, &config(Some(1), 1), &metrics).expect("a limit");
+        let queue = Queues::default().of(&name, &config(Some(1), 1)).expect("a limit");
         let _taken = enter(&queue, &pod, LONG).await.expect("free");
         let failure = enter(&queue, &pod, SHORT).await.expect_err("nobody leaves");
         assert_eq!((failure.stage, failure.timed_out), (Stage::Queue, true));

@@ -4,8 +4,8 @@
 //! a name without an address, a refusal and a firewall look alike there. A line with the cause for each failed dial would
 //! be one a request, from each worker thread. So the threads share who is away. Looked at only when a pod is dialled.
 //!
-//! A warning is about something that an operator has. Of a pod that only a client's `sid` speaks of there is none: whoever
-//! makes up names could fill the log with them.
+//! A warning is about something that an operator has. Of a pod that only a client's `sid` or cookie speaks of there is none:
+//! whoever makes up names could fill the log with them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,7 @@ impl Reach {
 
     /// A dial has failed, to a pod of which nobody knows but the client that names it.
     pub(super) fn never_met(pod: &str, address: &HostPort, why: &str) {
-        tracing::debug!(pod, %address, why, "a pod that only a sid names is unreachable");
+        tracing::debug!(pod, %address, why, "a pod that only its client names is unreachable");
     }
 
     /// A dial has succeeded. Whether the pod was away.

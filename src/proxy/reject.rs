@@ -95,7 +95,7 @@ answers! {
     POD_ADDRESS_REFUSED: BAD_GATEWAY, "pod-address-refused",
         "The pod's address is outside the networks that pods may be in.";
     SLOW_BODY: REQUEST_TIMEOUT, "slow-body", "Nothing more came of the request's body.";
-    BROKEN_BODY: BAD_REQUEST, "bad-request", "The request's body broke off, or is malformed.";
+    pub(super) BROKEN_BODY: BAD_REQUEST, "bad-request", "The request's body is malformed.";
     POD_TIMEOUT: GATEWAY_TIMEOUT, "pod-timeout", "The pod did not answer in time.";
     POD_CLOSED: BAD_GATEWAY, "pod-closed",
         "The pod closed the connection without an answer; the request was not repeated.";
@@ -264,7 +264,8 @@ impl Reject {
                 (Stage::Confine, _) => &POD_ADDRESS_REFUSED,
                 (Stage::Limit, _) => &BODY_TOO_LARGE,
                 (Stage::Upload, true) => &SLOW_BODY,
-                (Stage::Upload, false) => &BROKEN_BODY,
+                // Whose client has gone gets none.
+                (Stage::Upload, false) | (Stage::Gone, _) => &BROKEN_BODY,
                 (Stage::Head, true) => &POD_TIMEOUT,
                 (Stage::Head, false) => &POD_CLOSED,
                 (Stage::Malformed, _) => &BAD_RESPONSE,

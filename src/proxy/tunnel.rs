@@ -253,6 +253,11 @@ impl Tunnel {
         }
     }
 
+    /// Whether the pod has ended its side. It may have gone altogether, and be back as another.
+    pub(super) fn pod_is_done(&self) -> bool {
+        self.down.state != State::Open
+    }
+
     /// Relays. Ready at the end; the sockets are then to be dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let end = ready!(self.poll_relay(cx));

@@ -96,7 +96,7 @@ impl Agreed {
         let (client, looked_past) = client.into_stream();
         let up = Direction::to_pod(early, looked_past);
         let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member);
-        tokio::task::spawn_local(Relay { tunnel, story, end: None, _kept: (kept, downstream) });
+        tokio::task::spawn_local(Relay { tunnel, story, end: None, kept, _downstream: downstream });
     }
 }
 
@@ -118,15 +118,21 @@ struct Relay {
     story: Story,
     /// How it ended. Dropped without, it was cut together with its thread's runtime.
     end: Option<End>,
-    /// Its part of the pod, and the downstream connection's permit.
-    _kept: (Kept, Rc<Downstream>),
+    /// Its part of the pod.
+    kept: Kept,
+    /// For the connection's permit.
+    _downstream: Rc<Downstream>,
 }
 
 impl Future for Relay {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.end = Some(ready!(self.tunnel.poll(cx)));
+        let end = self.tunnel.poll(cx);
+        if self.tunnel.pod_is_done() {
+            self.kept.leave();
+        }
+        self.end = Some(ready!(end));
         Poll::Ready(())
     }
 }

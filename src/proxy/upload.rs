@@ -1,6 +1,7 @@
 //! A request on its way to a pod: its head, then its body frame by frame, never collected.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -54,10 +55,24 @@ pub(super) struct Progress {
 pub(super) enum SendError {
     /// The pod's connection broke.
     Pod(io::Error),
-    /// The client's body broke off, or is malformed.
+    /// The client's body is malformed.
     Client(hyper::Error),
+    /// The client's connection ended within it.
+    Gone(hyper::Error),
     /// It is longer than `--max-body`.
     TooLarge,
+}
+
+impl SendError {
+    /// hyper has one error for both, and what it was in words of its own beneath: data that is wrong, or the socket's end
+    /// (a FIN, a reset, a timeout of the kernel's).
+    fn of_body(error: hyper::Error) -> Self {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        match cause {
+            Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => Self::Client(error),
+            _ => Self::Gone(error),
+        }
+    }
 }
 
 impl Upload {
@@ -166,7 +181,7 @@ impl Upload {
             };
             let frame = Pin::new(&mut *body).poll_frame(cx);
             self.progress.iter().for_each(|progress| progress.note(frame.is_pending()));
-            let frame = ready!(frame).transpose().map_err(SendError::Client)?;
+            let frame = ready!(frame).transpose().map_err(SendError::of_body)?;
             // A body of known length is over with its last byte: hyper tells so only at its next turn.
             let over = body.is_end_stream() && !self.chunked;
             match frame.map(hyper::body::Frame::into_data) {

@@ -6,6 +6,7 @@
 //! has probably gone. So are those to an address that the pod's name does not lead to any more. What is said on a connection is `exchange.rs`.
 
 mod address;
+mod places;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+pub(super) use self::places::Entered;
 use super::endpoint::{Connection, Endpoint, Idle};
 use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
@@ -80,12 +82,19 @@ struct Busy {
     _counted: Held,
 }
 
-/// What a tunnel keeps of its lease: what counts its connection among the open ones, its part of the pod's load, by name
-/// and by address, and its place at the pod.
+/// What a tunnel keeps of its lease, for its drop.
 #[derive(Debug)]
-pub(super) struct Kept(
-    #[expect(dead_code, reason = "held for its drop")] (Held, InFlight, Option<InFlight>, Option<Place>),
-);
+pub(super) struct Kept {
+    _open: Held,
+    part: Option<Part>,
+}
+
+/// A part of the pod: of its load, by name and by address, and of its places.
+#[derive(Debug)]
+struct Part {
+    _load: (InFlight, Option<InFlight>),
+    _place: Option<Place>,
+}
 
 // === impl Pool ===
 
@@ -145,7 +154,7 @@ impl Pool {
             load: self.backends.load(&name),
             responses: Met::default(),
             picks: Met::default(),
-            queue: RefCell::new(self.queues.of(&name, &self.config, &self.metrics)),
+            queue: RefCell::new(self.queues.of(&name, &self.config)),
             last_used: Cell::new(Instant::now()),
             name,
             idle: RefCell::default(),
@@ -162,8 +171,9 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint: a kept one that is still good, else a new one, made within `connect`; `who` asks matters
-    /// where places are scarce. The clock is looked at only where something had to be waited for.
+    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one, made
+    /// within `connect`. The address it leads to may have a queue of its own, of which nobody knew before: `who` waits there
+    /// for what is `left`.
     ///
     /// # Errors
     ///
@@ -171,34 +181,27 @@ impl Pool {
     pub(super) async fn lease(
         &self,
         endpoint: &Rc<Endpoint>,
-        now: Instant,
-        connect: Duration,
-        who: Precedence,
+        entered: Option<Entered>,
+        (now, connect): (Instant, Duration),
+        (who, left): (Precedence, &mut Duration),
     ) -> Result<Lease, NoLease> {
         endpoint.last_used.set(now);
-        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
-        let (place, queue, now) = match endpoint.queue() {
-            Some(queue) => {
-                let (place, queue) = Box::pin(self.enter(endpoint, queue, who)).await?;
-                (Some(place), Some(queue), Instant::now())
-            }
-            None => (None, None, now),
-        };
+        let (place, queue) = entered.map(|entered| (entered.place, entered.queue)).unzip();
         let mut busy = Busy::new(endpoint, place);
         if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
             busy.count_at_address(&connection);
             return Ok(Lease { busy, connection, reused: true, since: now });
         }
+        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint, connect)).await?;
         busy.count_at_address(&connection);
-        // The address may have a queue of its own, of which nobody knew before it was reached.
         if let (Some(before), Some(now)) = (queue, endpoint.queue())
             && !Arc::ptr_eq(&before, &now)
         {
             busy.place = None;
-            let until = Instant::now() + self.config.queue_timeout;
-            let place = Box::pin(now.enter(who, endpoint.metrics(), until)).await;
-            busy.place = Some(place.map_err(|failure| NoLease { failure, own: true })?);
+            let entered = Box::pin(self.enter_first(std::slice::from_ref(endpoint), who, left)).await;
+            let (_, entered) = entered.map_err(|failure| NoLease { failure, own: true })?;
+            busy.place = Some(entered.place);
         }
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
     }
@@ -301,7 +304,8 @@ impl Pool {
 
 impl Busy {
     fn new(endpoint: &Rc<Endpoint>, place: Option<Place>) -> Self {
-        let (load, counted) = (endpoint.load.begin(), Held::new(&endpoint.metrics().in_flight));
+        let load = endpoint.load.begin();
+        let counted = Held::new(&endpoint.metrics().in_flight);
         Self { endpoint: Rc::clone(endpoint), place, load, load_at_address: None, _counted: counted }
     }
 
@@ -372,7 +376,17 @@ impl Lease {
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.
     pub(super) fn into_stream(self) -> (TcpStream, Kept) {
         let Busy { load, load_at_address, place, .. } = self.busy;
-        (self.connection.stream, Kept((self.connection.open, load, load_at_address, place)))
+        let part = Part { _load: (load, load_at_address), _place: place };
+        (self.connection.stream, Kept { _open: self.connection.open, part: Some(part) })
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Gives back its part of the pod: that has ended its side of the tunnel, and may have room for others.
+    pub(super) fn leave(&mut self) {
+        self.part = None;
     }
 }
 
@@ -397,6 +411,13 @@ pub(super) mod tests {
         Pool::new(config.upstream.clone(), commons)
     }
 
+    /// A connection for a request that needs no place.
+    pub(in crate::proxy) async fn lease(pool: &Pool, endpoint: &Rc<Endpoint>) -> Result<Lease, NoLease> {
+        let mut left = Duration::ZERO;
+        let (times, who) = ((Instant::now(), Duration::from_secs(20)), (Precedence::Other, &mut left));
+        pool.lease(endpoint, None, times, who).await
+    }
+
     /// Whoever is told of another's failed dial has none of its own.
     #[tokio::test]
     async fn a_dial_fails_once() {
@@ -405,8 +426,7 @@ pub(super) mod tests {
         let endpoint = pool.listed("gone", &free.expect("loopback has a free port").to_string().parse().expect("one"));
         let mut failures = [0, 0];
         for _ in 0..1000 {
-            let lease = pool.lease(&endpoint, Instant::now(), Duration::from_secs(20), Precedence::Other);
-            let failed = lease.await.expect_err("nobody there");
+            let failed = lease(&pool, &endpoint).await.expect_err("nobody there");
             assert_eq!((failed.failure.stage, failed.failure.sent), (Stage::Connect, false));
             failures[usize::from(failed.own)] += 1;
         }

@@ -3,6 +3,7 @@
 mod backends;
 mod health;
 mod load;
+mod places;
 mod policies;
 mod sessions;
 

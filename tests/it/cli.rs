@@ -333,6 +333,40 @@ fn explain_says_where_and_why() {
     assert_eq!(routed["addresses"], serde_json::json!(["10.0.0.1:80"]), "a whole URL has the path of its path");
 }
 
+/// The values are of a router's own making: `pod_router::backends::Signer` with this key.
+#[test]
+fn explain_says_whom_a_cookie_stands_for() {
+    use pod_router::backends::Signer;
+    use pod_router::config::{Command, parse};
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    let settings = ["--directory", "memory", "--affinity-cookie", "c", "--affinity-key", KEY];
+    let with = [&settings[..], &["--default-backend", "10.0.0.1:1", "--route", "/api/=10.0.0.2:1"]].concat();
+    let words = ["pod-router"].iter().chain(&with).map(Into::into);
+    let Ok(Command::Serve(config)) = parse(words, [], false) else { panic!("{with:?} are settings") };
+    let signer = Signer::new(config.backends.session.cookie.as_ref().expect("there is one"), &config.routing);
+    let said = |target: &str, cookie: &str| {
+        let header = format!("Cookie: other=1; {cookie}");
+        let told = explain(target, &[&with[..], &["--header", &header]].concat());
+        assert!(!told.to_string().contains(cookie.split('=').nth(1).unwrap_or(" ")), "repeated: {told}");
+        told["cookie"].as_str().unwrap_or_default().to_owned()
+    };
+    let pod = signer.value("", "backend-1");
+    for (target, cookie, expected) in [
+        ("/", format!("c={pod}"), "signed for backend-1, which is asked, listed or not"),
+        ("/", format!("c=hunter2; c={pod}"), "signed for backend-1"),
+        ("/", format!("c={}", signer.value("", "10.0.0.1:1")), "signed for 10.0.0.1:1, which the backend lists"),
+        ("/", format!("c={}", signer.value("", "10.0.0.9:1")), "of a pod that goes by its address, if"),
+        ("/", format!("c={}", pod.replace("-1", "-2")), "not signed with --affinity-key"),
+        ("/api/x", format!("c={pod}"), "not signed with --affinity-key for this backend"),
+        ("/api/x", format!("c={}", signer.value("/api/", "backend-1")), "backend-1, which is asked if the backend"),
+    ] {
+        let said = said(target, &cookie);
+        assert!(said.contains(expected), "{target} {cookie}: {said}");
+    }
+    assert_eq!(said("/", "d=none-of-the-name"), "");
+    assert_eq!(said("/room_a", &format!("c={pod}")), "", "the room decides");
+}
+
 /// What somebody copies from a browser and pastes into a ticket has a session in it.
 #[test]
 fn explain_does_not_repeat_secrets() {

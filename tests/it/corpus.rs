@@ -235,5 +235,12 @@ fn what_clients_send_is_forwarded_exactly_or_refused() {
     let counted: usize = cases.iter().map(|case| case.seen.len() + 1 + usize::from(case.end == End::Open)).sum();
     assert_eq!(ledger.since(0).len(), counted, "a request came after its case was over");
     differential::ask(questions.into_iter().chain(differential::questions_of(&ledger)));
-    eprintln!("corpus: {} request-side cases, {} requests counted at the pods", cases.len(), ledger.len());
+    let through = cases.iter().filter(|case| !case.seen.is_empty()).count();
+    eprintln!(
+        "corpus: {} request-side cases came out as they should: {through} reach a pod, {} do not; the pods have seen {} \
+         requests, bystanders' included, and none too many",
+        cases.len(),
+        cases.len() - through,
+        ledger.len()
+    );
 }

@@ -4,6 +4,8 @@
 //! A name server has port 53: without root these tests, and those of `balance/backends.rs` that need one, say SKIPPED and
 //! pass.
 
+use serde_json::Value;
+
 use crate::balance::handshake;
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
@@ -134,6 +136,29 @@ fn a_name_server_that_fails_ends_no_session() {
     eventually("the name is known not to exist", || session(&router) == (400, Some("session-unknown".to_owned())));
 }
 
+/// What a name led to last is as good as anything while nobody can say, for as long as somebody wants that.
+#[test]
+fn while_no_name_server_answers_a_pods_last_address_is_used() {
+    let Some(names) = NameServer::start() else { return };
+    let (redis, pod) = (Redis::start(), Pod::start("backend-0"));
+    // Every request needs a new connection, and so the address.
+    pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    names.set(BACKEND_0, pod.addr().ip());
+    redis.assign("room_a", 0);
+    let start = |args: &[&str]| router(&names, &redis, pod.addr().port(), &[args, &["--pod-wait", "0s"]].concat());
+    let (lasting, forgetful) = (start(&[]), start(&["--dns-stale", "0s"]));
+    assert_eq!([&lasting, &forgetful].map(|router| router.get(ROOM).status()), [200, 200]);
+    let used = |router: &Router| router.metric("pod_router_stale_addresses_total", &[]);
+    assert_eq!(used(&lasting), 0.0);
+    names.fail(true);
+    eventually("the address is past its time", || {
+        assert_eq!(lasting.get(ROOM).status(), 200);
+        used(&lasting) > 0.0
+    });
+    eventually("its time is over for the other as well", || forgetful.get(ROOM).status() == 503);
+    assert_eq!((lasting.get(ROOM).status(), used(&forgetful)), (200, 0.0));
+}
+
 /// A default backend in the same namespace is a short name: it needs the search list that a full name must not walk.
 #[test]
 fn a_short_name_is_looked_for_along_the_search_list() {
@@ -207,6 +232,26 @@ fn a_name_server_that_says_nothing_does_not_hold_up_the_end() {
     eventually("the pod's name is asked for", || !names.asked().is_empty());
     router.signal("TERM");
     assert_eq!(router.wait_exit().code(), Some(0));
+}
+
+/// Half a second after each other, and for as long as it lasts: a warning each would say nothing new.
+#[test]
+fn the_log_is_told_of_a_silence_and_of_its_end() {
+    const NAME: &str = "headless.default.svc.cluster.local:1";
+    let Some(names) = NameServer::start() else { return };
+    names.set("headless.default.svc.cluster.local", [127, 0, 0, 1].into());
+    names.fall_silent();
+    let redis = Redis::start();
+    let builder = Router::builder().nameserver(&names).redis(&redis).env("RUST_LOG", "info,pod_router::dns=debug");
+    let router = builder.args(&["--default-backend", NAME, "--threads", "1"]).start();
+    let said = |line: &Value, message: &str| line["message"] == message && line["address"] == NAME;
+    let begins = "the resolver did not answer in time";
+    router.wait_log("the second silence", |line| said(line, "the resolver still does not answer in time"));
+    names.speak_again();
+    router.wait_log("the end", |line| said(line, "the resolver answers again") && line["level"] == "INFO");
+    let logs = router.logs();
+    let warnings: Vec<_> = logs.iter().filter(|line| said(line, begins)).collect();
+    assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN", "{warnings:?}");
 }
 
 /// On the control thread it is the name of Redis.

@@ -85,6 +85,7 @@ fn the_defaults_are_the_contracts() {
         ("--response-timeout", "1m"),
         ("--response-body-idle", "off"),
         ("--upstream-idle", "4s"),
+        ("--dns-stale", "10m"),
         ("--pod-networks", "off"),
         ("--downstream-idle", "2m"),
         ("--header-timeout", "10s"),

@@ -4,16 +4,16 @@ use crate::config::{Command, parse};
 use crate::core::check::Verdict;
 use crate::metrics::Metrics;
 
-const KEY: &str = "0123456789abcdef0123456789abcdef";
-const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
-const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
+pub(super) const KEY: &str = "0123456789abcdef0123456789abcdef";
+pub(super) const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
+pub(super) const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
 /// Probation begins at once, for tests that look at nothing before it.
 const SOON: [&str; 2] = ["--fail-timeout", "1ms"];
-const FULL: Failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
-const REFUSED: Failure = Failure { stage: Stage::Connect, ..FULL };
-const SILENT: Failure = Failure { timed_out: true, ..REFUSED };
+pub(super) const FULL: Failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
+pub(super) const REFUSED: Failure = Failure { stage: Stage::Connect, ..FULL };
+pub(super) const SILENT: Failure = Failure { timed_out: true, ..REFUSED };
 
-fn of(args: &[&str]) -> Rc<Balancer> {
+pub(super) fn of(args: &[&str]) -> Rc<Balancer> {
     let words = ["pod-router"].iter().chain(args);
     let Ok(Command::Serve(config)) = parse(words.map(Into::into), std::iter::empty(), false) else {
         panic!("{args:?} are settings");
@@ -26,16 +26,16 @@ fn balancer(args: &[&str]) -> Rc<Balancer> {
     of(&[&["--default-backend", "10.0.0.1:1,10.0.0.2:1,10.0.0.3:1"], args].concat())
 }
 
-fn choose_with(balancer: &Balancer, target: &str, client: [u8; 4], cookie: &str) -> Box<Choice> {
+pub(super) fn choose_with(balancer: &Balancer, target: &str, client: [u8; 4], cookie: &str) -> Box<Choice> {
     let head = http::Request::get(target).header("cookie", cookie).body(()).expect("a request").into_parts().0;
     balancer.choose(&head, false, client.into()).expect("there are pods")
 }
 
-fn choose(balancer: &Balancer, target: &str, client: [u8; 4]) -> Box<Choice> {
+pub(super) fn choose(balancer: &Balancer, target: &str, client: [u8; 4]) -> Box<Choice> {
     choose_with(balancer, target, client, "")
 }
 
-fn name(choice: &Choice) -> Arc<str> {
+pub(super) fn name(choice: &Choice) -> Arc<str> {
     Arc::clone(choice.target.name())
 }
 
@@ -114,7 +114,7 @@ fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
     let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "sid"];
     let balancer = balancer(&[&SOON[..], &cookies].concat());
     let member = on_probation(&balancer, "10.0.0.2:1");
-    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     for target in ["/", HANDSHAKE] {
         let picks: Vec<_> = (0..50).map(|n| choose_with(&balancer, target, [9, 9, 9, n], &cookie)).collect();
         let there = picks.iter().filter(|choice| name(choice) == member.name);
@@ -129,7 +129,7 @@ fn a_full_pod_is_not_tried() {
     let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--pod-max-connections", "1"];
     let balancer = balancer(&[&SOON[..], &cookies].concat());
     let member = on_probation(&balancer, "10.0.0.2:1");
-    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     let tunnel = busy(&balancer, &member.name, 1);
     for cookie in [&*cookie, ""] {
         assert!((0..9).all(|_| name(&choose_with(&balancer, "/", [1; 4], cookie)) != member.name), "{cookie}");
@@ -145,7 +145,7 @@ fn a_draining_pod_gets_what_its_sessions_send() {
     let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "sid"];
     let balancer = balancer(&cookies);
     let member = member(&balancer, "10.0.0.2:1");
-    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     member.checked(Verdict::Drain, 1, 1);
     let at = |target| choose_with(&balancer, target, [1; 4], &cookie);
     assert_eq!(name(&at(POLL)), member.name);
@@ -160,7 +160,7 @@ fn a_cookie_outlasts_requests_that_went_past_its_pod() {
     let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "off"];
     let balancer = balancer(&[&cookies[..], &["--pod-max-connections", "1"]].concat());
     let member = member(&balancer, "10.0.0.2:1");
-    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     let at = |target| choose_with(&balancer, target, [1; 4], &cookie);
     assert!(name(&at("/")) == member.name && balancer.cookie(&at("/")).is_none());
     for failure in [FULL, SILENT] {
@@ -181,7 +181,7 @@ fn a_cookie_outlasts_requests_that_went_past_its_pod() {
 fn a_pod_that_refuses_has_lost_its_cookie_until_it_answers() {
     let balancer = balancer(&["--affinity-cookie", "c", "--affinity-key", KEY]);
     let member = member(&balancer, "10.0.0.2:1");
-    let cookie = format!("c={}", member.tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     let mut passing = choose_with(&balancer, "/", [1; 4], &cookie);
     assert_eq!(balancer.elsewhere(&mut passing, REFUSED), Another::Chosen);
     assert!(balancer.cookie(&passing).is_some());
@@ -198,7 +198,7 @@ fn a_pod_that_refuses_has_lost_its_cookie_until_it_answers() {
 #[test]
 fn a_sid_and_a_cookie_may_name_the_same_pod() {
     let balancer = of(&["--default-backend", "a:1,b:1", "--affinity-cookie", "c", "--affinity-key", KEY]);
-    let cookie = format!("c={}", member(&balancer, "b:1").tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member(&balancer, "b:1").cookie.as_deref().expect("a cookie"));
     let choice = choose_with(&balancer, "/socket.io/?EIO=4&sid=b~x", [1; 4], &cookie);
     assert_eq!((&*name(&choice), choice.source, balancer.cookie(&choice)), ("b:1", AffinitySource::Sid, None));
 }
@@ -303,7 +303,7 @@ fn each_move_is_withdrawn() {
 #[test]
 fn a_request_meets_each_pod_once_before_it_waits() {
     let balancer = balancer(&["--affinity-cookie", "c", "--affinity-key", KEY]);
-    let cookie = format!("c={}", member(&balancer, "10.0.0.2:1").tag.as_deref().expect("a tag"));
+    let cookie = format!("c={}", member(&balancer, "10.0.0.2:1").cookie.as_deref().expect("a cookie"));
     let mut choice = choose_with(&balancer, "/", [1; 4], &cookie);
     let mut met = vec![(name(&choice).to_string(), choice.source.as_str())];
     while balancer.elsewhere(&mut choice, REFUSED) == Another::Chosen {
@@ -396,27 +396,4 @@ fn between_idle_pods_least_conn_is_even() {
     let _tunnel = busy(&balancer, "10.0.0.2:1", 1);
     let first = (0..300).filter(|_| &*name(&choose(&balancer, "/", [1; 4])) == "10.0.0.1:1").count();
     assert!((149..=151).contains(&first), "{first} of 300 between two idle pods");
-}
-
-#[test]
-fn a_pod_that_nobody_lists_is_asked_for_by_its_name() {
-    let balancer = of(&["--default-backend", "backend-service:3000"]);
-    let choice = choose(&balancer, "/socket.io/?EIO=4&sid=backend-7~x", [1; 4]);
-    let Target::Unlisted { name, address } = &choice.target else { panic!("{choice:?}") };
-    assert_eq!((&**name, &*address.host), ("backend-7", "backend-7.backend.default.svc.cluster.local"));
-    assert!(balancer.backends.backend(0).set().named("backend-7").is_none());
-}
-
-/// Another replica may have heard of it first.
-#[test]
-fn a_pod_that_is_missing_from_its_set_is_asked_for_all_the_same() {
-    let pods = ["--pod", "backend-0=10.0.0.1:1", "--pod", "backend-1=10.0.0.2:1", "--pod", "backend-2=10.0.0.3:1"];
-    let lists = ["--default-backend", "10.0.0.1:1,10.0.0.2:1", "--route", "/api/=10.0.0.9:1"];
-    let balancer = of(&[&pods[..], &lists].concat());
-    assert!(balancer.backends.backend(1).set().is_complete());
-    let choice = choose(&balancer, "/socket.io/?EIO=4&sid=backend-2~x", [1; 4]);
-    let Target::Unlisted { name, address } = &choice.target else { panic!("{choice:?}") };
-    assert_eq!((&**name, address.to_string().as_str()), ("backend-2", "10.0.0.3:1"));
-    let elsewhere = choose(&balancer, "/api/?EIO=4&sid=backend-2~x", [1; 4]);
-    assert_eq!(&**elsewhere.target.name(), "10.0.0.9:1", "no pod of the StatefulSet's");
 }

@@ -1,8 +1,9 @@
 //! A client's socket as hyper's server gets it: it learns what hyper does not tell, and ends as hyper would not.
 //!
 //! It notes what comes and what the client takes ([`SocketState`]), notices that a client has gone while hyper does not read,
-//! says in our words what hyper could not read, and closes so that what was said last arrives, or so that it does not look
-//! complete. What it must not do: decide which of these it is to be. That is [`Downstream`]'s, and its callers'.
+//! says in our words what hyper could not read, leaves out of a 101 what hyper should not have said, and closes so that what
+//! was said last arrives, or so that it does not look complete. What it must not do: decide which of these it is to be. That
+//! is [`Downstream`]'s, and its callers'.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::{Downstream, Ending, Owed, SocketState};
+use super::{Downstream, Ending, Owed, SocketState, Switch};
 use crate::proxy::canned::{self, Unheard};
 use crate::proxy::socket::{self, with_buffer};
 
@@ -25,6 +26,10 @@ const SMALL: usize = 8 * 1024;
 
 /// How long what comes after an answer to a request that was not read to its end is read, so that the answer may arrive.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// The line of a 101 that hyper has added `close` to, and what it has added.
+const SWITCH_AND_CLOSE: &[u8] = b"\r\nconnection: upgrade, close\r\n";
+const AND_CLOSE: &[u8] = b", close";
 
 /// A client's socket as hyper gets it.
 #[derive(Debug)]
@@ -100,6 +105,15 @@ impl ClientSocket {
         })
     }
 
+    /// Writes what is not to go as hyper has it; `None` where everything is.
+    fn poll_edited(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
+        match (self.state().switch.get(), self.state().owed.get()) {
+            (Switch::None, Owed::Nothing) => self.poll_answer_unreadable(cx, parts),
+            (Switch::None, Owed::Answer | Owed::Rest) => None,
+            (Switch::Agreed | Switch::Before(_), _) => self.poll_switch(cx, parts),
+        }
+    }
+
     /// Answers what hyper could not read, in place of hyper's empty answer `parts`; `None` where it is none. What of it the
     /// client does not take at once it is not owed.
     fn poll_answer_unreadable(
@@ -118,6 +132,29 @@ impl ClientSocket {
         }
         let all = parts.iter().map(|part| part.len()).sum();
         Some(self.note_write(written.map_ok(|_| all)))
+    }
+
+    /// Writes a 101 without the `close` that hyper has added: the connection lives on, as what it was switched to (RFC 9112
+    /// section 9.6, RFC 6455 section 4.2.2). `None` where there is nothing to be left out.
+    fn poll_switch(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
+        // hyper writes heads into one buffer, after whatever of it has not gone yet, and has it go before any body.
+        let bytes: &[u8] = parts.iter().find(|part| !part.is_empty())?;
+        let before = match self.state().switch.take() {
+            Switch::None => return None,
+            Switch::Agreed => {
+                let at = bytes.windows(SWITCH_AND_CLOSE.len()).rposition(|window| window == SWITCH_AND_CLOSE)?;
+                at + SWITCH_AND_CLOSE.len() - b", close\r\n".len()
+            }
+            Switch::Before(0) => return Some(Poll::Ready(Ok(AND_CLOSE.len()))),
+            Switch::Before(before) => before,
+        };
+        let written = self.stream().poll_write(cx, &bytes[..before]);
+        let left = match written {
+            Poll::Ready(Ok(written)) => before - written,
+            Poll::Ready(Err(_)) | Poll::Pending => before,
+        };
+        self.state().switch.set(Switch::Before(left));
+        Some(self.note_write(written))
     }
 
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -160,10 +197,8 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.state().owed.get() == Owed::Nothing
-            && let Some(answered) = self.poll_answer_unreadable(cx, &[IoSlice::new(bytes)])
-        {
-            return answered;
+        if let Some(written) = self.poll_edited(cx, &[IoSlice::new(bytes)]) {
+            return written;
         }
         let written = self.stream().poll_write(cx, bytes);
         self.note_write(written)
@@ -174,10 +209,8 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.state().owed.get() == Owed::Nothing
-            && let Some(answered) = self.poll_answer_unreadable(cx, parts)
-        {
-            return answered;
+        if let Some(written) = self.poll_edited(cx, parts) {
+            return written;
         }
         let stream = self.stream();
         let written = match parts {
@@ -287,6 +320,29 @@ mod tests {
         drop(socket);
         let ended = client.read_to_end(&mut Vec::new()).await;
         assert_eq!(ended.expect_err("no orderly end").kind(), ErrorKind::ConnectionReset);
+    }
+
+    /// Also behind more than the kernel takes at once.
+    #[tokio::test]
+    async fn a_101_goes_without_close_and_nothing_else_is_left_out() {
+        const BEFORE: &str = "HTTP/1.1 200 OK\r\nconnection: upgrade, close\r\n\r\n";
+        const HEAD: &str =
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n";
+        for times in [0, 1, 200_000] {
+            let (mut socket, downstream, mut client) = connected().await;
+            downstream.socket.switch.set(Switch::Agreed);
+            let before = BEFORE.repeat(times);
+            let write = async {
+                socket.write_all([&before, HEAD].concat().as_bytes()).await.expect("taken");
+                drop(socket);
+            };
+            let mut read = String::new();
+            let (_, ended) = tokio::join!(write, client.read_to_string(&mut read));
+            ended.expect("an end");
+            let left = read.strip_prefix(&before).expect("what came before is as it was");
+            assert_eq!(left, HEAD.replace(", close", ""));
+            assert!(times < 2 || downstream.socket.taken.get() > 1, "it was taken at once");
+        }
     }
 
     /// With a byte unread, as behind a body, hyper would not learn of the client's end.

@@ -5,56 +5,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::{NoLease, Pool};
+use super::Pool;
 use crate::backends::Load;
 use crate::proxy::endpoint::Endpoint;
-use crate::proxy::queue::{Place, Precedence, Queue};
-
-/// How often somebody who waits for a place looks whether the name leads elsewhere by now. DNS is asked no more often than
-/// its answers last.
-const LOOK: Duration = Duration::from_millis(500);
 
 impl Pool {
-    /// A place at the pod, and the queue that it is of, which may be another by the time that there is one.
-    pub(super) async fn enter(
-        &self,
-        endpoint: &Endpoint,
-        mut queue: Arc<Queue>,
-        who: Precedence,
-    ) -> Result<(Place, Arc<Queue>), NoLease> {
-        if let Some(place) = queue.try_enter() {
-            return Ok((place, queue));
-        }
-        let until = Instant::now() + self.config.queue_timeout;
-        loop {
-            let entered = tokio::select! {
-                biased;
-                moved = self.queue_elsewhere(endpoint, &queue) => Err(moved),
-                entered = queue.enter(who, endpoint.metrics(), until) => Ok(entered),
-            };
-            match entered {
-                Ok(Ok(place)) => return Ok((place, queue)),
-                Ok(Err(failure)) => return Err(NoLease { failure, own: true }),
-                Err(elsewhere) => queue = elsewhere,
-            }
-        }
-    }
-
-    /// The queue to wait in once the name does not lead any more to the address that this one is of.
-    async fn queue_elsewhere(&self, endpoint: &Endpoint, queue: &Arc<Queue>) -> Arc<Queue> {
-        loop {
-            self.follow(endpoint).await;
-            if let Some(now) = endpoint.queue().filter(|now| !Arc::ptr_eq(now, queue)) {
-                return now;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
     /// Looks where the name leads, and who comes from now on waits there. No answer says nothing.
-    async fn follow(&self, endpoint: &Endpoint) {
+    pub(super) async fn follow(&self, endpoint: &Endpoint) {
         let Some(reached) = endpoint.reached.borrow().as_ref().map(|(address, _)| *address) else {
             return;
         };
@@ -89,7 +47,7 @@ impl Pool {
         }
         let name: Arc<str> = reached.to_string().into();
         if self.config.max_connections.is_some() {
-            *endpoint.queue.borrow_mut() = self.queues.of(&name, &self.config, &self.metrics);
+            *endpoint.queue.borrow_mut() = self.queues.of(&name, &self.config);
         }
         let load = self.backends.load(&name);
         *last = Some((reached, load.clone()));

@@ -169,3 +169,45 @@ fn whoever_guesses_rooms_does_not_reach_redis() {
     expect_growth_below(&stage.router, before, 24);
     expect_at_rest(&stage);
 }
+
+/// How many requests of a connection that is full of such are answered before one that comes meanwhile on another.
+fn answered_before_another(stage: &Stage, round: usize, request: &str, status: u16) -> usize {
+    const FLOOD: usize = 500;
+    let mut flood = stage.client();
+    // What it asks for is known from here on.
+    flood.send(format!("{request}\r\n"));
+    assert_eq!(flood.read_response().status(), status);
+    stage.router.pause();
+    let requests = (0..FLOOD).map(|number| format!("{request}X-Request-Id: flood-{round}-{number}\r\n\r\n"));
+    flood.send(requests.collect::<String>());
+    let mut other = stage.client();
+    other.send(format!("GET /room%5Fa HTTP/1.1\r\nHost: a\r\nX-Request-Id: other-{round}\r\n\r\n"));
+    stage.router.signal("CONT");
+    assert_eq!(other.read_response().status(), 400);
+    for _ in 0..FLOOD {
+        assert_eq!(flood.read_response().status(), status);
+    }
+    stage.router.access_line(&format!("flood-{round}-{}", FLOOD - 1));
+    let lines = stage.router.logs();
+    let at = |id: String| lines.iter().position(|line| line["request_id"] == id).expect("it has a line");
+    at(format!("other-{round}")).saturating_sub(at(format!("flood-{round}-0")))
+}
+
+/// What the router answers by itself, it need not wait for. A connection that is full of requests for such would keep its
+/// thread, and who comes meanwhile would be seen only when hundreds of them have been answered.
+#[test]
+fn a_flood_on_one_connection_is_no_longer_than_anybody_elses_turn() {
+    // Some are answered until the runtime has accepted the other one, and then read it.
+    const BEFORE: usize = 40;
+    for (request, status) in [
+        ("GET /experiment/room_a HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n", 302),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 204),
+        ("GET /room_nobody HTTP/1.1\r\nHost: a\r\n", 404),
+        ("GET /room%5Fa HTTP/1.1\r\nHost: a\r\n", 400),
+    ] {
+        let stage = Stage::with(&["--threads", "1", "--on-unassigned", "reject", "--cache-negative", "60s"]);
+        // Once may go well: how soon the runtime looks at sockets again depends on when it last did.
+        let before: Vec<_> = (0..4).map(|round| answered_before_another(&stage, round, request, status)).collect();
+        assert!(before.iter().all(|before| *before < BEFORE), "{status}: {before:?} answers of the flood came first");
+    }
+}

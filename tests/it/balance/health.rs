@@ -285,6 +285,50 @@ fn an_answer_to_a_check_need_not_end_with_its_connection() {
     eventually("both are heard", || (state(0), state(1)) == ("up".into(), "drain".into()));
 }
 
+/// What finds no place anywhere has been tried nowhere.
+#[test]
+fn a_request_that_all_pods_are_too_full_for_is_not_tried_again() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    let limits = ["--pod-max-connections", "1", "--pod-queue", "0", "--balance", "least_conn"];
+    let router = router(&redis, &pods, &limits);
+    let begin = || {
+        let mut client = router.client();
+        client.send(handshake("/live"));
+        assert_eq!(client.read_head().second_word(), "101");
+        client
+    };
+    let _tunnels = [begin(), begin()];
+    assert_eq!(router.get("/").expect_error(503), "pod-busy");
+    let picks = |pod: &str| router.metric("pod_router_picks_total", &[("pod", pod), ("source", "none")]);
+    assert_eq!(picks("backend-0") + picks("backend-1"), 3.0, "one has been chosen");
+    assert_eq!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]), 0.0);
+}
+
+/// Where all pods are full, those with nothing to keep to go where the line is shortest.
+#[test]
+fn who_waits_counts_towards_the_pods_load() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    let limits = ["--pod-max-connections", "1", "--pod-queue-timeout", "10m", "--balance", "least_conn"];
+    let router = router(&redis, &pods, &limits);
+    let _tunnels = [0, 1].map(|_| {
+        let mut client = router.client();
+        client.send(handshake("/live"));
+        assert_eq!(client.read_head().second_word(), "101");
+        client
+    });
+    let wait = |target: &str, pod: &str, length: f64| {
+        let client = router.client();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        router.wait_metric("pod_router_upstream_queued", &[("pod", pod)], length);
+        client
+    };
+    let session = "/socket.io/?EIO=4&transport=polling&sid=backend-0~x";
+    let _sessions = [1.0, 2.0, 3.0].map(|length| wait(session, "backend-0", length));
+    let _others = [1.0, 2.0, 3.0].map(|length| wait("/", "backend-1", length));
+}
+
 #[test]
 fn a_full_pod_queues_and_then_refuses() {
     let (redis, pods) = (Redis::start(), Pods::start(1));

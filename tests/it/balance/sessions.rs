@@ -6,7 +6,7 @@ use std::process::ChildStdin;
 
 use serde_json::Value;
 
-use crate::support::{NameServer, Pods, Process, RealPod, Redis, Router, errors, free_addr, node};
+use crate::support::{NameServer, Pod, Pods, Process, RealPod, Redis, Router, errors, eventually, free_addr, node};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -279,4 +279,52 @@ fn made_up_sids_leave_no_series() {
         ["too-many-lookups", "too-many-lookups", "none"],
         "and a pod that is known is none"
     );
+}
+
+/// Two replicas, of which one has not heard of a pod yet: the cookie that the other has set leads there all the same, for
+/// as long as the pod is there.
+#[test]
+fn a_cookie_of_another_replica_leads_to_a_pod_that_this_one_does_not_list() {
+    let (Some(names), Some(empty)) = (NameServer::start(), NameServer::start()) else { return };
+    let (redis, here, mut there) = (Redis::start(), Pod::start("backend-0"), Pod::start("backend-1"));
+    names.set("backend-1.backend.default.svc.cluster.local", there.addr().ip());
+    let template = format!("{{pod}}.backend.{{namespace}}.svc.cluster.local:{}", there.addr().port());
+    let router = |names: &NameServer, listed: &Pod| {
+        let builder =
+            Router::builder().nameserver(names).redis(&redis).arg("--pod-address", &template).args(&COOKIE.router[2..]);
+        let affinity = ["--session-affinity", "sid", "--lookup-rate", "1r/h burst=1"];
+        builder.args(&affinity).pod(listed).default_backend([listed]).start_ready()
+    };
+    let knows = router(&names, &there);
+    // It knows the other pod by its name only, and the last one not even by that.
+    let (asked, smaller) = (router(&names, &here), router(&empty, &here));
+    let greeted = knows.get("/");
+    let pair = greeted.head.value("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
+    assert!(greeted.pod() == "backend-1" && pair.starts_with("pod_router=backend-1."), "{pair}");
+    let ask = |target: &str, cookie: &str| {
+        asked.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"))
+    };
+    const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
+    // Who has made up too many names may not ask for another one; a signature is no guess.
+    eventually("the client has guessed too often", || {
+        let guessed = asked.get("/socket.io/?EIO=4&transport=polling&sid=backend-9~x");
+        guessed.head.value("x-pod-router-error") == Some("too-many-lookups")
+    });
+    for target in ["/", "/socket.io/?EIO=4&transport=polling", POLL] {
+        let answer = ask(target, &pair);
+        assert_eq!((answer.pod(), answer.head.has("set-cookie")), ("backend-1", false), "{target}");
+    }
+    assert_eq!(asked.metric("pod_router_picks_total", &[("source", "cookie")]), 3.0);
+    let forged = ask("/", &pair.replace("backend-1.", "backend-7."));
+    assert!(forged.pod() == "backend-0" && forged.head.has("set-cookie"), "nobody signed it");
+    // It has gone, and refuses connections or has no name any more: what is no session's goes on at once with another
+    // cookie, and a session starts over.
+    there.kill();
+    for router in [&asked, &smaller] {
+        let ask = |target: &str| router.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
+        let moved = ask("/");
+        let another = moved.head.value("set-cookie").unwrap_or_default();
+        assert!(moved.pod() == "backend-0" && another.starts_with("pod_router=backend-0."), "{another}");
+        assert_eq!(ask(POLL).head.value("x-pod-router-error"), Some("session-unknown"));
+    }
 }

@@ -102,6 +102,7 @@ fn decode(mut decoder: Decoder, wire: &[u8], pieces: &[usize]) -> Read {
     }
     trailers.sort_unstable();
     let (whole, until_close) = (decoder.is_done(), matches!(decoder, Decoder::UntilClose));
+    assert_eq!(decoder.length() == Some(0), whole, "there is nothing left where it is over");
     assert_eq!(decoder.close().is_ok(), whole || until_close, "a body is over when it says so");
     let end = if whole { End::Whole([&rest[..], &wire[at..]].concat()) } else { End::Partial };
     Read { data, trailers, end }
@@ -214,6 +215,22 @@ fn expected(wire: &[u8]) -> Read {
     Read { data, trailers, end }
 }
 
+/// The most bytes of extensions in a body, and of trailers.
+const MOST_OVERHEAD: usize = 16 * 1024;
+
+/// What is no data is bounded. Near the bound it may be either.
+fn check_overhead(input: &mut Input) {
+    let sizes = [(); 2].map(|()| input.below(MOST_OVERHEAD * 3 / 2));
+    let [extension, trailer] = sizes.map(|size| "x".repeat(size));
+    let wire = format!("5;{extension}\r\nhello\r\n0\r\nX-Sum: {trailer}\r\n\r\n");
+    let end = decode(Decoder::chunked(), wire.as_bytes(), &input.pieces(wire.len())).end;
+    if sizes.iter().any(|size| *size > MOST_OVERHEAD) {
+        assert_eq!(end, End::Broken, "{sizes:?}");
+    } else if sizes.iter().all(|size| size + 100 < MOST_OVERHEAD) {
+        assert_eq!(end, End::Whole(Vec::new()), "{sizes:?}");
+    }
+}
+
 #[test]
 fn chunked_bodies_are_what_the_grammar_says_in_whatever_pieces() {
     super::run("body", 25_000, |input| {
@@ -240,6 +257,9 @@ fn chunked_bodies_are_what_the_grammar_says_in_whatever_pieces() {
         let read = decode(Decoder::Length(length as u64), &wire, &pieces);
         assert_eq!((&read.data[..], read.end), (&wire[..length], End::Whole(wire[length..].to_vec())));
         assert_eq!(decode(Decoder::UntilClose, &wire, &pieces).data, wire);
+        if input.one_in(50) {
+            check_overhead(input);
+        }
         matches!(expected.end, End::Whole(_))
     });
 }

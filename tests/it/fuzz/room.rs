@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use http::request::Parts;
 use pod_router::core::affinity::{Affinity, AffinityError, AffinityRule};
 use pod_router::core::head;
+use pod_router::core::path;
 use pod_router::core::room::RoomId;
+use pod_router::core::session::{self, Session};
 use serde_json::Value as Json;
 
 use super::input::Input;
@@ -25,6 +27,10 @@ const SEGMENTS: &[&str] = &[
     "x\\room_a",
     "%252f",
     "room_a;v=1",
+    "x;%3b",
+    "room_a%3Bsid=1",
+    "x%3fsid=1",
+    "user:password@host",
     "ROOM_a",
     "room_",
     "experiment",
@@ -57,6 +63,10 @@ const VALUES: &[&str] = &[
     "",
     "x%00",
     "-_9",
+    "backend-1~k3Jx",
+    "backend-1%7Ex~y",
+    "~x",
+    "x~",
 ];
 
 const TOKENS: &[&[u8]] = &[
@@ -257,6 +267,36 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
     }
 }
 
+/// What is written into the log of a path, and what rules for prefixes go by: nothing of what may be a secret.
+fn check_shown(path: &str) {
+    let shown = path::loggable(path);
+    let lower = shown.to_ascii_lowercase();
+    assert!(![";", "%3b", "%3f"].iter().any(|mark| lower.contains(mark)), "{path:?} is shown as {shown:?}");
+    let bare = path::without_parameters(path);
+    assert!(!bare.contains(';') && bare.matches('/').count() == path.matches('/').count(), "{path:?} is {bare:?}");
+    let of_path = |shown: &str| shown.split('/').zip(path.split('/')).all(|(shown, segment)| segment.contains(shown));
+    assert!(of_path(&shown) && of_path(&bare), "{path:?}: {shown:?}, {bare:?}");
+}
+
+/// The session that a request is of: Engine.IO's only where it says `EIO`, and then of one `sid` at most.
+fn check_session(head: &Parts, query: &str, upgrading: bool) {
+    let all = parameters(query);
+    let sids: Vec<_> = all.iter().filter(|(key, _)| key == "sid").map(|(_, value)| value.as_str()).collect();
+    let expected = match (all.iter().any(|(key, _)| key == "EIO"), &sids[..]) {
+        (false, _) => Ok(Session::None),
+        (true, [_, _, ..]) => Err(AffinityError::DuplicateSid),
+        (true, [sid]) if !sid.is_empty() => Ok(Session::Sid((*sid).into())),
+        (true, _) if upgrading => Ok(Session::None),
+        (true, _) => Ok(Session::Handshake),
+    };
+    assert_eq!(session::session(head, upgrading), expected, "{query:?}");
+    assert_eq!(session::has_sid(query), sids.iter().any(|sid| !sid.is_empty()), "{query:?}");
+    for sid in sids {
+        let named = sid.find('~').filter(|at| *at > 0 && at + 1 < sid.len() && sid.len() <= 256).map(|at| &sid[..at]);
+        assert_eq!(session::pod_in_sid(sid), named, "{sid:?}");
+    }
+}
+
 /// The reason, with the two that are one to the oracle made one.
 fn code(error: AffinityError) -> &'static str {
     match pod_router::proxy::Reject::Affinity(error).code() {
@@ -280,6 +320,8 @@ fn the_room_is_the_one_that_a_slow_reading_finds() {
 
         let (_, origin) = end_to_end(&target);
         let (path, query) = origin.split_once('?').unwrap_or((&origin, ""));
+        check_shown(path);
+        check_session(&head, query, input.one_in(2));
         let mut found = Ok(None);
         for (index, (_, source)) in rules.iter().enumerate() {
             found = apply(*source, path, query, &head).map(|room| room.map(|room| (room, index)));

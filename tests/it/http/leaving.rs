@@ -156,3 +156,80 @@ fn requests_sent_ahead_are_answered_in_their_turn() {
         assert_eq!(response.head.value("x-seen"), Some(&*format!("/room_a/{number}")));
     }
 }
+
+/// A request's head with this id and these lines, and so much of its body.
+fn amid(id: &str, lines: &str, part: &str) -> String {
+    format!("POST /room_a HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\n{lines}\r\n\r\n{part}")
+}
+
+const CHUNKED: &str = "Transfer-Encoding: chunked";
+
+/// What the access line of a request says became of it.
+fn outcome(stage: &Stage, id: &str) -> (u64, String) {
+    let line = stage.router.access_line(id);
+    (line["status"].as_u64().unwrap_or_default(), line["error"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Whatever of a body the router had read when its client went: it is the client that ended it, and it has not sent anything
+/// wrong. Nobody is answered (deviation 10), also not who only closes the sending side.
+#[test]
+fn who_goes_amid_a_body_is_gone() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        conn.read_body(&head, |_| {})
+    });
+    let bodies = [
+        ("Content-Length: 100", ""),
+        ("Content-Length: 100", "some of it"),
+        (CHUNKED, ""),
+        (CHUNKED, "5"),
+        (CHUNKED, "5\r\nhel"),
+        (CHUNKED, "5\r\nhello"),
+        (CHUNKED, "5\r\nhello\r\n"),
+        (CHUNKED, "5\r\nhello\r\n0\r\n"),
+        (CHUNKED, "5\r\nhello\r\n0\r\nX-Sum: 1\r\n"),
+    ];
+    for (case, (lines, part)) in bodies.into_iter().enumerate() {
+        for (way, end) in ENDINGS.into_iter().enumerate() {
+            // Before the end, and together with it.
+            for (when, first) in ["", part].into_iter().enumerate() {
+                let id = format!("gone-{case}-{way}-{when}");
+                expect_missed(&stage, &amid(&id, lines, first), &part[first.len()..], end);
+                assert_eq!(outcome(&stage, &id), (499, "client-gone".to_owned()), "{id}: {lines}, {part:?}");
+            }
+        }
+    }
+    assert!(stage.router.metric("pod_router_rejected_total", &[("reason", "bad-request")]) < 0.5);
+}
+
+/// And whoever sends what is no chunk has not gone, whether the pod has answered already or not.
+#[test]
+fn who_sends_a_wrong_body_is_told_so_or_cut_off_for_that() {
+    let stage = Stage::new();
+    stage.pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        if head.start_line().contains("early") {
+            conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        }
+        conn.read_body(&head, |_| {})
+    });
+    let wrong = ["x\r\n", "5\r\nhelloX", "5;\n", "-1\r\n", "10000000000000000\r\n", "0\r\nX Y: 1\r\n\r\n"];
+    for (case, part) in wrong.into_iter().enumerate() {
+        let id = format!("wrong-{case}");
+        let mut client = stage.client();
+        client.send(amid(&id, CHUNKED, part));
+        assert_eq!(client.read_response().expect_error(400), "bad-request", "{part:?}");
+        client.expect_end();
+        assert_eq!(outcome(&stage, &id), (400, "bad-request".to_owned()), "{part:?}");
+
+        let id = format!("early-{case}");
+        let mut client = stage.client();
+        client.send(amid(&id, CHUNKED, "").replace("/room_a", "/room_a/early"));
+        assert_eq!(client.read_head().start_line(), "HTTP/1.1 200 OK");
+        client.send(part);
+        assert_eq!(outcome(&stage, &id), (200, "bad-request".to_owned()), "{part:?}");
+    }
+    let counted = stage.router.metric("pod_router_rejected_total", &[("reason", "bad-request")]);
+    assert_eq!(counted as usize, 2 * wrong.len());
+}

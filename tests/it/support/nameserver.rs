@@ -90,6 +90,11 @@ impl NameServer {
         self.shared.silent.store(true, Ordering::SeqCst);
     }
 
+    /// From here on it answers again.
+    pub(crate) fn speak_again(&self) {
+        self.shared.silent.store(false, Ordering::SeqCst);
+    }
+
     /// From here on it says that it fails (SERVFAIL), or not any more.
     pub(crate) fn fail(&self, failing: bool) {
         self.shared.failing.store(failing, Ordering::SeqCst);

@@ -223,6 +223,18 @@ impl Router {
         self.process.signal(signal);
     }
 
+    /// Stops all threads, until a `CONT`. The one that gets the signal stops the others, and until it has its turn they run.
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+        let stat =
+            |thread: fs::DirEntry| fs::read_to_string(thread.path().join("stat")).expect("a thread of the router's");
+        let is_stopped = |stat: String| stat.rsplit(')').next().is_some_and(|state| state.starts_with(" T"));
+        eventually("the router has stopped", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.process.pid())).expect("the router runs");
+            threads.flatten().map(stat).all(is_stopped)
+        });
+    }
+
     pub(crate) fn has_exited(&mut self) -> bool {
         self.process.try_wait().is_some()
     }

@@ -92,6 +92,24 @@ fn rfc6455_4_2_1_the_upgrade_option_is_found_among_others_and_in_any_case() {
     }
 }
 
+/// A 101 that said `close` would promise the end of the connection that it opens as a tunnel: hyper adds it where the
+/// handshake has said so, as jetty's client does, and to one behind other requests as well.
+#[test]
+fn rfc9112_9_6_a_101_never_says_close() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::websocket_echo);
+    let handshake = handshake("/room_a").replace("Connection: Upgrade", "Connection: Upgrade, close");
+    for before in [0, 1, 3] {
+        let mut client = stage.client();
+        client.send(["GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(before), handshake.clone()].concat());
+        for _ in 0..before {
+            assert_eq!(client.read_response().pod(), "any");
+        }
+        expect_switch(&client.read_head());
+        expect_echo(&mut client, "hello");
+    }
+}
+
 #[test]
 fn a_connection_that_served_requests_can_become_a_tunnel() {
     let stage = Stage::new();

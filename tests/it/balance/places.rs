@@ -1,0 +1,121 @@
+//! Places at pods (`--pod-max-connections`) for requests that no pod in particular has to answer.
+
+use std::io;
+
+use super::handshake;
+use crate::support::{Client, Conn, Pods, Redis, Router, eventually, script};
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const QUEUED: &str = "pod_router_upstream_queued";
+
+fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
+    let mut builder = Router::builder().redis(redis).default_backend(pods.iter());
+    for pod in pods.iter() {
+        builder = builder.pod(pod);
+    }
+    let limits = ["--threads", "1", "--pod-max-connections", "1", "--balance", "least_conn"];
+    builder.args(&limits).args(args).start_ready()
+}
+
+/// Accepts a handshake, and answers what else comes.
+fn serve(mut conn: Conn) -> io::Result<()> {
+    loop {
+        let head = conn.request()?;
+        if head.has("upgrade") {
+            conn.send(script::switching_protocols(&head))?;
+            return conn.until_closed();
+        }
+        conn.send(format!("HTTP/1.1 200 OK\r\nX-Pod: {}\r\nContent-Length: 0\r\n\r\n", conn.pod_name()))?;
+    }
+}
+
+fn stage(count: usize) -> (Redis, Pods) {
+    let pods = Pods::start(count);
+    pods.iter().for_each(|pod| pod.play(serve));
+    (Redis::start(), pods)
+}
+
+fn expect_none_queued(router: &Router, pods: &Pods) {
+    eventually("nobody waits", || pods.iter().all(|pod| router.metric(QUEUED, &[("pod", pod.name())]) == 0.0));
+}
+
+/// A tunnel at each pod, which takes its only place, in the order of the pods.
+fn take_all(router: &Router, pods: &Pods) -> Vec<Client> {
+    let begin = |pod: &str| {
+        let mut client = router.client();
+        client.send(handshake(&format!("/socket.io/?EIO=4&transport=websocket&sid={pod}~x")));
+        assert_eq!(client.read_head().second_word(), "101");
+        client
+    };
+    pods.iter().map(|pod| begin(pod.name())).collect()
+}
+
+/// Whichever pod it was meant for, it is answered by the one that has a place first.
+#[test]
+fn who_may_go_anywhere_takes_the_first_place_there_is() {
+    for freed in [0, 1] {
+        let (redis, pods) = stage(2);
+        let router = router(&redis, &pods, &["--pod-queue-timeout", "10m"]);
+        let mut tunnels = take_all(&router, &pods);
+        let mut waiting = router.client();
+        waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        pods.iter().for_each(|pod| router.wait_metric(QUEUED, &[("pod", pod.name())], 1.0));
+        drop(tunnels.swap_remove(freed));
+        assert_eq!(waiting.read_response().pod(), pods[freed].name());
+        expect_none_queued(&router, &pods);
+        assert_eq!(router.metric("pod_router_queue_duration_seconds_count", &[]), 1.0);
+        assert_eq!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]), 0.0);
+    }
+}
+
+/// However many pods there are, it waits as long as one may.
+#[test]
+fn a_request_waits_once_and_not_at_one_pod_after_the_other() {
+    let (redis, pods) = stage(3);
+    let router = router(&redis, &pods, &["--pod-queue-timeout", "50ms"]);
+    let _tunnels = take_all(&router, &pods);
+    assert_eq!(router.get("/").expect_error(503), "pod-busy");
+    assert_eq!(router.metric("pod_router_queue_duration_seconds_count", &[]), 1.0);
+}
+
+/// A page's picture need not wait for the pod of the page's session.
+#[test]
+fn a_cookie_holds_nobody_at_a_full_pod_but_a_session() {
+    let (redis, pods) = stage(2);
+    let affinity = ["--affinity-cookie", "c", "--affinity-key", KEY, "--pod-queue-timeout", "10m"];
+    let router = router(&redis, &pods, &affinity);
+    let first = router.get("/");
+    let cookie = first.head.value("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
+    let ask = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+    let mut tunnels = take_all(&router, &pods);
+    let (home, other) = if first.pod() == pods[0].name() { (0, 1) } else { (1, 0) };
+
+    let mut poll = router.client();
+    poll.send(ask("/socket.io/?EIO=4&transport=polling&sid=x"));
+    router.wait_metric(QUEUED, &[("pod", pods[home].name())], 1.0);
+    assert_eq!(router.metric(QUEUED, &[("pod", pods[other].name())]), 0.0, "a session has one pod");
+
+    drop(tunnels.swap_remove(other));
+    let elsewhere = router.request(ask("/picture.png"));
+    assert_eq!((elsewhere.pod(), elsewhere.head.has("set-cookie")), (pods[other].name(), false));
+    tunnels.clear();
+    assert_eq!(poll.read_response().pod(), pods[home].name());
+}
+
+/// A phone that sleeps answers no FIN for as long as `--tunnel-linger`, and the pod is back long before.
+#[test]
+fn a_tunnel_that_its_pod_has_ended_takes_no_place_there() {
+    let (redis, pods) = stage(1);
+    let router = router(&redis, &pods, &["--pod-queue", "0", "--tunnel-linger", "10m"]);
+    pods[0].play(|mut conn| {
+        let head = conn.request()?;
+        conn.send(script::switching_protocols(&head))
+    });
+    let mut client = router.client();
+    client.send(handshake("/live"));
+    assert_eq!(client.read_head().second_word(), "101");
+    client.expect_end();
+    pods[0].play(serve);
+    eventually("its place is free", || router.get("/").status() == 200);
+    assert_eq!(router.metric("pod_router_websocket_connections", &[]), 1.0, "the client has not said goodbye");
+}
