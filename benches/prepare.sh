@@ -47,10 +47,25 @@ apt_install() (
   "${apt[@]}" install -y --no-install-recommends "$@"
 )
 
-# build ARGUMENT...: the load, the floor, and the router, unless the arguments name a binary.
+target=${CARGO_TARGET_DIR:-target}
+profile=deploy/pod-router.profdata
+
+# build ARGUMENT...: the load, the floor, and the router as the image has it, unless the arguments name a binary.
 build() {
+  [[ " $* " == *" --binary"* ]] || router "-Cprofile-use=$PWD/$profile" "$target/benches/pod-router"
+  tools
+}
+
+# router FLAG PATH: builds the router with a flag of the compiler. The target is named, or it would be for build scripts too.
+router() {
   command -v cargo >/dev/null || fail "cargo is missing: install Rust, see https://rustup.rs"
-  [[ " $* " == *" --binary"* ]] || cargo build --locked --release --bin pod-router
+  local host
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  CARGO_ENCODED_RUSTFLAGS="$1" cargo build --locked --release --bin pod-router --target "$host" --target-dir "$(dirname "$2")"
+  cp "$(dirname "$2")/$host/release/pod-router" "$2"
+}
+
+tools() {
   cargo build --locked --release --example load --example floor
 }
 

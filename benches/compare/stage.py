@@ -16,8 +16,9 @@ REDIS = 4090
 
 #: What benches/prepare.sh has built, and where results go that are for nobody's README.
 TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
-ROUTER, LOAD, FLOOR = (f"{TARGET}/release/{name}" for name in ("pod-router", "examples/load", "examples/floor"))
+LOAD, FLOOR = (f"{TARGET}/release/examples/{name}" for name in ("load", "floor"))
 SCRATCH = f"{TARGET}/benches"
+ROUTER = f"{SCRATCH}/pod-router"
 
 #: benches/prepare.sh says in it which network namespace it comes from.
 OUTSIDE = "BENCH_OUTSIDE"
