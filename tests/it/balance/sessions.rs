@@ -235,6 +235,12 @@ fn a_sid_leads_to_pods_only() {
     for gone in ["backend-2~x", "backend-01~x", "169.254.169.254~x", "evil.example.com~x", "x"] {
         assert_eq!(sid(gone).head.value("x-pod-router-error"), Some("session-unknown"), "{gone}");
     }
+    let unnamed = |line: &Value| {
+        line["level"] == "WARN"
+            && line["message"].as_str().is_some_and(|said| said.contains("names no pod of its backend"))
+    };
+    router.wait_log("why all but the first are answered so", unnamed);
+    assert_eq!(router.logs().into_iter().filter(unnamed).count(), 1, "not for each");
     // The router's own are no pod's misses.
     assert_eq!(router.metric("pod_router_rejected_total", &[("reason", "session-unknown")]), 5.0);
     assert_eq!(router.metric("pod_router_affinity_misses_total", &[]), 0.0);
