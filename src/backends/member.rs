@@ -206,9 +206,13 @@ impl Member {
         self.ejected_until().is_some()
     }
 
-    /// An answer to a health check.
+    /// An answer to a health check. Good ones alone say nothing against an ejection: requests may fail all the same. That a
+    /// pod was away and is back does.
     pub fn checked(&self, verdict: Verdict, rise: u32, fall: u32) {
         let mut state = self.state();
+        if state.checks.has_risen(verdict, rise) {
+            state.outlier.shorten(Instant::now());
+        }
         let (before, after) = (state.checks.health(), state.checks.note(verdict, rise, fall));
         if before != after {
             tracing::info!(pod = &*self.name, ?before, ?after, "health check");
@@ -316,6 +320,30 @@ mod tests {
             let candidate = member.candidate(0, Instant::now() + 2 * ramp);
             assert_eq!((candidate.share, member.is_special.load(Ordering::Relaxed)), (candidate.weight, false));
         }
+    }
+
+    /// What passes its checks and fails requests is held out for the whole time.
+    #[test]
+    fn checks_shorten_an_ejection_only_where_they_failed_before() {
+        use Verdict::{Bad, Good};
+        let member = member(Duration::ZERO);
+        let after = |verdicts: &[Verdict]| {
+            verdicts.iter().for_each(|verdict| member.checked(*verdict, 2, 2));
+            member.availability(Instant::now())
+        };
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        assert_eq!(after(&[Good; 9]), Availability::Ejected);
+        assert_eq!(after(&[Bad, Good]), Availability::Ejected);
+        assert_eq!(after(&[Good]), Availability::Probation, "away for less than `fall`");
+        member.begin_trial(LIMITS, Instant::now()).expect("it is due").failed();
+        assert_eq!(after(&[Good; 9]), Availability::Ejected, "not again");
+        assert_eq!(after(&[Bad, Bad]), Availability::Down);
+        assert_eq!(after(&[Good, Good]), Availability::Probation);
+        member.begin_trial(LIMITS, Instant::now()).expect("it is due").passed();
+        // Down already when requests find it out.
+        assert_eq!(after(&[Bad, Bad, Good]), Availability::Down);
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        assert_eq!(after(&[Good]), Availability::Probation);
     }
 
     #[test]
