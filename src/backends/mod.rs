@@ -172,7 +172,8 @@ impl Backends {
         let ejected = set.members.iter().filter(|other| other.is_ejected()).count();
         if member.failed(limits, Instant::now(), ejected < most_ejected(set.members.len())) {
             member.metrics().ejections.inc();
-            tracing::warn!(pod = &*member.name, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
+            let (prefix, pod) = (&*backend.config.prefix, &*member.name);
+            tracing::warn!(prefix, pod, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
         }
     }
 
@@ -234,7 +235,7 @@ impl Backends {
         let cookie = signer.map(|signer| signer.value(&backend.config.prefix, &found.origin).into());
         let loads = [&found.name, &found.origin].map(|name| self.loads.of(name));
         let counted = (self.metrics.pod(&found.name), loads);
-        let member = Member::new(found, cookie, counted, (self.slow_start(), joined));
+        let member = Member::new(found, (&backend.config.prefix, cookie), counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),
             None => member,

@@ -34,4 +34,8 @@ fn a_pod_that_restarts_is_tried_as_soon_as_its_checks_pass_again() {
     pods.get_mut(1).bind();
     eventually("it gets requests again", || (0..3).any(|_| router.get("/").pod() == "backend-1"));
     assert_eq!((ejections(), state(&router, 1)), (1.0, "up".to_owned()));
+    for message in ["ejected from the backends: it keeps failing", "health check", "back among the backends"] {
+        let line = router.wait_log(message, |line| line["message"] == message);
+        assert_eq!((line["prefix"].as_str(), line["pod"].as_str()), (Some(""), Some("backend-1")), "{line}");
+    }
 }
