@@ -28,6 +28,8 @@ pub struct Member {
     pub is_pod: bool,
     /// The value of its affinity cookie, where cookies are set.
     pub cookie: Option<Box<str>>,
+    /// The backend's, for the log: a pod may be in several.
+    prefix: Box<str>,
     weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
@@ -75,7 +77,7 @@ impl Member {
     /// A pod that has `joined` the set just now, or was there from the start.
     pub(super) fn new(
         found: Found,
-        cookie: Option<Box<str>>,
+        (prefix, cookie): (&str, Option<Box<str>>),
         (metrics, loads): (PodMetrics, [Load; 2]),
         (ramp, joined): (Duration, Option<Instant>),
     ) -> Self {
@@ -85,8 +87,22 @@ impl Member {
         let warming_since = joined.filter(|_| !ramp.is_zero());
         let is_special = AtomicBool::new(warming_since.is_some());
         let state = Mutex::new(State { warming_since, ..State::default() });
-        let has_refused = AtomicBool::default();
-        Self { name, address, origin, is_pod, cookie, weight, id, metrics, loads, ramp, state, is_special, has_refused }
+        Self {
+            name,
+            address,
+            origin,
+            is_pod,
+            cookie,
+            prefix: prefix.into(),
+            weight,
+            id,
+            metrics,
+            loads,
+            ramp,
+            state,
+            is_special,
+            has_refused: AtomicBool::default(),
+        }
     }
 
     /// With what is known of the same pod under another name.
@@ -195,7 +211,7 @@ impl Member {
     pub(super) fn readmit(&self) {
         let mut state = self.state();
         if state.outlier.readmit() {
-            tracing::info!(pod = &*self.name, "back among the backends");
+            tracing::info!(prefix = &*self.prefix, pod = &*self.name, "back among the backends");
             self.start_warming(&mut state);
         }
         self.note_whether_special(&state);
@@ -206,12 +222,16 @@ impl Member {
         self.ejected_until().is_some()
     }
 
-    /// An answer to a health check.
+    /// An answer to a health check. Good ones alone say nothing against an ejection: requests may fail all the same. That a
+    /// pod was away and is back does.
     pub fn checked(&self, verdict: Verdict, rise: u32, fall: u32) {
         let mut state = self.state();
+        if state.checks.has_risen(verdict, rise) {
+            state.outlier.shorten(Instant::now());
+        }
         let (before, after) = (state.checks.health(), state.checks.note(verdict, rise, fall));
         if before != after {
-            tracing::info!(pod = &*self.name, ?before, ?after, "health check");
+            tracing::info!(prefix = &*self.prefix, pod = &*self.name, ?before, ?after, "health check");
             if after == Health::Up {
                 self.start_warming(&mut state);
             }
@@ -297,7 +317,7 @@ mod tests {
         let address = name.parse().expect("an address");
         let counted = (Metrics::new().pod(&name), [&name, &name].map(|name| Loads::default().of(name)));
         let found = Found { origin: Arc::clone(&name), name, address, is_pod: false, weight: 2 };
-        Arc::new(Member::new(found, None, counted, (ramp, None)))
+        Arc::new(Member::new(found, ("", None), counted, (ramp, None)))
     }
 
     /// What costs each request a lock has to end.
@@ -316,6 +336,30 @@ mod tests {
             let candidate = member.candidate(0, Instant::now() + 2 * ramp);
             assert_eq!((candidate.share, member.is_special.load(Ordering::Relaxed)), (candidate.weight, false));
         }
+    }
+
+    /// What passes its checks and fails requests is held out for the whole time.
+    #[test]
+    fn checks_shorten_an_ejection_only_where_they_failed_before() {
+        use Verdict::{Bad, Good};
+        let member = member(Duration::ZERO);
+        let after = |verdicts: &[Verdict]| {
+            verdicts.iter().for_each(|verdict| member.checked(*verdict, 2, 2));
+            member.availability(Instant::now())
+        };
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        assert_eq!(after(&[Good; 9]), Availability::Ejected);
+        assert_eq!(after(&[Bad, Good]), Availability::Ejected);
+        assert_eq!(after(&[Good]), Availability::Probation, "away for less than `fall`");
+        member.begin_trial(LIMITS, Instant::now()).expect("it is due").failed();
+        assert_eq!(after(&[Good; 9]), Availability::Ejected, "not again");
+        assert_eq!(after(&[Bad, Bad]), Availability::Down);
+        assert_eq!(after(&[Good, Good]), Availability::Probation);
+        member.begin_trial(LIMITS, Instant::now()).expect("it is due").passed();
+        // Down already when requests find it out.
+        assert_eq!(after(&[Bad, Bad, Good]), Availability::Down);
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        assert_eq!(after(&[Good]), Availability::Probation);
     }
 
     #[test]

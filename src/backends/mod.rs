@@ -39,6 +39,9 @@ const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How long a pod is still counted that no backend lists and no request has gone to: a StatefulSet may have been made smaller.
 const UNUSED: Duration = Duration::from_secs(3600);
 
+/// How often the log says at most that sids name no pod: clients that are told so begin another session at once.
+const UNNAMED: Duration = Duration::from_secs(600);
+
 /// All backends, in the order of the configuration: the longest prefix first, the default one last.
 #[derive(Debug)]
 pub struct Backends {
@@ -52,6 +55,8 @@ pub struct Backends {
     departed: Mutex<Vec<(Arc<Member>, Instant)>>,
     /// How many sources are still waited for before the router is ready.
     awaited: AtomicUsize,
+    /// When the log has said last that a sid names no pod.
+    told_unnamed: Mutex<Option<Instant>>,
 }
 
 /// One backend.
@@ -95,7 +100,8 @@ impl Backends {
         let sources = list.iter().flat_map(|backend| &backend.config.sources);
         let awaited = AtomicUsize::new(sources.filter(|source| discovery::is_asked(source)).count());
         let loads = Loads::default();
-        let backends = Self { config, metrics, list, loads, signer, departed: Mutex::default(), awaited };
+        let (departed, told_unnamed) = (Mutex::default(), Mutex::default());
+        let backends = Self { config, metrics, list, loads, signer, departed, awaited, told_unnamed };
         for backend in &backends.list {
             let written = discovery::listed(&backend.config, &backends.config.routing, &backend.heard());
             backends.publish(backend, written, false);
@@ -166,7 +172,24 @@ impl Backends {
         let ejected = set.members.iter().filter(|other| other.is_ejected()).count();
         if member.failed(limits, Instant::now(), ejected < most_ejected(set.members.len())) {
             member.metrics().ejections.inc();
-            tracing::warn!(pod = &*member.name, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
+            let (prefix, pod) = (&*backend.config.prefix, &*member.name);
+            tracing::warn!(prefix, pod, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
+        }
+    }
+
+    /// A session's `sid` names no pod of the backend, and its client cannot be answered: with generateId unset, no polling
+    /// session gets further than its first request, and each answer by itself looks like a pod that has gone.
+    pub fn note_unnamed_sid(&self, backend: &Backend) {
+        let now = Instant::now();
+        // One assignment: nothing is left half-done by a panic.
+        let mut told = self.told_unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= UNNAMED) {
+            *told = Some(now);
+            let prefix = &*backend.config.prefix;
+            tracing::warn!(
+                prefix,
+                "a session's sid names no pod of its backend, and nothing else says whose it is: see generateId in the README"
+            );
         }
     }
 
@@ -212,7 +235,7 @@ impl Backends {
         let cookie = signer.map(|signer| signer.value(&backend.config.prefix, &found.origin).into());
         let loads = [&found.name, &found.origin].map(|name| self.loads.of(name));
         let counted = (self.metrics.pod(&found.name), loads);
-        let member = Member::new(found, cookie, counted, (self.slow_start(), joined));
+        let member = Member::new(found, (&backend.config.prefix, cookie), counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),
             None => member,

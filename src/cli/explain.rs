@@ -116,10 +116,10 @@ fn echo(target: &Uri, affinity: &Affinity) -> String {
 fn of_sid(config: &Config, path: &str, sid: &str) -> String {
     let backend = &config.backends.backends[config.backends.for_path(path)];
     if !config.backends.session.sid {
-        return "the sid is not looked at (--session-affinity)".to_owned();
+        return format!("the sid is not looked at (--session-affinity): {}", else_decides(config));
     }
     let Some(pod) = pod_in_sid(sid) else {
-        return "the sid names no pod (POD~…): the cookie or the client's address decides".to_owned();
+        return format!("the sid names no pod (POD~…): {}", else_decides(config));
     };
     let is_called_so = |source: &Source| match source {
         Source::Host(address, _) => address.to_string() == pod || address.host.split('.').next() == Some(pod),
@@ -132,7 +132,26 @@ fn of_sid(config: &Config, path: &str, sid: &str) -> String {
         (true, _) => {
             format!("the sid names {pod}, a pod of --statefulset, which is believed: it is dialled, listed or not")
         }
-        (false, false) => format!("the sid names {pod}, which is believed only if DNS lists a pod of that name here"),
+        (false, false) => {
+            let otherwise = else_decides(config);
+            format!(
+                "the sid names {pod}, which is believed only if DNS lists a pod of that name here; else {otherwise}"
+            )
+        }
+    }
+}
+
+/// What decides for a session's request whose `sid` does not, as `Balancer::bound` goes on.
+fn else_decides(config: &Config) -> &'static str {
+    let affinity = &config.backends.session;
+    match (affinity.cookie.is_some(), affinity.client_ip) {
+        (true, true) => "the cookie or the client's address decides",
+        (false, true) => "the client's address decides",
+        (true, false) => "the cookie decides; without one it is 400 session-unknown, but where there is only one pod",
+        (false, false) if affinity.sid => {
+            "nothing else says whose it is: 400 session-unknown, but where there is only one pod (set generateId: README)"
+        }
+        (false, false) => "--balance decides",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests without a room: how they are spread, what keeps a session at its pod, what a failing pod costs.
 
 mod backends;
+mod checks;
 mod health;
 mod load;
 mod places;

@@ -70,7 +70,12 @@ impl Balancer {
                 // That nobody is known says nothing about the session's pod.
                 [] => Bound::Free,
                 _ if !affinity.sid && affinity.cookie.is_none() => Bound::Free,
-                _ => Bound::Gone,
+                _ => {
+                    if affinity.sid {
+                        self.backends.note_unnamed_sid(backend);
+                    }
+                    Bound::Gone
+                }
             },
         }
     }
