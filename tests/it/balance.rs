@@ -3,6 +3,7 @@
 mod backends;
 mod health;
 mod load;
+mod names;
 mod policies;
 mod sessions;
 
