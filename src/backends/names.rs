@@ -109,8 +109,8 @@ impl Names {
         while from < MOST && self.is_any_nobodys() {
             to = to.min(MOST);
             let pods = (from..to).map(|ordinal| routing.statefulset.nth(ordinal)).collect();
-            let is_there_any = self.ask(pods, name.port, config, dns).await;
-            if from > 0 && !is_there_any {
+            let has_more = self.ask(pods, name.port, config, dns).await;
+            if from > 0 && !has_more {
                 break;
             }
             (from, to) = (to, 2 * to + FEW);
@@ -127,25 +127,27 @@ impl Names {
         self.due = Some(begun + if is_clear { SELDOM } else { self.pause });
     }
 
-    /// Asks for all of them at once. Whether any name leads anywhere.
+    /// Asks for all of them at once. Whether there is reason to ask for more: one of them is behind the name, or the last one
+    /// exists at all.
     async fn ask(&mut self, pods: Vec<PodId>, port: u16, config: &Config, dns: &Dns) -> bool {
-        let mut questions = JoinSet::new();
+        let (mut questions, last) = (JoinSet::new(), pods.last().cloned());
         for pod in pods {
             let (address, dns) = (config.routing.address_of(&pod), dns.clone());
             if address.port == port {
                 questions.spawn(async move { (pod, dns.look_up(&address).await) });
             }
         }
-        let mut is_there_any = false;
+        let mut has_more = false;
         while let Some(asked) = questions.join_next().await {
             // One that panicked has been reported where it happened.
             let Ok((pod, answer)) = asked else { continue };
-            is_there_any |= answer.is_ok();
+            has_more |= answer.is_ok() && last.as_ref() == Some(&pod);
             // Where the pod may not be dialled it cannot be reached by its name.
             let may_dial = |address: &SocketAddr| config.upstream.may_dial(address.ip());
-            self.note(pod, answer.map(|found| found.iter().copied().filter(may_dial).collect()));
+            self.note(pod.clone(), answer.map(|found| found.iter().copied().filter(may_dial).collect()));
+            has_more |= self.leads.contains_key(&pod);
         }
-        is_there_any
+        has_more
     }
 
     fn is_any_nobodys(&self) -> bool {
