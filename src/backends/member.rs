@@ -24,16 +24,22 @@ pub struct Member {
     pub address: HostPort,
     /// What it stays known by, whatever its name: the pod's name, else the address it was found at.
     pub(super) origin: Arc<str>,
+    /// What its origin is to whoever does not know the pod's own name,
+    pub(super) at: Arc<str>,
+    /// and what its name.
+    pub(super) listed: Arc<str>,
     /// Whether the name is a pod's of the StatefulSet.
     pub is_pod: bool,
     /// The value of its affinity cookie, where cookies are set.
     pub cookie: Option<Box<str>>,
+    /// What that is, or was, where the pod's name is not known.
+    pub(super) unnamed_cookie: Option<Box<str>>,
     /// The backend's, for the log: a pod may be in several.
     prefix: Box<str>,
     weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
-    /// By its name, and by where that leads: whichever knows more of the pod.
+    /// By its name, and by where it is: whichever knows more of the pod.
     loads: [Load; 2],
     /// `--slow-start`.
     ramp: Duration,
@@ -58,6 +64,8 @@ pub(super) struct Found {
     pub(super) name: Arc<str>,
     pub(super) address: HostPort,
     pub(super) origin: Arc<str>,
+    pub(super) at: Arc<str>,
+    pub(super) listed: Arc<str>,
     pub(super) is_pod: bool,
     pub(super) weight: u32,
 }
@@ -77,13 +85,14 @@ impl Member {
     /// A pod that has `joined` the set just now, or was there from the start.
     pub(super) fn new(
         found: Found,
-        (prefix, cookie): (&str, Option<Box<str>>),
+        (prefix, [cookie, unnamed_cookie]): (&str, [Option<Box<str>>; 2]),
         (metrics, loads): (PodMetrics, [Load; 2]),
         (ramp, joined): (Duration, Option<Instant>),
     ) -> Self {
-        let Found { name, address, origin, is_pod, weight } = found;
+        let Found { name, address, origin, at, listed, is_pod, weight } = found;
         let weight = AtomicU32::new(weight);
-        let id = stable_hash(name.as_bytes());
+        // The same at a replica that has not heard the pod's name yet.
+        let id = stable_hash(listed.as_bytes());
         let warming_since = joined.filter(|_| !ramp.is_zero());
         let is_special = AtomicBool::new(warming_since.is_some());
         let state = Mutex::new(State { warming_since, ..State::default() });
@@ -91,8 +100,11 @@ impl Member {
             name,
             address,
             origin,
+            at,
+            listed,
             is_pod,
             cookie,
+            unnamed_cookie,
             prefix: prefix.into(),
             weight,
             id,
@@ -117,13 +129,16 @@ impl Member {
 
     /// Whether it is what was found.
     pub(super) fn is(&self, found: &Found) -> bool {
-        self.name == found.name && self.address == found.address && self.origin == found.origin
+        let Found { name, address, origin, at, listed, .. } = found;
+        (&self.name, &self.address, &self.origin, &self.at, &self.listed) == (name, address, origin, at, listed)
     }
 
     /// Whether what was found is the same pod under another name, or another one behind the same name: of a name with one
-    /// address nobody can tell.
+    /// address nobody can tell. Two pods that are known by their names are two, wherever they are.
     pub(super) fn was(&self, found: &Found) -> bool {
-        self.origin == found.origin || self.name == found.name && self.address == found.address
+        let is_at_its_place = self.at == found.at && !(self.is_pod && found.is_pod);
+        let is_called_so = self.name == found.name && self.address == found.address;
+        self.origin == found.origin || is_at_its_place || is_called_so
     }
 
     /// Gives it another share: SRV records change theirs with the number of pods.
@@ -316,8 +331,9 @@ mod tests {
         let name: Arc<str> = "10.0.0.1:1".into();
         let address = name.parse().expect("an address");
         let counted = (Metrics::new().pod(&name), [&name, &name].map(|name| Loads::default().of(name)));
-        let found = Found { origin: Arc::clone(&name), name, address, is_pod: false, weight: 2 };
-        Arc::new(Member::new(found, ("", None), counted, (ramp, None)))
+        let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
+        let found = Found { origin, at, listed, name, address, is_pod: false, weight: 2 };
+        Arc::new(Member::new(found, ("", [None, None]), counted, (ramp, None)))
     }
 
     /// What costs each request a lock has to end.

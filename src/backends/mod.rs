@@ -10,6 +10,7 @@ mod cookie;
 mod discovery;
 mod load;
 mod member;
+mod names;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -119,7 +120,9 @@ impl Backends {
     }
 
     /// Takes in what a source has said; `place` is its backend's and its own.
-    fn learn(&self, place: (usize, usize), found: Vec<Found>) {
+    fn learn(&self, place: (usize, usize), mut found: Vec<Found>) {
+        // DNS gives them in another order each time.
+        found.sort_by(|a, b| a.name.cmp(&b.name));
         let backend = &self.list[place.0];
         let mut heard = backend.heard();
         heard[place.1] = Some(found);
@@ -231,11 +234,11 @@ impl Backends {
         let joined = later.then(Instant::now);
         let before = old.iter().find(|member| member.was(&found));
         // By its origin: a session must not end because the number of addresses behind a name has changed.
-        let signer = self.signer.as_ref();
-        let cookie = signer.map(|signer| signer.value(&backend.config.prefix, &found.origin).into());
-        let loads = [&found.name, &found.origin].map(|name| self.loads.of(name));
+        let value = |origin: &Arc<str>| Some(self.signer.as_ref()?.value(&backend.config.prefix, origin).into());
+        let cookies = [&found.origin, &found.at].map(value);
+        let loads = [&found.name, &found.at].map(|name| self.loads.of(name));
         let counted = (self.metrics.pod(&found.name), loads);
-        let member = Member::new(found, (&backend.config.prefix, cookie), counted, (self.slow_start(), joined));
+        let member = Member::new(found, (&backend.config.prefix, cookies), counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),
             None => member,
@@ -300,11 +303,15 @@ impl Set {
     fn new(members: Vec<Arc<Member>>, version: u64) -> Self {
         let mut by_name: HashMap<_, _> =
             members.iter().enumerate().map(|(slot, member)| (Arc::clone(&member.name), slot)).collect();
-        for (alias, slot) in aliases(&members) {
+        let listed = members.iter().enumerate().map(|(slot, member)| (&*member.listed, slot));
+        for (alias, slot) in aliases(&members).chain(listed) {
             // The name of a pod is that pod's.
             by_name.entry(alias.into()).or_insert(slot);
         }
-        let cookies = members.iter().enumerate().filter_map(|(slot, member)| Some((member.cookie.clone()?, slot)));
+        let cookies = members.iter().enumerate().flat_map(|(slot, member)| {
+            let values = [&member.unnamed_cookie, &member.cookie];
+            values.into_iter().flatten().map(move |value| (value.clone(), slot))
+        });
         Self { by_cookie: cookies.collect(), by_name, members, version }
     }
 
@@ -318,9 +325,9 @@ impl Set {
         self.by_cookie.get(value).map(|slot| &self.members[*slot])
     }
 
-    /// Whether all its pods go by their StatefulSet names: one that is not among them is not there.
-    pub fn is_complete(&self) -> bool {
-        !self.members.is_empty() && self.members.iter().all(|member| member.is_pod)
+    /// Whether any of its pods goes by its StatefulSet name: then others of the StatefulSet belong here as well.
+    pub fn has_pods(&self) -> bool {
+        self.members.iter().any(|member| member.is_pod)
     }
 }
 

@@ -132,6 +132,13 @@ fn of_sid(config: &Config, path: &str, sid: &str) -> String {
         (true, _) => {
             format!("the sid names {pod}, a pod of --statefulset, which is believed: it is dialled, listed or not")
         }
+        (false, false) if is_pod => {
+            let otherwise = else_decides(config);
+            format!(
+                "the sid names {pod}, a pod of --statefulset, which is believed only if the backend lists it, by that \
+                 name or by an address that the name leads to, or lists another one of them; else {otherwise}"
+            )
+        }
         (false, false) => {
             let otherwise = else_decides(config);
             format!(
@@ -173,7 +180,7 @@ fn of_cookie(config: &Config, head: &Parts) -> Option<String> {
     if let Some(pod) = values.iter().find_map(|value| signer.pod(&backend.prefix, value)) {
         let asked = match backend.prefix.as_str() {
             "" => "which is asked, listed or not",
-            _ => "which is asked if the backend lists it, or lists all its pods by such names",
+            _ => "which is asked if the backend lists it, or another pod of --statefulset",
         };
         return Some(format!("{is} signed for {pod}, {asked}, unless a sid names its pod"));
     }

@@ -217,8 +217,8 @@ pub(super) struct Args {
     /// How long past its time a pod's last address may still be used while no name server answers; `0s` for not at all
     #[arg(long, value_name = "DURATION", default_value = "10m", help_heading = "Upstream")]
     pub(super) dns_stale: String,
-    /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. Default
-    /// backends are not confined
+    /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. What a
+    /// backend lists by another name than a pod's is not confined
     #[arg(long, value_name = "NETWORK,…", default_value = "off", help_heading = "Upstream")]
     pub(super) pod_networks: String,
 

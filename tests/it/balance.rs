@@ -4,6 +4,7 @@ mod backends;
 mod checks;
 mod health;
 mod load;
+mod names;
 mod places;
 mod policies;
 mod sessions;

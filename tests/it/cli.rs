@@ -306,6 +306,11 @@ fn explain_says_where_and_why() {
             &["--route", "/socket.io/=api-1.api:1"],
             "names api-1, which is believed: the",
         ),
+        (
+            "/socket.io/?EIO=4&sid=backend-2~x",
+            &["--route", "/socket.io/=backend-ready:3000"],
+            "names backend-2, a pod of --statefulset, which is believed only if the backend lists it, by that name or by",
+        ),
         ("/socket.io/?EIO=4&sid=evil~x", &[], "names evil, which is believed only if DNS"),
         ("/socket.io/?EIO=4&sid=evil~x", &["--session-affinity", "sid"], "here; else nothing else says"),
         ("/socket.io/?EIO=4&sid=x", &[], "names no pod (POD~…): the client's address decides"),
