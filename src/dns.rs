@@ -80,6 +80,13 @@ struct Names {
     silent: HashSet<HostPort>,
 }
 
+/// Who hears of it where nothing is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tell {
+    Log,
+    Nobody,
+}
+
 /// What came of a question to the system's resolver.
 enum Asked {
     Answered(Answer),
@@ -109,7 +116,7 @@ impl Dns {
     ///
     /// The name has none now, or nobody could say.
     pub async fn resolve(&self, target: &HostPort) -> Answer {
-        let answer = self.ask(target, || self.remembered(target));
+        let answer = self.ask(target, || self.remembered(target), Tell::Log);
         let Some((last, patience)) = self.last_known(target, Instant::now()) else {
             return answer.await;
         };
@@ -130,7 +137,16 @@ impl Dns {
     ///
     /// As for [`Self::resolve`].
     pub async fn resolve_anew(&self, target: &HostPort) -> Answer {
-        self.ask(target, || None).await
+        self.ask(target, || None, Tell::Log).await
+    }
+
+    /// The same of a name that may well not exist, for who asks on suspicion: a silence is no news then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::resolve`].
+    pub async fn look_up(&self, target: &HostPort) -> Answer {
+        self.ask(target, || self.remembered(target), Tell::Nobody).await
     }
 
     /// The addresses behind a name as far as they are known: nobody is asked.
@@ -161,7 +177,7 @@ impl Dns {
         }
     }
 
-    async fn ask(&self, target: &HostPort, known: impl Fn() -> Option<Answer>) -> Answer {
+    async fn ask(&self, target: &HostPort, known: impl Fn() -> Option<Answer>, tell: Tell) -> Answer {
         if let Some(ip) = target.ip() {
             return Ok(Arc::new([SocketAddr::new(ip, target.port)]));
         }
@@ -169,7 +185,9 @@ impl Dns {
             let dns = self.clone();
             async move {
                 let asked = ask(&target).await;
-                dns.note_silence(&target, matches!(asked, Asked::Silence));
+                if tell == Tell::Log {
+                    dns.note_silence(&target, matches!(asked, Asked::Silence));
+                }
                 let answer = match asked {
                     Asked::Answered(answer) => answer,
                     Asked::Silence => Err(DnsError::Unanswered),

@@ -31,6 +31,7 @@
 //! | choosing a pod for a new room | [`core::placement`] |
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
 //! | the pods of a backend: from where, in what state, with what load | [`backends`] |
+//! | which pod of the StatefulSet an address is | `backends/names.rs` |
 //! | a question over HTTP of the router's own | [`probe`] |
 //! | what binds a request to one of them; where else it may go | `proxy/balance/bound.rs`; `proxy/balance.rs` |
 //! | what an affinity cookie says, and its signature | `backends/cookie.rs` |
@@ -143,10 +144,12 @@
 //!   refused with Engine.IO's own words rather than balanced anew: its client starts over at once instead of failing slowly.
 //! - **Ready is who knows its pods**: each thread has heard from Redis, and each source of a backend has answered once, or
 //!   failed to for five seconds. Later failures change neither readiness nor the pods: that nobody answers says nothing.
-//! - **A pod is known by what it is, not by how it is found**: its StatefulSet name, else its address. A cookie and what is
-//!   held against a pod outlast a change in the number of addresses behind a name.
-//! - **Load and limits go by the address reached as well**: rooms dial a pod by its name, and a headless name lists it by its
-//!   address. A connection counts under both, so neither side has to know what the other calls the pod.
+//! - **A pod is known by what it is, not by how it is found**: its StatefulSet name, else its address. A name with an address
+//!   for each pod does not say theirs: the pods' own names are looked up, and one that leads to a listed address is that
+//!   pod. A cookie and what is held against a pod outlast a change in the number of addresses, and of what is known of it.
+//! - **Load and limits go by the address reached as well**: rooms dial a pod by its name, and where nobody can say whose an
+//!   address is, a backend has it by that. A connection counts under both, so neither side has to know what the other calls
+//!   the pod.
 //! - **What fails a request without a room is held against the pod for such requests only**: a room's pod is never
 //!   replaced, however it behaves.
 //! - **An idle tunnel holds no buffer**: it waits for readiness and borrows its thread's one read buffer.

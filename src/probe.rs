@@ -17,6 +17,9 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// As much of its body as says something: the first word.
 const FIRST_WORD: usize = 16;
 
+/// The only informational status that ends an exchange.
+const SWITCHING: u16 = 101;
+
 /// What was answered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Said {
@@ -52,11 +55,19 @@ pub async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, host: &str, pa
 /// the connection open, so its end is not waited for.
 fn read(answer: &Bytes) -> io::Result<Option<(Said, bool)>> {
     let unusable = |why| io::Error::new(io::ErrorKind::InvalidData, format!("the answer is not HTTP: {why:?}"));
-    let parsed = response::parse(answer, &Method::GET, &mut HeaderMap::new()).map_err(unusable)?;
-    let Some((head, length)) = parsed else {
-        return Ok(None);
+    let mut rest = answer.clone();
+    let head = loop {
+        let parsed = response::parse(&rest, &Method::GET, &mut HeaderMap::new()).map_err(unusable)?;
+        let Some((head, length)) = parsed else {
+            return Ok(None);
+        };
+        rest = rest.slice(length..);
+        // 101 is the last one: what follows is another protocol.
+        if !head.status.is_informational() || head.status.as_u16() == SWITCHING {
+            break head;
+        }
     };
-    let (mut body, mut rest, mut word) = (head.body, answer.slice(length..), Vec::new());
+    let (mut body, mut word) = (head.body, Vec::new());
     // A body that breaks off has said what it has said.
     while let Ok(Some(Part::Data(data))) = body.decode(&mut rest) {
         word.extend_from_slice(&data);
@@ -92,6 +103,13 @@ mod tests {
             ),
             ("HTTP/1.1 200 OK\r\n\r\nup", Some((200, "up", false))),
             ("HTTP/1.1 204 No Content\r\n\r\n", Some((204, "", true))),
+            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", None),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndrain",
+                Some((200, "drain", true)),
+            ),
+            ("HTTP/1.1 103 E\r\n\r\nHTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n", Some((500, "", true))),
+            ("HTTP/1.1 101 Switching Protocols\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", Some((101, "", true))),
             ("HTTP/1.1 200 OK\r\n", None),
             ("", None),
         ] {

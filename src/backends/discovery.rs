@@ -2,9 +2,10 @@
 //!
 //! Each source is asked again all the time, by a task of its own on the control thread: one that fails or hangs holds up
 //! no other. What it said last counts until it says something else; that nobody answers says nothing, nor that all heartbeats
-//! are gone at once (`beats.rs`). The router is ready once each has answered, or has failed to for [`FIRST_ANSWER`].
+//! are gone at once (`beats.rs`). Which of its addresses are the StatefulSet's pods is found out by `names.rs`. The router is
+//! ready once each source has answered, or has failed to for [`FIRST_ANSWER`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use tokio::time::sleep;
 use super::Backends;
 use super::beats::Beats;
 use super::member::Found;
-use crate::config::{BackendConfig, RoutingConfig, Source};
+use super::names::Names;
+use crate::config::{BackendConfig, Config, RoutingConfig, Source};
 use crate::core::address::HostPort;
+use crate::core::assignment::PodId;
 use crate::directory::Directory;
 use crate::directory::memory::now_ms;
 use crate::directory::resolver::Resolver;
@@ -24,6 +27,10 @@ use crate::dns::{Dns, DnsError};
 /// How soon a source that has never answered is asked again: until it does, its backend may lack all its pods. No
 /// setting: it is over with the first answer.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long a set with an address that is nobody's yet waits for the pods' own names: DNS has just answered. No setting: it
+/// spares the set a moment in which a pod that joins goes by its address, and costs one where the names hang.
+const NAMING: Duration = Duration::from_millis(250);
 
 /// How long the router waits for a source's first answer before it is ready without. As long as one question to DNS may
 /// take: a source that is away must not keep the router from its rooms.
@@ -40,8 +47,12 @@ pub(super) fn listed(backend: &BackendConfig, routing: &RoutingConfig, heard: &[
 fn union(answers: impl Iterator<Item = Vec<Found>>) -> Vec<Found> {
     let mut all: Vec<Found> = Vec::new();
     for pod in answers.flatten() {
-        if all.iter().all(|known| known.name != pod.name) {
-            all.push(pod);
+        // An address and the pod at it are one.
+        let is_same = |known: &&mut Found| known.name == pod.name || known.at == pod.at && (known.is_pod || pod.is_pod);
+        match all.iter_mut().find(is_same) {
+            None => all.push(pod),
+            Some(known) if pod.is_pod && !known.is_pod => *known = Found { weight: known.weight, ..pod },
+            Some(_) => {}
         }
     }
     all
@@ -92,9 +103,11 @@ async fn follow<D: Directory>(
     }
     let patience = Instant::now() + FIRST_ANSWER;
     let (mut awaited, mut answered, mut failing) = (true, false, false);
-    let mut beats = Beats::default();
+    let (mut beats, mut names) = (Beats::default(), Names::default());
     loop {
-        match ask(source, &backends.config.routing, dns, resolver, &mut beats).await {
+        let answer = ask(source, &backends.config, dns, resolver, &mut beats, &mut names).await;
+        let is_answer = answer.is_ok();
+        match answer {
             Ok(found) => {
                 backends.learn(place, found);
                 if failing {
@@ -112,43 +125,61 @@ async fn follow<D: Directory>(
             awaited = false;
             backends.no_longer_await_one();
         }
-        sleep(if answered { backends.config.backends.refresh } else { RETRY }).await;
+        let next = Instant::now() + if answered { backends.config.backends.refresh } else { RETRY };
+        if let Source::Host(name, weight) = source
+            && is_answer
+            && names.are_due()
+        {
+            let config = &backends.config;
+            names.look_up_within(config.backends.refresh, name, config, dns).await;
+            names.rest(config.backends.refresh);
+            backends.learn(place, behind(name, &names, *weight, &config.routing));
+        }
+        sleep(next.saturating_duration_since(Instant::now())).await;
     }
 }
 
-/// The pods that a source names now, in a stable order.
+/// The pods that a source names now.
 async fn ask<D: Directory>(
     source: &Source,
-    routing: &RoutingConfig,
+    config: &Config,
     dns: &Dns,
     resolver: &Resolver<D>,
     beats: &mut Beats,
+    names: &mut Names,
 ) -> Result<Vec<Found>, String> {
-    let mut pods: Vec<Found> = match source {
-        Source::Host(address, weight) => behind_host(address, *weight, routing, dns).await?,
+    let routing = &config.routing;
+    Ok(match source {
+        Source::Host(address, weight) => behind_host(address, *weight, config, dns, names, NAMING).await?,
         Source::Srv(name) => behind_service(name, routing, dns).await?,
         Source::Heartbeats => {
             let heard = resolver.heartbeats().await.map_err(|error| error.to_string())?;
             let alive = beats.learn(heard, now_ms());
             alive.iter().map(|pod| found(routing.address_of(pod), 1, routing)).collect()
         }
-    };
-    // DNS gives them in another order each time.
-    pods.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(pods)
+    })
 }
 
+/// The pods behind a name, by their own names as far as those are known within `patience`.
 async fn behind_host(
-    address: &HostPort,
+    name: &HostPort,
     weight: u32,
-    routing: &RoutingConfig,
+    config: &Config,
     dns: &Dns,
+    names: &mut Names,
+    patience: Duration,
 ) -> Result<Vec<Found>, String> {
-    match dns.resolve_anew(address).await {
-        Ok(addresses) => Ok(behind(address, &addresses, weight, routing)),
-        Err(DnsError::NoAddress) => Ok(Vec::new()),
-        Err(error @ DnsError::Unanswered) => Err(error.to_string()),
+    let addresses = match dns.resolve_anew(name).await {
+        Ok(addresses) => addresses,
+        Err(DnsError::NoAddress) => Arc::default(),
+        Err(error @ DnsError::Unanswered) => return Err(error.to_string()),
+    };
+    names.list(&addresses, Instant::now());
+    if names.are_due() && !names.has_all() {
+        // Whoever has not been named by then goes by the address for a while.
+        names.look_up_within(patience, name, config, dns).await;
     }
+    Ok(behind(name, names, weight, &config.routing))
 }
 
 async fn behind_service(name: &str, routing: &RoutingConfig, dns: &Dns) -> Result<Vec<Found>, String> {
@@ -161,14 +192,12 @@ async fn behind_service(name: &str, routing: &RoutingConfig, dns: &Dns) -> Resul
 /// # Errors
 ///
 /// Nobody answered.
-pub async fn known_to_dns(
-    source: &Source,
-    routing: &RoutingConfig,
-    dns: &Dns,
-) -> Option<Result<Vec<Arc<str>>, String>> {
+pub async fn known_to_dns(source: &Source, config: &Config, dns: &Dns) -> Option<Result<Vec<Arc<str>>, String>> {
     let found = match source {
-        Source::Host(address, weight) if address.ip().is_none() => behind_host(address, *weight, routing, dns).await,
-        Source::Srv(name) => behind_service(name, routing, dns).await,
+        Source::Host(address, weight) if address.ip().is_none() => {
+            behind_host(address, *weight, config, dns, &mut Names::default(), FIRST_ANSWER).await
+        }
+        Source::Srv(name) => behind_service(name, &config.routing, dns).await,
         Source::Host(..) | Source::Heartbeats => return None,
     };
     Some(found.map(|found| {
@@ -179,36 +208,52 @@ pub async fn known_to_dns(
 }
 
 /// The pods behind a name: each of its addresses where it has several. A name with one stays a name: it is a service's or a
-/// pod's, and is dialled wherever it leads by then. A host with an address of each family is one pod.
-fn behind(name: &HostPort, addresses: &[SocketAddr], weight: u32, routing: &RoutingConfig) -> Vec<Found> {
-    let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().map(SocketAddr::ip).partition(IpAddr::is_ipv4);
-    let mut ips = if v4.is_empty() { v6 } else { v4 };
-    ips.sort_unstable();
-    ips.dedup();
-    let each = ips.iter().map(|ip| HostPort { host: ip.to_string().into(), port: name.port });
-    let mut each: Vec<_> = each.map(|address| found(address, weight, routing)).collect();
+/// pod's, and is dialled wherever it leads by then. Where an address is known to be a pod's of the StatefulSet, it is that
+/// pod, which is dialled by its own name.
+fn behind(name: &HostPort, names: &Names, weight: u32, routing: &RoutingConfig) -> Vec<Found> {
+    let address = |ip: &IpAddr| HostPort { host: ip.to_string().into(), port: name.port };
+    let mut each: Vec<_> = names.listed().iter().map(|ip| found(address(ip), weight, routing)).collect();
     if let [only] = each.as_mut_slice() {
         let by_name = found(name.clone(), weight, routing);
         // A pod's own name says more than its address of today.
         let origin = if by_name.is_pod { &by_name.origin } else { &only.origin };
-        *only = Found { origin: Arc::clone(origin), ..by_name };
+        *only = Found { origin: Arc::clone(origin), at: Arc::clone(origin), ..by_name };
     }
-    each
+    let pods = names.listed().iter().map(|ip| names.pod(*ip));
+    each.into_iter().zip(pods).map(|(found, pod)| found.known_as(pod, routing)).collect()
+}
+
+/// The pod whose address this is, by how it is written.
+pub(super) fn pod_at(address: &HostPort, routing: &RoutingConfig) -> Option<PodId> {
+    let label = address.host.split('.').next().unwrap_or_default();
+    let fixed = routing.fixed_pods.iter().find(|(_, fixed)| *fixed == address).map(|(pod, _)| pod.clone());
+    fixed.or_else(|| routing.statefulset.pod(label).filter(|pod| routing.address_of(pod) == *address))
 }
 
 /// A pod by the name under which rooms know it, where this is its address.
 fn found(address: HostPort, weight: u32, routing: &RoutingConfig) -> Found {
-    let label = address.host.split('.').next().unwrap_or_default();
-    let fixed = routing.fixed_pods.iter().find(|(_, fixed)| **fixed == address).map(|(pod, _)| pod.clone());
-    let pod = fixed.or_else(|| routing.statefulset.pod(label).filter(|pod| routing.address_of(pod) == address));
+    let pod = pod_at(&address, routing);
     let name: Arc<str> = pod.as_ref().map_or_else(|| address.to_string(), ToString::to_string).into();
-    Found { origin: Arc::clone(&name), name, address, is_pod: pod.is_some(), weight }
+    let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
+    Found { origin, at, listed, name, address, is_pod: pod.is_some(), weight }
+}
+
+impl Found {
+    /// The same by its own name, where that is known and it is not listed by that anyway.
+    fn known_as(self, pod: Option<&PodId>, routing: &RoutingConfig) -> Self {
+        let Some(pod) = pod.filter(|_| !self.is_pod) else {
+            return self;
+        };
+        let name: Arc<str> = pod.as_str().into();
+        Self { origin: Arc::clone(&name), name, address: routing.address_of(pod), is_pod: true, ..self }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
-    use crate::config::Config;
     use crate::config::{Command, parse};
 
     fn config(sources: &str) -> Config {
@@ -222,10 +267,19 @@ mod tests {
         found.iter().map(|found| &*found.name).collect()
     }
 
-    /// The pods behind `headless:1` while it has these addresses.
+    /// The pods behind a name while it has these addresses, and pods' names lead to some of them.
+    fn behind_name(name: &str, addresses: &[&str], led: &[(u16, &str)]) -> Vec<Found> {
+        let addresses = addresses.iter().map(|ip| SocketAddr::new(ip.parse().expect("an address"), 1));
+        let (config, mut names) = (config("headless:1"), Names::default());
+        names.list(&addresses.collect::<Vec<_>>(), Instant::now());
+        for (pod, ip) in led {
+            names.note_that(config.routing.statefulset.nth(*pod), ip);
+        }
+        behind(&name.parse().expect("a name"), &names, 2, &config.routing)
+    }
+
     fn at(addresses: &[&str]) -> Vec<Found> {
-        let ips = addresses.iter().map(|ip| SocketAddr::new(ip.parse().expect("an address"), 1));
-        behind(&"headless:1".parse().expect("a name"), &ips.collect::<Vec<_>>(), 1, &config("headless:1").routing)
+        behind_name("headless:1", addresses, &[])
     }
 
     #[test]
@@ -257,12 +311,35 @@ mod tests {
         assert_eq!(names(&at(&["10.0.0.1", "::1"])), ["headless:1"], "one pod, two families");
         assert_eq!(names(&at(&["::1", "::2"])), ["[::1]:1", "[::2]:1"]);
         assert_eq!(&*at(&["10.0.0.7"])[0].origin, "backend-7", "an address that is a pod's");
-        let pod = behind(
-            &"backend-0.backend.default.svc.cluster.local:3000".parse().expect("a name"),
-            &["10.0.0.9:1".parse().expect("an address")],
-            1,
-            &config("headless:1").routing,
-        );
+        let pod = behind_name("backend-0.backend.default.svc.cluster.local:3000", &["10.0.0.9"], &[(0, "10.0.0.9")]);
         assert_eq!((names(&pod), &*pod[0].origin), (vec!["backend-0"], "backend-0"), "a pod comes back under its name");
+        assert_eq!(pod[0].at, pod[0].origin, "and has never been listed by anything else");
+    }
+
+    #[test]
+    fn an_address_that_a_pods_name_leads_to_is_that_pod() {
+        let two = behind_name("headless:1", &["10.0.0.1", "10.0.0.2"], &[(3, "10.0.0.1")]);
+        assert_eq!(names(&two), ["backend-3", "10.0.0.2:1"]);
+        let Found { name, address, origin, at, listed, is_pod, weight } = &two[0];
+        assert_eq!((&**name, &**origin, *is_pod, *weight), ("backend-3", "backend-3", true, 2));
+        assert_eq!(address.to_string(), "backend-3.backend.default.svc.cluster.local:3000", "dialled by its name");
+        assert_eq!((&**at, &**listed), ("10.0.0.1:1", "10.0.0.1:1"));
+        let one = behind_name("headless:1", &["10.0.0.1"], &[(3, "10.0.0.1")]);
+        assert_eq!((names(&one), &*one[0].at, &*one[0].listed), (vec!["backend-3"], "10.0.0.1:1", "headless:1"));
+        let fixed = behind_name("headless:1", &["10.0.0.7", "10.0.0.2"], &[(7, "10.0.0.7")]);
+        assert_eq!((names(&fixed), &*fixed[1].address.host), (vec!["10.0.0.2:1", "backend-7"], "10.0.0.7"));
+    }
+
+    #[test]
+    fn an_address_and_the_pod_that_is_there_are_one() {
+        let config = config("headless:1,10.0.0.1:1;weight=5");
+        let backend = config.backends.default_backend();
+        let named = Some(behind_name("headless:1", &["10.0.0.1", "10.0.0.2"], &[(0, "10.0.0.1")]));
+        let written = Some(vec![found("10.0.0.1:1".parse().expect("an address"), 5, &config.routing)]);
+        for (heard, weight) in [([named.clone(), written.clone()], 2), ([written, named], 5)] {
+            let found = listed(backend, &config.routing, &heard);
+            let pod = found.iter().find(|found| found.is_pod).expect("it is there");
+            assert_eq!((&*pod.name, pod.weight, found.len()), ("backend-0", weight, 2));
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! a place there is one of them, as HAProxy's `leastconn` has it (`fwlc_queue_srv`: `served + queueslength`).
 //!
 //! By name, because the rooms' requests weigh on a pod as well, and those know it by its name only; and, of what was dialled
-//! by a name, by the address reached as well, because that is all that a backend knows of a pod behind a headless name.
+//! by a name, by the address reached as well, because that is all that a backend knows of one whose name it cannot find.
 //! Either sum has everything the pod gets, whichever a backend lists. Not a metric: series are shared by pods where there
 //! are too many, and a choice must not go by another pod's load.
 

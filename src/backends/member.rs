@@ -24,14 +24,22 @@ pub struct Member {
     pub address: HostPort,
     /// What it stays known by, whatever its name: the pod's name, else the address it was found at.
     pub(super) origin: Arc<str>,
+    /// What its origin is to whoever does not know the pod's own name,
+    pub(super) at: Arc<str>,
+    /// and what its name.
+    pub(super) listed: Arc<str>,
     /// Whether the name is a pod's of the StatefulSet.
     pub is_pod: bool,
     /// The value of its affinity cookie, where cookies are set.
     pub cookie: Option<Box<str>>,
+    /// What that is, or was, where the pod's name is not known.
+    pub(super) unnamed_cookie: Option<Box<str>>,
+    /// The backend's, for the log: a pod may be in several.
+    prefix: Box<str>,
     weight: AtomicU32,
     id: u64,
     metrics: PodMetrics,
-    /// By its name, and by where that leads: whichever knows more of the pod.
+    /// By its name, and by where it is: whichever knows more of the pod.
     loads: [Load; 2],
     /// `--slow-start`.
     ramp: Duration,
@@ -56,6 +64,8 @@ pub(super) struct Found {
     pub(super) name: Arc<str>,
     pub(super) address: HostPort,
     pub(super) origin: Arc<str>,
+    pub(super) at: Arc<str>,
+    pub(super) listed: Arc<str>,
     pub(super) is_pod: bool,
     pub(super) weight: u32,
 }
@@ -75,18 +85,36 @@ impl Member {
     /// A pod that has `joined` the set just now, or was there from the start.
     pub(super) fn new(
         found: Found,
-        cookie: Option<Box<str>>,
+        (prefix, [cookie, unnamed_cookie]): (&str, [Option<Box<str>>; 2]),
         (metrics, loads): (PodMetrics, [Load; 2]),
         (ramp, joined): (Duration, Option<Instant>),
     ) -> Self {
-        let Found { name, address, origin, is_pod, weight } = found;
+        let Found { name, address, origin, at, listed, is_pod, weight } = found;
         let weight = AtomicU32::new(weight);
-        let id = stable_hash(name.as_bytes());
+        // The same at a replica that has not heard the pod's name yet.
+        let id = stable_hash(listed.as_bytes());
         let warming_since = joined.filter(|_| !ramp.is_zero());
         let is_special = AtomicBool::new(warming_since.is_some());
         let state = Mutex::new(State { warming_since, ..State::default() });
-        let has_refused = AtomicBool::default();
-        Self { name, address, origin, is_pod, cookie, weight, id, metrics, loads, ramp, state, is_special, has_refused }
+        Self {
+            name,
+            address,
+            origin,
+            at,
+            listed,
+            is_pod,
+            cookie,
+            unnamed_cookie,
+            prefix: prefix.into(),
+            weight,
+            id,
+            metrics,
+            loads,
+            ramp,
+            state,
+            is_special,
+            has_refused: AtomicBool::default(),
+        }
     }
 
     /// With what is known of the same pod under another name.
@@ -101,13 +129,16 @@ impl Member {
 
     /// Whether it is what was found.
     pub(super) fn is(&self, found: &Found) -> bool {
-        self.name == found.name && self.address == found.address && self.origin == found.origin
+        let Found { name, address, origin, at, listed, .. } = found;
+        (&self.name, &self.address, &self.origin, &self.at, &self.listed) == (name, address, origin, at, listed)
     }
 
     /// Whether what was found is the same pod under another name, or another one behind the same name: of a name with one
-    /// address nobody can tell.
+    /// address nobody can tell. Two pods that are known by their names are two, wherever they are.
     pub(super) fn was(&self, found: &Found) -> bool {
-        self.origin == found.origin || self.name == found.name && self.address == found.address
+        let is_at_its_place = self.at == found.at && !(self.is_pod && found.is_pod);
+        let is_called_so = self.name == found.name && self.address == found.address;
+        self.origin == found.origin || is_at_its_place || is_called_so
     }
 
     /// Gives it another share: SRV records change theirs with the number of pods.
@@ -195,7 +226,7 @@ impl Member {
     pub(super) fn readmit(&self) {
         let mut state = self.state();
         if state.outlier.readmit() {
-            tracing::info!(pod = &*self.name, "back among the backends");
+            tracing::info!(prefix = &*self.prefix, pod = &*self.name, "back among the backends");
             self.start_warming(&mut state);
         }
         self.note_whether_special(&state);
@@ -206,12 +237,16 @@ impl Member {
         self.ejected_until().is_some()
     }
 
-    /// An answer to a health check.
+    /// An answer to a health check. Good ones alone say nothing against an ejection: requests may fail all the same. That a
+    /// pod was away and is back does.
     pub fn checked(&self, verdict: Verdict, rise: u32, fall: u32) {
         let mut state = self.state();
+        if state.checks.has_risen(verdict, rise) {
+            state.outlier.shorten(Instant::now());
+        }
         let (before, after) = (state.checks.health(), state.checks.note(verdict, rise, fall));
         if before != after {
-            tracing::info!(pod = &*self.name, ?before, ?after, "health check");
+            tracing::info!(prefix = &*self.prefix, pod = &*self.name, ?before, ?after, "health check");
             if after == Health::Up {
                 self.start_warming(&mut state);
             }
@@ -296,8 +331,9 @@ mod tests {
         let name: Arc<str> = "10.0.0.1:1".into();
         let address = name.parse().expect("an address");
         let counted = (Metrics::new().pod(&name), [&name, &name].map(|name| Loads::default().of(name)));
-        let found = Found { origin: Arc::clone(&name), name, address, is_pod: false, weight: 2 };
-        Arc::new(Member::new(found, None, counted, (ramp, None)))
+        let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
+        let found = Found { origin, at, listed, name, address, is_pod: false, weight: 2 };
+        Arc::new(Member::new(found, ("", [None, None]), counted, (ramp, None)))
     }
 
     /// What costs each request a lock has to end.
@@ -316,6 +352,30 @@ mod tests {
             let candidate = member.candidate(0, Instant::now() + 2 * ramp);
             assert_eq!((candidate.share, member.is_special.load(Ordering::Relaxed)), (candidate.weight, false));
         }
+    }
+
+    /// What passes its checks and fails requests is held out for the whole time.
+    #[test]
+    fn checks_shorten_an_ejection_only_where_they_failed_before() {
+        use Verdict::{Bad, Good};
+        let member = member(Duration::ZERO);
+        let after = |verdicts: &[Verdict]| {
+            verdicts.iter().for_each(|verdict| member.checked(*verdict, 2, 2));
+            member.availability(Instant::now())
+        };
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        assert_eq!(after(&[Good; 9]), Availability::Ejected);
+        assert_eq!(after(&[Bad, Good]), Availability::Ejected);
+        assert_eq!(after(&[Good]), Availability::Probation, "away for less than `fall`");
+        member.begin_trial(LIMITS, Instant::now()).expect("it is due").failed();
+        assert_eq!(after(&[Good; 9]), Availability::Ejected, "not again");
+        assert_eq!(after(&[Bad, Bad]), Availability::Down);
+        assert_eq!(after(&[Good, Good]), Availability::Probation);
+        member.begin_trial(LIMITS, Instant::now()).expect("it is due").passed();
+        // Down already when requests find it out.
+        assert_eq!(after(&[Bad, Bad, Good]), Availability::Down);
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        assert_eq!(after(&[Good]), Availability::Probation);
     }
 
     #[test]

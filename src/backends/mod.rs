@@ -10,6 +10,7 @@ mod cookie;
 mod discovery;
 mod load;
 mod member;
+mod names;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -39,6 +40,9 @@ const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How long a pod is still counted that no backend lists and no request has gone to: a StatefulSet may have been made smaller.
 const UNUSED: Duration = Duration::from_secs(3600);
 
+/// How often the log says at most that sids name no pod: clients that are told so begin another session at once.
+const UNNAMED: Duration = Duration::from_secs(600);
+
 /// All backends, in the order of the configuration: the longest prefix first, the default one last.
 #[derive(Debug)]
 pub struct Backends {
@@ -52,6 +56,8 @@ pub struct Backends {
     departed: Mutex<Vec<(Arc<Member>, Instant)>>,
     /// How many sources are still waited for before the router is ready.
     awaited: AtomicUsize,
+    /// When the log has said last that a sid names no pod.
+    told_unnamed: Mutex<Option<Instant>>,
 }
 
 /// One backend.
@@ -95,7 +101,8 @@ impl Backends {
         let sources = list.iter().flat_map(|backend| &backend.config.sources);
         let awaited = AtomicUsize::new(sources.filter(|source| discovery::is_asked(source)).count());
         let loads = Loads::default();
-        let backends = Self { config, metrics, list, loads, signer, departed: Mutex::default(), awaited };
+        let (departed, told_unnamed) = (Mutex::default(), Mutex::default());
+        let backends = Self { config, metrics, list, loads, signer, departed, awaited, told_unnamed };
         for backend in &backends.list {
             let written = discovery::listed(&backend.config, &backends.config.routing, &backend.heard());
             backends.publish(backend, written, false);
@@ -113,7 +120,9 @@ impl Backends {
     }
 
     /// Takes in what a source has said; `place` is its backend's and its own.
-    fn learn(&self, place: (usize, usize), found: Vec<Found>) {
+    fn learn(&self, place: (usize, usize), mut found: Vec<Found>) {
+        // DNS gives them in another order each time.
+        found.sort_by(|a, b| a.name.cmp(&b.name));
         let backend = &self.list[place.0];
         let mut heard = backend.heard();
         heard[place.1] = Some(found);
@@ -166,7 +175,24 @@ impl Backends {
         let ejected = set.members.iter().filter(|other| other.is_ejected()).count();
         if member.failed(limits, Instant::now(), ejected < most_ejected(set.members.len())) {
             member.metrics().ejections.inc();
-            tracing::warn!(pod = &*member.name, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
+            let (prefix, pod) = (&*backend.config.prefix, &*member.name);
+            tracing::warn!(prefix, pod, timeout = ?limits.timeout, "ejected from the backends: it keeps failing");
+        }
+    }
+
+    /// A session's `sid` names no pod of the backend, and its client cannot be answered: with generateId unset, no polling
+    /// session gets further than its first request, and each answer by itself looks like a pod that has gone.
+    pub fn note_unnamed_sid(&self, backend: &Backend) {
+        let now = Instant::now();
+        // One assignment: nothing is left half-done by a panic.
+        let mut told = self.told_unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= UNNAMED) {
+            *told = Some(now);
+            let prefix = &*backend.config.prefix;
+            tracing::warn!(
+                prefix,
+                "a session's sid names no pod of its backend, and nothing else says whose it is: see generateId in the README"
+            );
         }
     }
 
@@ -208,11 +234,11 @@ impl Backends {
         let joined = later.then(Instant::now);
         let before = old.iter().find(|member| member.was(&found));
         // By its origin: a session must not end because the number of addresses behind a name has changed.
-        let signer = self.signer.as_ref();
-        let cookie = signer.map(|signer| signer.value(&backend.config.prefix, &found.origin).into());
-        let loads = [&found.name, &found.origin].map(|name| self.loads.of(name));
+        let value = |origin: &Arc<str>| Some(self.signer.as_ref()?.value(&backend.config.prefix, origin).into());
+        let cookies = [&found.origin, &found.at].map(value);
+        let loads = [&found.name, &found.at].map(|name| self.loads.of(name));
         let counted = (self.metrics.pod(&found.name), loads);
-        let member = Member::new(found, cookie, counted, (self.slow_start(), joined));
+        let member = Member::new(found, (&backend.config.prefix, cookies), counted, (self.slow_start(), joined));
         Arc::new(match before {
             Some(before) => member.with_past_of(before),
             None => member,
@@ -277,11 +303,15 @@ impl Set {
     fn new(members: Vec<Arc<Member>>, version: u64) -> Self {
         let mut by_name: HashMap<_, _> =
             members.iter().enumerate().map(|(slot, member)| (Arc::clone(&member.name), slot)).collect();
-        for (alias, slot) in aliases(&members) {
+        let listed = members.iter().enumerate().map(|(slot, member)| (&*member.listed, slot));
+        for (alias, slot) in aliases(&members).chain(listed) {
             // The name of a pod is that pod's.
             by_name.entry(alias.into()).or_insert(slot);
         }
-        let cookies = members.iter().enumerate().filter_map(|(slot, member)| Some((member.cookie.clone()?, slot)));
+        let cookies = members.iter().enumerate().flat_map(|(slot, member)| {
+            let values = [&member.unnamed_cookie, &member.cookie];
+            values.into_iter().flatten().map(move |value| (value.clone(), slot))
+        });
         Self { by_cookie: cookies.collect(), by_name, members, version }
     }
 
@@ -295,9 +325,9 @@ impl Set {
         self.by_cookie.get(value).map(|slot| &self.members[*slot])
     }
 
-    /// Whether all its pods go by their StatefulSet names: one that is not among them is not there.
-    pub fn is_complete(&self) -> bool {
-        !self.members.is_empty() && self.members.iter().all(|member| member.is_pod)
+    /// Whether any of its pods goes by its StatefulSet name: then others of the StatefulSet belong here as well.
+    pub fn has_pods(&self) -> bool {
+        self.members.iter().any(|member| member.is_pod)
     }
 }
 

@@ -13,12 +13,13 @@ fn backends(args: &[&str]) -> Backends {
 /// A pod at this address.
 fn found(address: &str, weight: u32) -> Found {
     let name: Arc<str> = address.into();
-    Found { origin: Arc::clone(&name), name, address: address.parse().expect("an address"), is_pod: false, weight }
+    let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
+    Found { origin, at, listed, name, address: address.parse().expect("an address"), is_pod: false, weight }
 }
 
 /// A name while it leads to one address.
 fn alone(name: &str, origin: &str) -> Found {
-    Found { origin: origin.into(), ..found(name, 1) }
+    Found { origin: origin.into(), at: origin.into(), ..found(name, 1) }
 }
 
 fn names(backend: &Backend) -> Vec<Arc<str>> {
@@ -69,6 +70,41 @@ fn a_pod_stays_known_whatever_the_number_of_addresses() {
     assert_eq!((pod("10.0.0.1:1"), pod("10.0.0.2:1")), (None, Some("headless:1".into())));
     assert!(!ejected("headless:1"), "it is the other one now");
     assert_eq!(backend.set().members[0].address.to_string(), "headless:1", "dialled wherever it leads");
+}
+
+/// Whoever is behind an address is found out a moment later, or by another replica.
+#[test]
+fn a_pod_stays_itself_when_its_own_name_becomes_known() {
+    let backends = backends(&["--default-backend", "headless:1"]);
+    let (backend, limits) = (backends.backend(0), backends.ejection().expect("on by default"));
+    let pod = |name: &str, at: &str| Found { name: name.into(), origin: name.into(), is_pod: true, ..found(at, 1) };
+    let cookie = |name: &str| backend.set().named(name).and_then(|member| member.cookie.clone()).expect("it has one");
+    let who_has = |cookie: &str| backend.set().with_cookie(cookie).map(|member| Arc::clone(&member.name));
+    let hashed =
+        || backend.set().members.iter().map(|member| member.candidate(0, Instant::now()).id).collect::<Vec<_>>();
+    let is_ejected = |name: &str| backend.set().named(name).expect("it is there").is_ejected();
+
+    backends.learn((0, 0), vec![found("10.0.0.1:1", 1), found("10.0.0.2:1", 1)]);
+    let (by_address, ids) = (cookie("10.0.0.1:1"), hashed());
+    for _ in 0..limits.fails {
+        backends.failed(backend, &Arc::clone(&backend.set().members[0]));
+    }
+    assert!(is_ejected("10.0.0.1:1"));
+    let at_address = backends.load(&"10.0.0.1:1".into());
+    let _tunnel = at_address.begin();
+
+    backends.learn((0, 0), vec![pod("backend-0", "10.0.0.1:1"), pod("backend-1", "10.0.0.2:1")]);
+    assert!(is_ejected("backend-0") && !is_ejected("backend-1"), "what is held against it stays");
+    let by_name = cookie("backend-0");
+    assert!(by_name.starts_with("backend-0.") && who_has(&by_address) == who_has(&by_name), "{by_name}");
+    assert_eq!(hashed(), ids, "nor do the clients move that are sent there by their address");
+    assert_eq!(backend.set().named("10.0.0.1:1").map(|member| member.load()), Some(1), "nor is its tunnel forgotten");
+
+    backends.learn((0, 0), vec![pod("backend-0", "10.0.0.3:1"), pod("backend-1", "10.0.0.1:1")]);
+    assert!(is_ejected("backend-0") && !is_ejected("backend-1"), "what is held against a pod is that pod's");
+    assert_eq!((who_has(&by_address), who_has(&by_name)), (Some("backend-1".into()), Some("backend-0".into())));
+    backends.learn((0, 0), vec![found("10.0.0.1:1", 1), found("10.0.0.3:1", 1)]);
+    assert!(is_ejected("10.0.0.3:1"), "nor does it end where nobody knows the name any more");
 }
 
 #[test]

@@ -74,12 +74,10 @@ async fn count_pods(
             };
             heartbeats.map(alive).ok_or_else(|| "the directory does not say".to_owned())
         }
-        Source::Host(..) | Source::Srv(_) => {
-            match backends::known_to_dns(source, &config.routing, &Dns::default()).await {
-                Some(found) => found,
-                None => return Ok(true),
-            }
-        }
+        Source::Host(..) | Source::Srv(_) => match backends::known_to_dns(source, config, &Dns::default()).await {
+            Some(found) => found,
+            None => return Ok(true),
+        },
     };
     let pods = match found {
         Ok(pods) if pods.is_empty() && matches!(source, Source::Host(..)) => return Ok(false),

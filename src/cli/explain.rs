@@ -116,10 +116,10 @@ fn echo(target: &Uri, affinity: &Affinity) -> String {
 fn of_sid(config: &Config, path: &str, sid: &str) -> String {
     let backend = &config.backends.backends[config.backends.for_path(path)];
     if !config.backends.session.sid {
-        return "the sid is not looked at (--session-affinity)".to_owned();
+        return format!("the sid is not looked at (--session-affinity): {}", else_decides(config));
     }
     let Some(pod) = pod_in_sid(sid) else {
-        return "the sid names no pod (POD~…): the cookie or the client's address decides".to_owned();
+        return format!("the sid names no pod (POD~…): {}", else_decides(config));
     };
     let is_called_so = |source: &Source| match source {
         Source::Host(address, _) => address.to_string() == pod || address.host.split('.').next() == Some(pod),
@@ -132,7 +132,33 @@ fn of_sid(config: &Config, path: &str, sid: &str) -> String {
         (true, _) => {
             format!("the sid names {pod}, a pod of --statefulset, which is believed: it is dialled, listed or not")
         }
-        (false, false) => format!("the sid names {pod}, which is believed only if DNS lists a pod of that name here"),
+        (false, false) if is_pod => {
+            let otherwise = else_decides(config);
+            format!(
+                "the sid names {pod}, a pod of --statefulset, which is believed only if the backend lists it, by that \
+                 name or by an address that the name leads to, or lists another one of them; else {otherwise}"
+            )
+        }
+        (false, false) => {
+            let otherwise = else_decides(config);
+            format!(
+                "the sid names {pod}, which is believed only if DNS lists a pod of that name here; else {otherwise}"
+            )
+        }
+    }
+}
+
+/// What decides for a session's request whose `sid` does not, as `Balancer::bound` goes on.
+fn else_decides(config: &Config) -> &'static str {
+    let affinity = &config.backends.session;
+    match (affinity.cookie.is_some(), affinity.client_ip) {
+        (true, true) => "the cookie or the client's address decides",
+        (false, true) => "the client's address decides",
+        (true, false) => "the cookie decides; without one it is 400 session-unknown, but where there is only one pod",
+        (false, false) if affinity.sid => {
+            "nothing else says whose it is: 400 session-unknown, but where there is only one pod (set generateId: README)"
+        }
+        (false, false) => "--balance decides",
     }
 }
 
@@ -154,7 +180,7 @@ fn of_cookie(config: &Config, head: &Parts) -> Option<String> {
     if let Some(pod) = values.iter().find_map(|value| signer.pod(&backend.prefix, value)) {
         let asked = match backend.prefix.as_str() {
             "" => "which is asked, listed or not",
-            _ => "which is asked if the backend lists it, or lists all its pods by such names",
+            _ => "which is asked if the backend lists it, or another pod of --statefulset",
         };
         return Some(format!("{is} signed for {pod}, {asked}, unless a sid names its pod"));
     }

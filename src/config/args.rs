@@ -42,6 +42,7 @@ pub(super) enum Action {
 /// The defaults of settings that mean nothing without another one: whether somebody has changed them tells whether that has
 /// been forgotten.
 pub(super) const COOKIE_ATTRIBUTES: &str = "HttpOnly; SameSite=Lax";
+pub(super) const FAIL_TIMEOUT: &str = "30s";
 pub(super) const POD_QUEUE: &str = "100";
 pub(super) const POD_QUEUE_TIMEOUT: &str = "5s";
 
@@ -123,8 +124,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST:PORT,…", default_value = "backend-service:3000", help_heading = "Routing")]
     pub(super) default_backend: String,
     /// Another backend for requests without a room under this path prefix, the longest prefix first:
-    /// `/api/=api-service:3000 balance=least_conn`. Repeatable; the variable takes a list and is split at each comma that a
-    /// slash follows
+    /// `/api/=api-service:3000 balance=least_conn`. A prefix ends where it is written: without its last slash this one would
+    /// take `/apix` as well. Repeatable; the variable takes a list and is split at each comma that a slash follows
     #[arg(long, value_name = "PREFIX=HOST:PORT,…", help_heading = "Routing")]
     pub(super) route: Vec<String>,
     /// A room the directory does not know: `default-backend`, `assign` (place it, atomically) or `reject` (404)
@@ -170,7 +171,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "COUNT", default_value = "3", help_heading = "Balancing")]
     pub(super) max_fails: String,
     /// See `--max-fails`
-    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Balancing")]
+    #[arg(long, value_name = "DURATION", default_value = FAIL_TIMEOUT, help_heading = "Balancing")]
     pub(super) fail_timeout: String,
     /// Answers that count as failures as well, such as `502,503,504`; connections that fail and answers that do not come
     /// always do
@@ -216,8 +217,8 @@ pub(super) struct Args {
     /// How long past its time a pod's last address may still be used while no name server answers; `0s` for not at all
     #[arg(long, value_name = "DURATION", default_value = "10m", help_heading = "Upstream")]
     pub(super) dns_stale: String,
-    /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. Default
-    /// backends are not confined
+    /// Networks in which a pod's address has to lie, comma-separated, else it is not dialled; `off` for any. What a
+    /// backend lists by another name than a pod's is not confined
     #[arg(long, value_name = "NETWORK,…", default_value = "off", help_heading = "Upstream")]
     pub(super) pod_networks: String,
 

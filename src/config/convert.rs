@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::available_parallelism;
 
-use super::args::{Args, COOKIE_ATTRIBUTES, DevArgs as TypedDevArgs, HealthArgs, POD_QUEUE, POD_QUEUE_TIMEOUT};
+use super::args::{
+    Args, COOKIE_ATTRIBUTES, DevArgs as TypedDevArgs, FAIL_TIMEOUT, HealthArgs, POD_QUEUE, POD_QUEUE_TIMEOUT,
+};
 use super::backends::{
     BackendConfig, BackendsConfig, CookieConfig, SessionConfig, Source, affinity_key, cookie_attributes, cookie_name,
     fail_status, health_check, keeps_its_promise, route, session_affinity, sources,
@@ -24,7 +26,7 @@ use super::{
 use crate::core::address::{AddressTemplate, HostPort};
 use crate::core::affinity::Affinity;
 use crate::core::assignment::{PodId, StatefulSet};
-use crate::core::balance::POLICIES;
+use crate::core::balance::{POLICIES, Policy};
 use crate::core::decision::OnUnassigned;
 use crate::core::ejection::EjectionLimits;
 use crate::core::origin::Origins;
@@ -159,6 +161,15 @@ impl Args {
             let why = "with --max-fails 0 no failure counts; leave out one of them";
             return Err(ConfigError::setting("fail-status", &self.fail_status, why));
         }
+        if fails == 0 && self.fail_timeout != FAIL_TIMEOUT {
+            let why = "with --max-fails 0 no pod is left out; leave out one of them";
+            return Err(ConfigError::setting("fail-timeout", &self.fail_timeout, why));
+        }
+        let slow_start = setting("slow-start", &self.slow_start, duration)?;
+        if !slow_start.is_zero() && backends.iter().all(|backend| backend.policy == Policy::ClientIp) {
+            let why = "client_ip, by which every backend is balanced, knows no shares; leave this out";
+            return Err(ConfigError::setting("slow-start", &self.slow_start, why));
+        }
         Ok(BackendsConfig {
             backends,
             refresh: setting("backend-refresh", &self.backend_refresh, timeout)?,
@@ -166,7 +177,7 @@ impl Args {
             ejection: (fails > 0).then_some(EjectionLimits { fails, timeout: fail_timeout }),
             fail_status,
             check: setting("health-check", &self.health_check, health_check)?,
-            slow_start: setting("slow-start", &self.slow_start, duration)?,
+            slow_start,
             retry_budget: setting("retry-budget", &self.retry_budget, |text| count(text, 0..=100))?,
         })
     }
@@ -228,6 +239,10 @@ impl Args {
                 let why = "nobody waits without a limit: give --pod-max-connections, or leave this out";
                 return Err(ConfigError::setting(flag, given, why));
             }
+        }
+        if queue == 0 && self.pod_queue_timeout != POD_QUEUE_TIMEOUT {
+            let why = "with --pod-queue 0 nobody waits; leave out one of them";
+            return Err(ConfigError::setting("pod-queue-timeout", &self.pod_queue_timeout, why));
         }
         Ok(UpstreamConfig {
             connect_timeout: setting("connect-timeout", &self.connect_timeout, timeout)?,

@@ -33,6 +33,8 @@ pub struct Checks {
     health: Health,
     /// Answers in a row that contradict it.
     against: u32,
+    /// Good answers in a row since the last bad one; `None` once they were enough.
+    good: Option<u32>,
 }
 
 /// Reads an answer. 2xx and 3xx are good; a body that begins with one of the words of HAProxy's agents says more
@@ -76,9 +78,21 @@ impl Checks {
         };
         self.against = if towards == self.health { 0 } else { self.against + 1 };
         if self.against >= needed.max(1) {
-            *self = Self { health: towards, against: 0 };
+            (self.health, self.against) = (towards, 0);
         }
         self.health
+    }
+
+    /// Whether this answer is the last of the `rise` good ones in a row that a bad one has to be made up for with: whatever
+    /// the pod was, it is back. So is one that has been away for too short a time to count as down.
+    pub fn has_risen(&mut self, verdict: Verdict, rise: u32) -> bool {
+        let good = match (verdict, self.good) {
+            (Verdict::Bad, _) => Some(0),
+            (Verdict::Good, Some(good)) => Some(good + 1),
+            (Verdict::Good, None) | (Verdict::Drain | Verdict::Maintenance, _) => self.good,
+        };
+        self.good = good.filter(|good| *good < rise.max(1));
+        self.good != good
     }
 }
 
@@ -139,6 +153,33 @@ mod tests {
             (Good, Health::Up),
         ] {
             assert_eq!(note(verdict), expected, "after {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_back_once_for_each_time_that_it_was_away() {
+        let mut checks = Checks::default();
+        let mut has_risen = |verdict| checks.has_risen(verdict, 2);
+        use Verdict::{Bad, Drain, Good, Maintenance};
+        for (verdict, expected) in [
+            (Good, false),
+            (Good, false),
+            (Bad, false),
+            (Good, false),
+            (Bad, false),
+            (Bad, false),
+            (Good, false),
+            (Good, true),
+            (Good, false),
+            (Good, false),
+            (Bad, false),
+            (Maintenance, false),
+            (Good, false),
+            (Drain, false),
+            (Good, true),
+            (Drain, false),
+        ] {
+            assert_eq!(has_risen(verdict), expected, "after {verdict:?}");
         }
     }
 }

@@ -3,8 +3,9 @@
 //! nginx's `max_fails` and `fail_timeout`: so many failures within that time, and the pod is out for as long. Successes in
 //! between wipe nothing out, as a pod that fails every other request is no good one: failures lapse with time. Then the
 //! pod is on probation: one request at a time is let through to it, its trial, and only that decides. One that has not
-//! ended within the same time, because its client is slow, keeps the pod no longer: another one may try. Only requests without
-//! a room ask: a room's pod is never replaced.
+//! ended within the same time, because its client is slow, keeps the pod no longer: another one may try. A pod that was away
+//! and is back, by its health checks, is on probation at once. Only requests without a room ask: a room's pod is never
+//! replaced.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -101,6 +102,13 @@ impl Outlier {
         }
     }
 
+    /// The pod has been away and is back, by other signs than its requests: its time is over, and the next trial decides.
+    pub fn shorten(&mut self, now: Instant) {
+        if let Some(ejection) = &mut self.ejection {
+            ejection.until = ejection.until.min(now);
+        }
+    }
+
     /// The trial has failed: the pod is out for as long again.
     pub fn fail_trial(&mut self, limits: EjectionLimits, now: Instant) {
         if let Some(ejection) = &mut self.ejection {
@@ -182,6 +190,21 @@ mod tests {
         pod.abandon_trial();
         pod.fail_trial(LIMITS, at(start, 131));
         assert_eq!(pod, Outlier::default());
+    }
+
+    #[test]
+    fn a_pod_that_was_away_is_tried_as_soon_as_it_is_back() {
+        let start = Instant::now();
+        let (mut pod, _) = failing(start, &[0, 0, 0]);
+        pod.shorten(at(start, 10));
+        assert_eq!(pod.standing(at(start, 10)), Standing::Probation);
+        assert!(pod.begin_trial(LIMITS, at(start, 11)));
+        pod.shorten(at(start, 12));
+        assert_eq!(pod.standing(at(start, 12)), Standing::Ejected, "the trial that is under way decides");
+        pod.fail_trial(LIMITS, at(start, 13));
+        assert_eq!([42, 43].map(|s| pod.standing(at(start, s))), [Standing::Ejected, Standing::Probation]);
+        pod.shorten(at(start, 99));
+        assert_eq!(pod.ejected_until(), Some(at(start, 43)), "what is over is not over later");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Everything not named here passes unchanged and in order (RFC 9110 sections 5.1 and 5.3). What the router adds to a
 //! request is written by [`super::wire::request`]; how fields frame a message is [`super::wire::response`]'s business.
 
-use http::header::{CONNECTION, COOKIE};
+use http::header::{CACHE_CONTROL, CONNECTION, COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
@@ -121,6 +121,21 @@ pub fn may_be_trailer(name: &str) -> bool {
     !never && goes_downstream(name, &Named::default())
 }
 
+/// Whether an answer with these fields is meant for shared caches as well, which give it to other clients as it is (RFC 9111
+/// section 5.2.2).
+pub fn is_for_shared_caches(headers: &HeaderMap) -> bool {
+    let mut is_shared = false;
+    for directive in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| list_elements(line.as_bytes())) {
+        let name = directive.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
+        let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+        if is(&["private", "no-store"]) {
+            return false;
+        }
+        is_shared |= is(&["public", "s-maxage"]);
+    }
+    is_shared
+}
+
 /// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). Other cookies may
 /// hold any byte, as browsers send them; a value that is no text is none that anything accepts.
 pub fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
@@ -163,6 +178,28 @@ mod tests {
             ["forwarded", "x-room-id", "x-room-pod", "x-room-epoch", "x-request-id", "x_room_id", "x-forwarded_proto"]
         {
             assert!(!goes_upstream(never, &none, true), "{never}");
+        }
+    }
+
+    #[test]
+    fn shared_caches_keep_what_says_so() {
+        for (lines, expected) in [
+            (&[][..], false),
+            (&["no-cache", "max-age=60"], false),
+            (&["Public"], true),
+            (&["max-age=1, public, immutable"], true),
+            (&["S-MaxAge=60"], true),
+            (&["must-revalidate", "s-maxage = 0"], true),
+            (&["public", "private"], false),
+            (&["s-maxage=60, no-store"], false),
+            (&["public=, publicity"], true),
+            (&["publicity"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
+            }
+            assert_eq!(is_for_shared_caches(&headers), expected, "{lines:?}");
         }
     }
 

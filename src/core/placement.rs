@@ -31,7 +31,8 @@ fn is_open(beat: &Heartbeat, limits: Limits, now: u64) -> bool {
     is_healthy(beat, now) && beat.active_rooms < limits.rooms && beat.total_participants < limits.participants
 }
 
-/// Whether a pod has been heard of lately. A heartbeat from the future is a skewed clock, not a dead pod.
+/// Whether a pod has been heard of lately. A heartbeat from the future is a skewed clock, not a dead pod; for how long is
+/// its reader's to see to (`directory::heartbeats`).
 pub fn is_healthy(beat: &Heartbeat, now: u64) -> bool {
     u128::from(now.saturating_sub(beat.last_update)) <= HEARTBEAT_FRESH.as_millis()
 }

@@ -16,6 +16,9 @@ use std::future::Future;
 use crate::core::assignment::{Answer, Heartbeat, PodId};
 use crate::core::room::RoomId;
 
+/// How far what a backend dates may lie ahead of this machine's clock before the log says so: clocks differ by less than a day.
+const SKEW_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// The source of truth about rooms. Cheap to clone: a handle, for the thread it was made on.
 ///
 /// Every method has to end within the deadline its implementation was made with, queueing included.

@@ -53,7 +53,7 @@ use crate::core::room::RoomId;
 /// Heartbeats asked for at a time.
 const HEARTBEAT_BATCH: u16 = 32;
 
-/// Pods whose heartbeats are looked for, from ordinal 0 up. A gap of a whole batch ends the search earlier.
+/// Pods whose heartbeats are looked for, from ordinal 0 up. Behind the first batch an empty one ends the search earlier.
 const MAX_PODS: u16 = 1024;
 
 /// Between two lookups that only try whether they are still refused.
@@ -246,18 +246,19 @@ async fn value_of(client: &Client, key: &str) -> Result<Option<Bytes>, Error> {
 /// JSON object, or has a number that is none.
 ///
 /// The ordinals are known, so the keys are: no `SCAN`, which would walk through every room's key. Scaling
-/// down leaves gaps only at the end, and a pod that is down keeps its last heartbeat.
+/// down leaves gaps only at the end, and a pod that is down keeps its last heartbeat. Where the first batch has none, the
+/// StatefulSet may begin further up (`spec.ordinals.start`): then all others are asked for in one round trip, because one
+/// for each batch would take longer than a question may.
 async fn heartbeats(
     client: &Client,
     statefulset: &StatefulSet,
 ) -> Result<(Vec<(PodId, Heartbeat)>, Vec<PodId>), Error> {
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-    for first in (0..MAX_PODS).step_by(usize::from(HEARTBEAT_BATCH)) {
-        let pods: Vec<PodId> = (first..first + HEARTBEAT_BATCH).map(|ordinal| statefulset.nth(ordinal)).collect();
+    let mut ordinals = 0..HEARTBEAT_BATCH;
+    while !ordinals.is_empty() {
+        let pods: Vec<PodId> = ordinals.clone().map(|ordinal| statefulset.nth(ordinal)).collect();
         let values = values_of(client, pods.iter().map(|pod| format!("pod:{pod}:metrics"))).await?;
-        if values.iter().all(|value| value.as_ref().is_some_and(Bytes::is_empty)) {
-            break;
-        }
+        let is_empty = values.iter().all(|value| value.as_ref().is_some_and(Bytes::is_empty));
         for (pod, value) in pods.into_iter().zip(values) {
             match value.as_deref().map(|value| (value, decode_heartbeat(value))) {
                 Some((b"", _)) => {}
@@ -265,6 +266,12 @@ async fn heartbeats(
                 Some((_, None)) | None => unreadable.push(pod),
             }
         }
+        let next = ordinals.end;
+        ordinals = match (is_empty, ordinals.start) {
+            (false, _) => next..(next + HEARTBEAT_BATCH).min(MAX_PODS),
+            (true, 0) => next..MAX_PODS,
+            (true, _) => break,
+        };
     }
     Ok((found, unreadable))
 }

@@ -19,7 +19,7 @@ use quick_cache::sync::Cache;
 
 use super::heartbeats::Heartbeats;
 use super::memory::now_ms;
-use super::{Directory, DirectoryError};
+use super::{Directory, DirectoryError, SKEW_MS};
 use crate::config::DirectoryConfig;
 use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
 use crate::core::placement::Limits;
@@ -48,9 +48,6 @@ struct Known {
     beats_asked: SingleFlight<(), Result<(), DirectoryError>>,
     metrics: Arc<Metrics>,
 }
-
-/// How far `assignedAt` may lie ahead of this machine's clock before the log says so: clocks differ by less than a day.
-const SKEW_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What is remembered of a room.
 #[derive(Clone, Debug)]
@@ -224,7 +221,8 @@ impl<D: Directory> Resolver<D> {
             let Self { directory, known } = self.clone();
             async move {
                 let asked = tokio::time::timeout(known.policy.timeout, directory.heartbeats()).await;
-                known.heartbeats.learn(asked.map_err(|_| DirectoryError::Timeout)??);
+                let pods = asked.map_err(|_| DirectoryError::Timeout)??;
+                known.heartbeats.learn(pods, now_ms(), Instant::now());
                 Ok(())
             }
         };

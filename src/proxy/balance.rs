@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use self::bound::{Bound, may_have_sessions};
 use super::reject::Reject;
@@ -23,6 +23,7 @@ use crate::core::address::HostPort;
 use crate::core::balance::{self, Availability, Candidate, Policy, RetryBudget, SmoothWeighted, Wanted};
 use crate::core::decision::{Failure, Stage};
 use crate::core::ejection::most_ejected;
+use crate::core::headers::is_for_shared_caches;
 use crate::core::session::{AffinitySource, Session, session};
 
 /// The choosing of one worker thread.
@@ -303,10 +304,16 @@ impl Balancer {
         }
     }
 
+    /// The `Set-Cookie` that goes with an answer of these `headers`. Shared caches would give it to others, who would all come
+    /// to this pod; but what begins a session has it in any case, for its requests have nothing else to go by.
+    pub(super) fn cookie_beside(&self, choice: &Choice, headers: &HeaderMap) -> Option<HeaderValue> {
+        self.cookie(choice).filter(|_| choice.by.role == SessionRole::Handshake || !is_for_shared_caches(headers))
+    }
+
     /// The `Set-Cookie` for a client that has none for this pod. One for another pod, where a session of the client's may
     /// live on, is left alone by a request that went past it, because that had no place or is ejected; but what begins a
     /// session takes the cookie along, for its requests have nothing else to go by.
-    pub(super) fn cookie(&self, choice: &Choice) -> Option<HeaderValue> {
+    fn cookie(&self, choice: &Choice) -> Option<HeaderValue> {
         let cookie = self.config.backends.session.cookie.as_ref()?;
         let Target::Listed(member) = &choice.target else {
             return None;

@@ -213,7 +213,7 @@ impl<D: Directory> Forwarding<'_, D> {
             Route::Pod(_) => None,
             Route::Backend(choice) => {
                 balancer.answered(choice, head.status);
-                balancer.cookie(choice)
+                balancer.cookie_beside(choice, &head.headers)
             }
         };
         Answered { head, exchange, cookie }

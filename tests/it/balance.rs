@@ -1,8 +1,10 @@
 //! Requests without a room: how they are spread, what keeps a session at its pod, what a failing pod costs.
 
 mod backends;
+mod checks;
 mod health;
 mod load;
+mod names;
 mod places;
 mod policies;
 mod sessions;

@@ -269,6 +269,9 @@ fn an_address_of_another_machine_is_told_from_one_in_use() {
     assert!(said.contains("--listen 192.0.2.1:3001") && said.contains("no interface"), "{said}");
 }
 
+/// An affinity cookie is configured.
+const COOKIE: [&str; 4] = ["--affinity-cookie", "c", "--affinity-key", "0123456789abcdef0123456789abcdef"];
+
 #[test]
 fn explain_says_where_and_why() {
     let redis = Redis::start();
@@ -303,9 +306,35 @@ fn explain_says_where_and_why() {
             &["--route", "/socket.io/=api-1.api:1"],
             "names api-1, which is believed: the",
         ),
+        (
+            "/socket.io/?EIO=4&sid=backend-2~x",
+            &["--route", "/socket.io/=backend-ready:3000"],
+            "names backend-2, a pod of --statefulset, which is believed only if the backend lists it, by that name or by",
+        ),
         ("/socket.io/?EIO=4&sid=evil~x", &[], "names evil, which is believed only if DNS"),
-        ("/socket.io/?EIO=4&sid=x", &[], "names no pod"),
-        ("/socket.io/?EIO=4&sid=backend-2~x", &["--session-affinity", "client_ip"], "is not looked at"),
+        ("/socket.io/?EIO=4&sid=evil~x", &["--session-affinity", "sid"], "here; else nothing else says"),
+        ("/socket.io/?EIO=4&sid=x", &[], "names no pod (POD~…): the client's address decides"),
+        ("/socket.io/?EIO=4&sid=x", &COOKIE, "names no pod (POD~…): the cookie or the client's address decides"),
+        (
+            "/socket.io/?EIO=4&sid=x",
+            &[&COOKIE[..], &["--session-affinity", "sid"]].concat(),
+            "no pod (POD~…): the cookie decides; without one it is 400",
+        ),
+        (
+            "/socket.io/?EIO=4&sid=x",
+            &["--session-affinity", "sid"],
+            "nothing else says whose it is: 400 session-unknown, but",
+        ),
+        (
+            "/socket.io/?EIO=4&sid=backend-2~x",
+            &["--session-affinity", "client_ip"],
+            "is not looked at (--session-affinity): the client's",
+        ),
+        (
+            "/socket.io/?EIO=4&sid=x",
+            &["--session-affinity", "off"],
+            "is not looked at (--session-affinity): --balance decides",
+        ),
     ] {
         let told = told(target, more);
         let session = told["session"].as_str().unwrap_or_default();

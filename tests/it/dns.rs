@@ -65,8 +65,9 @@ fn a_full_address_keeps_nobody_from_where_the_pod_has_gone() {
         old.play(script::websocket_echo);
         names.set(BACKEND_0, old.addr().ip());
         redis.assign("room_a", 0);
-        let limits = ["--pod-max-connections", "2", "--pod-queue", queue, "--pod-queue-timeout", "10m"];
-        let router = router(&names, &redis, old.addr().port(), &[&limits[..], &["--threads", "1"]].concat());
+        let limits = ["--pod-max-connections", "2", "--threads", "1", "--pod-queue", queue];
+        let patience = if queue == "0" { &[][..] } else { &["--pod-queue-timeout", "10m"] };
+        let router = router(&names, &redis, old.addr().port(), &[&limits, patience].concat());
         let tunnels = [0, 1].map(|_| {
             let mut client = router.client();
             client.send(handshake(ROOM));

@@ -292,6 +292,13 @@ fn settings_that_mean_nothing_alone_are_refused() {
         ),
         (&secure, "name it with --affinity-cookie"),
         (&["--max-fails", "0", "--fail-status", "503"], "with --max-fails 0 no failure counts"),
+        (&["--max-fails", "0", "--fail-timeout", "1s"], "with --max-fails 0 no pod is left out"),
+        (&["--balance", "client_ip", "--slow-start", "1s"], "knows no shares"),
+        (&["--balance", "client_ip", "--route", "/a/=a:1", "--slow-start", "1s"], "knows no shares"),
+        (
+            &["--pod-max-connections", "5", "--pod-queue", "0", "--pod-queue-timeout", "1s"],
+            "--pod-queue 0 nobody waits",
+        ),
         (&["--pod-queue", "5"], "give --pod-max-connections"),
         (&["--pod-queue-timeout", "1s"], "give --pod-max-connections"),
         (&["--directory", "memory", "--default-backend", "heartbeats"], "read from Redis"),
@@ -311,6 +318,8 @@ fn settings_that_mean_nothing_alone_are_refused() {
     assert_eq!((cookie("__Secure-pod", &routed), cookie("pod", &routed[2..])), (Ok(()), Ok(())));
     config(&["--pod-max-connections", "5", "--pod-queue", "5", "--pod-queue-timeout", "1s"], &[]);
     config(&["--affinity-cookie-attributes", "HttpOnly; SameSite=Lax"], &[]);
+    config(&["--max-fails", "0", "--fail-timeout", "30s"], &[]);
+    config(&["--balance", "client_ip", "--route", "/a/=a:1 balance=p2c", "--slow-start", "1s"], &[]);
 }
 
 #[test]

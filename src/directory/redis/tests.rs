@@ -172,6 +172,20 @@ async fn heartbeats_are_found_over_gaps_and_batches() {
     assert_eq!(found, [0, 5, 31, 40, 95].map(|ordinal| (backend().nth(ordinal), expected)));
 }
 
+/// A StatefulSet with `spec.ordinals.start`.
+#[tokio::test]
+async fn heartbeats_are_found_where_the_ordinals_begin_further_up() {
+    let redis = Server::start(&[]);
+    let directory = connected(&redis.url()).await;
+    for ordinal in [100, 101, 700, 1023, 1024] {
+        redis.set(&format!("pod:backend-{ordinal}:metrics"), "{}");
+    }
+    redis.set("pod:backend-102:metrics", "{");
+    let found = directory.heartbeats().await.expect("Redis is there");
+    assert_eq!(found, [100, 101, 700, 1023].map(|ordinal| (backend().nth(ordinal), Heartbeat::default())));
+    assert_eq!(*directory.common.unreadable.lock().expect("no panic"), [backend().nth(102)]);
+}
+
 #[tokio::test]
 async fn lookups_come_from_any_runtime() {
     let redis = Server::start(&[]);

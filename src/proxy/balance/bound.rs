@@ -70,7 +70,12 @@ impl Balancer {
                 // That nobody is known says nothing about the session's pod.
                 [] => Bound::Free,
                 _ if !affinity.sid && affinity.cookie.is_none() => Bound::Free,
-                _ => Bound::Gone,
+                _ => {
+                    if affinity.sid {
+                        self.backends.note_unnamed_sid(backend);
+                    }
+                    Bound::Gone
+                }
             },
         }
     }
@@ -86,10 +91,10 @@ impl Balancer {
     }
 
     /// A pod of the StatefulSet that this replica does not list now, which does not mean that it is gone: another replica
-    /// may have heard of it first, and DNS leaves out who is not ready. A route's pods are not the StatefulSet's, as far as
-    /// is known.
+    /// may have heard of it first, and DNS leaves out who is not ready. A route's pods are not the StatefulSet's where none is
+    /// known to be.
     fn unlisted(&self, pod: &PodId, backend: &Backend, set: &Set) -> Option<Target> {
-        (backend.is_default() || set.is_complete())
+        (backend.is_default() || set.has_pods())
             .then(|| Target::Unlisted { name: pod.as_str().into(), address: self.config.routing.address_of(pod) })
     }
 
@@ -179,12 +184,20 @@ mod tests {
     #[test]
     fn a_pod_that_is_missing_from_its_set_is_asked_for_all_the_same() {
         let balancer = of(&PODS);
-        assert!(balancer.backends.backend(1).set().is_complete());
+        assert!(balancer.backends.backend(1).set().has_pods());
         let choice = choose(&balancer, "/socket.io/?EIO=4&sid=backend-2~x", [1; 4]);
         let Target::Unlisted { name, address } = &choice.target else { panic!("{choice:?}") };
         assert_eq!((&**name, address.to_string().as_str()), ("backend-2", "10.0.0.3:1"));
         let elsewhere = choose(&balancer, "/api/?EIO=4&sid=backend-2~x", [1; 4]);
         assert_eq!(&**elsewhere.target.name(), "10.0.0.9:1", "no pod of the StatefulSet's");
+    }
+
+    /// One of a route's pods may not be known by its name, or not yet.
+    #[test]
+    fn a_route_with_any_pod_of_the_statefulset_has_all_of_them() {
+        let balancer = of(&[&PODS[..8], &["--route", "/api/=10.0.0.9:1,10.0.0.2:1"]].concat());
+        let of_sid = |pod: &str| choose(&balancer, &format!("/api/?EIO=4&sid={pod}~x"), [1; 4]);
+        assert_eq!((unlisted(&of_sid("backend-1")), unlisted(&of_sid("backend-2"))), (None, Some("backend-2")));
     }
 
     #[test]

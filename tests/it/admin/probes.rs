@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz`, `/health/cluster`, `/status`.
 
-use crate::support::{Client, Router, Stage, eventually};
+use crate::support::{Client, Router, Stage, eventually, now_ms};
 
 #[test]
 fn the_probes_answer_and_other_paths_do_not() {
@@ -75,6 +75,26 @@ fn the_clusters_health_is_the_sum_of_the_heartbeats() {
     });
     let told: Vec<_> = stage.router.logs().into_iter().filter(unreadable).map(|line| line["pods"].clone()).collect();
     assert_eq!(told, ["backend-3", "backend-3,backend-4"], "once for each change, however often they are read");
+}
+
+#[test]
+fn a_heartbeat_from_the_next_day_is_told_of_once() {
+    const TWO_DAYS: u64 = 2 * 24 * 60 * 60 * 1000;
+    let stage = Stage::new();
+    for (rooms, ahead) in (1..).zip([1000, TWO_DAYS, TWO_DAYS, 0, TWO_DAYS]) {
+        let beat = serde_json::json!({ "activeRooms": rooms, "lastUpdate": now_ms() + ahead });
+        stage.redis.set("pod:backend-0:metrics", &beat.to_string());
+        eventually("it is read", || {
+            let health = stage.router.get_admin("/health/cluster").json();
+            health["healthyPods"] == 1 && health["totalRooms"] == rooms
+        });
+    }
+    let told = |line: &serde_json::Value| line["last_update"].as_u64().is_some_and(|at| at > now_ms());
+    eventually("the warning, and once more after a better one", || {
+        stage.router.logs().into_iter().filter(told).count() == 2
+    });
+    let first = stage.router.wait_log("the warning", told);
+    assert_eq!((first["level"].as_str(), first["pod"].as_str()), (Some("WARN"), Some("backend-0")));
 }
 
 #[test]

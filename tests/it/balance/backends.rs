@@ -6,18 +6,18 @@ use super::handshake;
 use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually, script, wait_for};
 
 /// A name with an address for each of its pods: a headless Service's.
-const HEADLESS: &str = "backend.default.svc.cluster.local";
+pub(super) const HEADLESS: &str = "backend.default.svc.cluster.local";
 
 /// Such a name, and some pods that may be behind it, all on one port: as many as there are `names`.
-struct Headless<const N: usize> {
-    names: NameServer,
-    redis: Redis,
-    pods: [Pod; N],
+pub(super) struct Headless<const N: usize> {
+    pub(super) names: NameServer,
+    pub(super) redis: Redis,
+    pub(super) pods: [Pod; N],
 }
 
 impl<const N: usize> Headless<N> {
     /// As yet, nobody is behind the name. `None` where there can be no name server.
-    fn start(pods: [&str; N]) -> Option<Self> {
+    pub(super) fn start(pods: [&str; N]) -> Option<Self> {
         let names = NameServer::start()?;
         let mut port = 0;
         let pods = pods.map(|name| {
@@ -29,17 +29,17 @@ impl<const N: usize> Headless<N> {
     }
 
     /// From here on these are behind the name.
-    fn list(&self, pods: &[usize]) {
+    pub(super) fn list(&self, pods: &[usize]) {
         let addresses: Vec<IpAddr> = pods.iter().map(|n| self.pods[*n].addr().ip()).collect();
         self.names.set_all(HEADLESS, &addresses);
     }
 
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.pods[0].addr().port()
     }
 
     /// A router with the name for its default backend, which it asks for very often.
-    fn router(&self, args: &[&str]) -> Router {
+    pub(super) fn router(&self, args: &[&str]) -> Router {
         let builder = Router::builder().nameserver(&self.names).redis(&self.redis);
         let builder = builder.arg("--default-backend", format!("{HEADLESS}:{}", self.port()));
         builder.args(&["--backend-refresh", "50ms"]).args(args).start_ready()

@@ -220,6 +220,31 @@ fn the_cookie_is_set_once_and_cannot_be_made_up() {
     }
 }
 
+/// What a shared cache keeps it gives to others, cookie and all: they would all come to one pod.
+#[test]
+fn what_shared_caches_keep_has_no_cookie() {
+    let (redis, pods) = (Redis::start(), Pods::start(2));
+    for pod in pods.iter() {
+        pod.play(|mut conn| {
+            let head = conn.request()?;
+            let (_, control) = head.second_word().split_once("control=").expect("what to say");
+            conn.send(format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: {control}\r\nContent-Length: 0\r\n\r\n"
+            ))
+        });
+    }
+    let router = Router::builder().redis(&redis).default_backend(pods.iter()).args(COOKIE.router).start_ready();
+    for (target, expected) in [
+        ("/app.js?control=public,max-age=60", false),
+        ("/app.js?control=s-maxage=60", false),
+        ("/app.js?control=max-age=60", true),
+        ("/app.js?control=public,private", true),
+        ("/socket.io/?EIO=4&transport=polling&control=public", true),
+    ] {
+        assert_eq!(router.get(target).head.has("set-cookie"), expected, "{target}");
+    }
+}
+
 #[test]
 fn a_sid_leads_to_pods_only() {
     let (redis, pods) = (Redis::start(), Pods::start(2));
@@ -235,6 +260,12 @@ fn a_sid_leads_to_pods_only() {
     for gone in ["backend-2~x", "backend-01~x", "169.254.169.254~x", "evil.example.com~x", "x"] {
         assert_eq!(sid(gone).head.value("x-pod-router-error"), Some("session-unknown"), "{gone}");
     }
+    let unnamed = |line: &Value| {
+        line["level"] == "WARN"
+            && line["message"].as_str().is_some_and(|said| said.contains("names no pod of its backend"))
+    };
+    router.wait_log("why all but the first are answered so", unnamed);
+    assert_eq!(router.logs().into_iter().filter(unnamed).count(), 1, "not for each");
     // The router's own are no pod's misses.
     assert_eq!(router.metric("pod_router_rejected_total", &[("reason", "session-unknown")]), 5.0);
     assert_eq!(router.metric("pod_router_affinity_misses_total", &[]), 0.0);

@@ -1,6 +1,6 @@
 //! A name server of the test's own, and the resolv.conf that makes a router ask it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -33,6 +33,7 @@ struct Shared {
     names: Mutex<HashMap<String, Vec<Ipv4Addr>>>,
     services: Mutex<HashMap<String, Vec<Target>>>,
     asked: Mutex<Vec<String>>,
+    hidden: Mutex<HashSet<String>>,
     silent: AtomicBool,
     failing: AtomicBool,
     over: AtomicBool,
@@ -90,6 +91,11 @@ impl NameServer {
         self.shared.silent.store(true, Ordering::SeqCst);
     }
 
+    /// From here on nothing is answered about this name.
+    pub(crate) fn fall_silent_about(&self, name: &str) {
+        lock(&self.shared.hidden).insert(name.to_owned());
+    }
+
     /// From here on it answers again.
     pub(crate) fn speak_again(&self) {
         self.shared.silent.store(false, Ordering::SeqCst);
@@ -144,8 +150,12 @@ impl Shared {
         let name = labels.join(".");
         let addresses = lock(&self.names).get(&name).cloned();
         let targets = lock(&self.services).get(&name).cloned();
+        let is_hidden = lock(&self.hidden).contains(&name);
         if kind == A {
             lock(&self.asked).push(name);
+        }
+        if is_hidden {
+            return None;
         }
         let found: Option<Vec<Vec<u8>>> = match kind {
             A => addresses.map(|all| all.iter().map(|address| address.octets().to_vec()).collect()),

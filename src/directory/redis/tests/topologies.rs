@@ -74,6 +74,10 @@ async fn a_cluster_is_asked_where_the_room_is_while_its_slot_moves_too() {
         nodes[0].cli(&["-c", "set", &format!("pod:backend-{ordinal}:metrics"), r#"{"activeRooms":1}"#]);
     }
     assert_eq!(directory.heartbeats().await.map(|beats| beats.len()), Ok(40));
+    for ordinal in 0..32 {
+        nodes[0].cli(&["-c", "del", &format!("pod:backend-{ordinal}:metrics")]);
+    }
+    assert_eq!(directory.heartbeats().await.map(|beats| beats.len()), Ok(8), "all ordinals in one round trip");
 
     let key = "room:room_1:pod";
     let slot = nodes[0].cli(&["cluster", "keyslot", key]);
