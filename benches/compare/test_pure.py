@@ -100,11 +100,22 @@ class Works(unittest.TestCase):
 class Turns(unittest.TestCase):
     """With stand-ins for proxy and load: a process that counts as fast as it may, and says so when it is interrupted."""
 
-    COUNTS = """trap 'echo "{\\"done\\": $n}"; exit' INT; echo ready; n=1; while :; do n=$((n + 1)); done"""
+    #: Of Python, whose handler counts even where SIGINT is ignored, as in a shell's background.
+    COUNTS = """
+import signal
+def say(*_):
+    print('{"done": %d}' % count)
+    raise SystemExit
+count = 1
+signal.signal(signal.SIGINT, say)
+print("ready", flush=True)
+while True:
+    count += 1
+"""
 
     def measure(self, *scripts, seconds=0.6):
         def begin(peer):
-            process = turns.start(["sh", "-c", peer.script])
+            process = turns.start([sys.executable, "-ISc", peer.script])
             process.stdout.readline()
             return process
 
@@ -132,8 +143,8 @@ class Turns(unittest.TestCase):
 
     def test_a_load_that_fails_is_its_own_proxys_failure(self):
         failing = {
-            "echo ready; echo out of sockets >&2": "no account of what was done: out of sockets",
-            self.COUNTS.replace("$n}", '$n, \\"failed\\": 2}'): "failed or not served: .*'failed': 2",
+            "print('ready', flush=True); raise SystemExit('out of sockets')": "no account of what was done: out of sockets",
+            self.COUNTS.replace("%d}", '%d, "failed": 2}'): "failed or not served: .*'failed': 2",
         }
         for script, why in failing.items():
             found = self.measure(script, self.COUNTS, seconds=0.2)

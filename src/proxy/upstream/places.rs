@@ -87,8 +87,9 @@ impl Pool {
         loop {
             let entered = tokio::select! {
                 biased;
-                entered = queue.enter(who, pod.metrics(), until) => Ok(entered),
+                // First, or a queue that is full would be the answer of a pod that has gone elsewhere.
                 moved = self.queue_elsewhere(pod, &queue) => Err(moved),
+                entered = queue.enter(who, pod.metrics(), until) => Ok(entered),
             };
             match entered {
                 Ok(place) => return place.map(|place| Entered { place, queue }),

@@ -122,8 +122,9 @@ fn a_pod_that_is_killed_costs_what_it_was_answering() {
         "killed: {} of {} requests failed before it was ejected, {} after",
         cost.before, cost.requests, cost.after
     );
-    // A request is lost only where the pod may have seen it, and each thread has one.
-    assert!(cost.before <= THREADS as usize, "{}", cost.before);
+    // A request is lost only where the pod may have seen it: each thread has one, and another where its new connection was
+    // still taken by the kernel.
+    assert!(cost.before <= 2 * THREADS as usize, "{}", cost.before);
     assert_eq!(cost.after, 0);
 }
 

@@ -26,7 +26,7 @@ const QUIET_PANELS: [&str; 7] = [
 ];
 
 /// Likewise queries beside others of their panel.
-const QUIET_METRICS: [&str; 1] = ["pod_router_epoch_regressions_total"];
+const QUIET_METRICS: [&str; 2] = ["pod_router_epoch_regressions_total", "pod_router_stale_addresses_total"];
 
 /// The values of alerts that are zero where nothing is wrong.
 const QUIET_ALERTS: [&str; 4] =
