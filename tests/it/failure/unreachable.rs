@@ -200,9 +200,11 @@ fn a_pod_that_only_a_sid_names_is_no_warning_until_it_is_known_otherwise() {
     };
     assert_eq!(warnings(), [""; 0]);
     redis.assign("room_a", 7);
-    assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
-    // The answer is there before its line in the log.
-    eventually("it is said", || !warnings().is_empty());
+    // The answer is there before its line in the log; and who asks right after the last of those is told of its failure.
+    eventually("it is said", || {
+        assert_eq!(router.get("/room_a").expect_error(503), "pod-unreachable");
+        !warnings().is_empty()
+    });
     assert_eq!(warnings(), ["backend-7"]);
     assert_eq!(sid(0).pod(), "backend-0");
     pods.get_mut(0).unbind();
