@@ -7,6 +7,7 @@ router's fairness that is measured, not the other core's. Of several rounds the 
 what else the machine does.
 """
 
+import contextlib
 import json
 import re
 import subprocess
@@ -63,15 +64,14 @@ def behave(seconds):
 
 def suffer(binary, name, command, more, seconds):
     """One attack on a router of its own."""
-    peer = peers.ours(binary, PORT, more=more)
-    peer.start()
-    peers.check(peer)
     attacker = None
-    try:
+    with peers.ours(binary, PORT, more=more).running() as peer, contextlib.ExitStack() as stack:
+        peers.check(peer)
         at_rest = machine.memory(peer.pid, "VmRSS")
         if command:
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
             attacker = machine.start(machine.LOAD_CORE, ["nice", "-n", "19", *command], **pipes)
+            stack.callback(machine.stop, [attacker])
             time.sleep(UNFOLD)
         latency = behave(seconds)
         resident = machine.memory(peer.pid, "VmRSS")
@@ -90,10 +90,6 @@ def suffer(binary, name, command, more, seconds):
             "peak_mb": machine.memory(peer.pid, "VmHWM") / 1e6,
             "rejected": turned_away,
         }
-    finally:
-        if attacker:
-            machine.stop([attacker])
-        peer.stop()
 
 
 def row(outcome):

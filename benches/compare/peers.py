@@ -1,5 +1,6 @@
 """The proxies side by side: how each is started, and proof that it routes rightly before it is measured."""
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -64,6 +65,15 @@ class Peer:
 
     def stop(self):
         machine.stop([self.process])
+
+    @contextlib.contextmanager
+    def running(self, core=machine.PROXY_CORE):
+        """Started, until the end of `with`."""
+        self.start(core)
+        try:
+            yield self
+        finally:
+            self.stop()
 
     def is_up(self):
         if self.process.poll() is not None:

@@ -138,18 +138,13 @@ def main(chosen, run, theatre):
         told.append(line)
         print(line, flush=True)
 
-    peer = peers.ours(chosen.binary, 4200)
-    try:
-        peer.start()
+    with peers.ours(chosen.binary, 4200).running() as peer, Probes(chosen.binary):
         peers.check(peer)
-        with Probes(chosen.binary):
-            tell(", ".join(commandline.origin().values()))
-            for work in (work for work in WORKS if work.key in wanted):
-                work.measure(run, [peer])  # unmeasured: connections to pods, caches
-                profile(tell, run, theatre, work, peer)
-                count(tell, run, theatre, work, peer)
-    finally:
-        machine.stop([peer.process])
+        tell(", ".join(commandline.origin().values()))
+        for work in (work for work in WORKS if work.key in wanted):
+            work.measure(run, [peer])  # unmeasured: connections to pods, caches
+            profile(tell, run, theatre, work, peer)
+            count(tell, run, theatre, work, peer)
     os.makedirs(chosen.complete_out, exist_ok=True)
     with open(f"{chosen.complete_out}/profile.txt", "w") as file:
         file.write("\n".join(told) + "\n")

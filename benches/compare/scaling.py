@@ -15,20 +15,6 @@ MOST_ROOMS = 1_000_000
 LONG = ["--cache-ttl=1h", "--cache-capacity=2000000"]
 
 
-class Started:
-    """A proxy on its core, or on several; `with` ends it."""
-
-    def __init__(self, peer, core=machine.PROXY_CORE):
-        self.peer, self.core = peer, core
-
-    def __enter__(self):
-        self.peer.start(self.core)
-        return self.peer
-
-    def __exit__(self, *_):
-        self.peer.stop()
-
-
 def router(chosen, name, number=0, **settings):
     """One router of several, each with ports of its own."""
     peer = peers.ours(chosen.binary, PORT + number, more=LONG, **settings)
@@ -38,7 +24,7 @@ def router(chosen, name, number=0, **settings):
 
 def started(stack, every, core=machine.PROXY_CORE):
     """Starts proxies, until the stack ends."""
-    return [stack.enter_context(Started(peer, core)) for peer in every]
+    return [stack.enter_context(peer.running(core)) for peer in every]
 
 
 def medians(chosen, measure):
@@ -68,7 +54,7 @@ def warm(peer, rooms, path=works.COLD):
 
 
 def rest(chosen):
-    with Started(peers.ours(chosen.binary, PORT)) as peer:
+    with peers.ours(chosen.binary, PORT).running() as peer:
         peers.check(peer)
         figures = {"resident MB": machine.memory(peer.pid, "VmRSS"), "of it anonymous": machine.memory(peer.pid, "RssAnon")}
         yield "at rest", {name: size / 1e6 for name, size in figures.items()}
@@ -108,9 +94,10 @@ def tunnels(chosen, run):
     def message(every):
         with contextlib.ExitStack() as stack:
             row = started(stack, every)
-            return medians(chosen, lambda: works.messages(run, row, counts, in_flight=1))
+            return medians(chosen, lambda: works.messages(run, row, lambda peer: counts[peer.name], in_flight=1))
 
-    floors = message(peers.floor(name, PORT + number) for number, name in enumerate(counts))
+    # A floor has two ports.
+    floors = message(peers.floor(name, PORT + 2 * number) for number, name in enumerate(counts))
     messages = message(router(chosen, name, number) for number, name in enumerate(counts))
     with contextlib.ExitStack() as stack:
         routers = started(stack, (router(chosen, name, number) for number, name in enumerate(counts)))

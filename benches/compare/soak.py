@@ -98,8 +98,8 @@ def everything(number):
         works.asked(PORT, 1, works.BODY)
         works.asked(PORT, 1, works.COLD, first=first, rooms=COLD_A_ROUND)
         turns.served(machine.run([stage.LOAD, "handshakes", to, str(stage.ECHO_ROOMS), "16", "1"]))
-        with works.Talking([stage.LOAD, "messages", to, str(stage.ECHO_ROOMS), "200", "50", "1"]) as clients:
-            turns.served(clients.go().communicate(timeout=120)[0])
+        with works.Talking.messages(to, 200, 50, 1) as clients:
+            turns.served(clients.talk())
     return trickle.result
 
 
@@ -112,8 +112,7 @@ def restart_pods(theatre):
         except turns.Failed:
             pass
 
-    messages = [stage.LOAD, "messages", f"127.0.0.1:{PORT}", str(stage.ECHO_ROOMS), "200", "50", "2"]
-    with works.Talking(messages) as clients, Beside(load), Beside(lambda: clients.go().communicate(timeout=120)):
+    with works.Talking.messages(f"127.0.0.1:{PORT}", 200, 50, 2) as clients, Beside(load), Beside(clients.talk):
         time.sleep(0.5)
         for pods in ("http", "echo"):
             theatre.stop(pods)
@@ -170,9 +169,8 @@ def verdict(samples):
 
 def soak(chosen, theatre, record):
     """Rounds until the time is over; `record` takes the sample of each."""
-    peer, started, rounds = peers.ours(chosen.binary, PORT), time.monotonic(), 0
-    try:
-        peer.start()
+    started, rounds = time.monotonic(), 0
+    with peers.ours(chosen.binary, PORT).running() as peer:
         peers.check(peer)
         while time.monotonic() - started < chosen.minutes * 60 or not rounds:
             latency, failed = attempt(rounds, theatre)
@@ -180,8 +178,6 @@ def soak(chosen, theatre, record):
                 raise RuntimeError(f"the router has ended by itself, in round {rounds + 1}: {failed}")
             record(sample(peer, started, latency, failed))
             rounds += 1
-    finally:
-        machine.stop([peer.process])
 
 
 def main():

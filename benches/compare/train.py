@@ -24,7 +24,7 @@ class Run:
 
 def rooms(binary):
     """All that the comparison measures, and requests that come now and then."""
-    with Started(peers.ours(binary, 4200)) as peer:
+    with peers.ours(binary, 4200).running() as peer:
         for work in works.WORKS:
             if work.key in KINDS:
                 print(f"{work.title}: {turns.only(work.measure(Run, [peer])).details['done']:,}", flush=True)
@@ -35,26 +35,13 @@ def rooms(binary):
 
 def roomless(binary):
     """Requests that the backends share out."""
-    with Started(peers.ours(binary, 4200, more=ROOMLESS, backend=stage.HTTP_PODS)) as peer:
+    with peers.ours(binary, 4200, more=ROOMLESS, backend=stage.HTTP_PODS).running() as peer:
         for path in PATHS:
             print(f"{path}: {works.asked(peer.port, Run.seconds, path)['done']:,}", flush=True)
 
 
-class Started:
-    """A router until its end, at which it writes its profile."""
-
-    def __init__(self, peer):
-        self.peer = peer
-
-    def __enter__(self):
-        self.peer.start()
-        return self.peer
-
-    def __exit__(self, *_):
-        self.peer.stop()
-
-
 def main():
+    """A router writes its profile at its end."""
     chosen = commandline.Parser(prog="benches/pgo", description=__doc__).chosen()
     with stage.Stage(Run.cold_rooms):
         rooms(chosen.binary)

@@ -88,14 +88,11 @@ def handshake(run, row):
     return turns.measure(run.seconds, row, begin)
 
 
-def messages(run, row, tunnels=1000, in_flight=50):
-    """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them. `tunnels`: of
-    each, or a number for each by name."""
+def messages(run, row, tunnels=lambda peer: 1000, in_flight=50):
+    """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them."""
 
     def begin(peer):
-        count = tunnels if isinstance(tunnels, int) else tunnels[peer.name]
-        talking = Talking([stage.LOAD, "messages", peer.websocket, str(stage.ECHO_ROOMS), str(count), str(in_flight), "3600"])
-        return talking.go()
+        return Talking.messages(peer.websocket, tunnels(peer), in_flight, 3600).go()
 
     return turns.measure(run.seconds, row, begin)
 
@@ -152,6 +149,12 @@ def added(direct, through):
 class Talking:
     """Clients with open tunnels, from the moment all are open; `with` ends them."""
 
+    @classmethod
+    def messages(cls, to, tunnels, in_flight, seconds):
+        """Who will send messages to an address for so long, through so many tunnels, so many of them at a time."""
+        numbers = (stage.ECHO_ROOMS, tunnels, in_flight, seconds)
+        return cls([stage.LOAD, "messages", to, *map(str, numbers)])
+
     def __init__(self, command):
         self.process = turns.start(command)
         if not self.process.stdout.readline():
@@ -168,6 +171,10 @@ class Talking:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return self.process
+
+    def talk(self):
+        """Lets them talk to their end, and gives their account."""
+        return self.go().communicate(timeout=120)[0]
 
 
 REDIRECT = requests("/experiment/room_%d", fields=["Accept: text/html"])

@@ -233,9 +233,8 @@ pub(super) fn pod_at(address: &HostPort, routing: &RoutingConfig) -> Option<PodI
 /// A pod by the name under which rooms know it, where this is its address.
 fn found(address: HostPort, weight: u32, routing: &RoutingConfig) -> Found {
     let pod = pod_at(&address, routing);
-    let name: Arc<str> = pod.as_ref().map_or_else(|| address.to_string(), ToString::to_string).into();
-    let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
-    Found { origin, at, listed, name, address, is_pod: pod.is_some(), weight }
+    let name = pod.as_ref().map_or_else(|| address.to_string(), ToString::to_string);
+    Found::new(name.into(), address, pod.is_some(), weight)
 }
 
 impl Found {

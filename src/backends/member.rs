@@ -24,9 +24,9 @@ pub struct Member {
     pub address: HostPort,
     /// What it stays known by, whatever its name: the pod's name, else the address it was found at.
     pub(super) origin: Arc<str>,
-    /// What its origin is to whoever does not know the pod's own name,
+    /// The origin it has for a replica that does not know the pod's own name.
     pub(super) at: Arc<str>,
-    /// and what its name.
+    /// The name it has there.
     pub(super) listed: Arc<str>,
     /// Whether the name is a pod's of the StatefulSet.
     pub is_pod: bool,
@@ -58,7 +58,7 @@ struct State {
     warming_since: Option<Instant>,
 }
 
-/// What makes a member.
+/// What makes a member; its fields are the member's.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) name: Arc<str>,
@@ -68,6 +68,14 @@ pub(super) struct Found {
     pub(super) listed: Arc<str>,
     pub(super) is_pod: bool,
     pub(super) weight: u32,
+}
+
+impl Found {
+    /// A pod that everybody knows by this name.
+    pub(super) fn new(name: Arc<str>, address: HostPort, is_pod: bool, weight: u32) -> Self {
+        let (origin, at, listed) = (Arc::clone(&name), Arc::clone(&name), Arc::clone(&name));
+        Self { name, address, origin, at, listed, is_pod, weight }
+    }
 }
 
 /// The one request that decides whether an ejected pod is back. Dropped without a word, because its client went away or it
@@ -151,8 +159,8 @@ impl Member {
         &self.metrics
     }
 
-    /// Requests in flight or waiting for a place, and tunnels, from this process: those that went to the pod by other names as well, where this one has
-    /// a single address.
+    /// Requests in flight or waiting for a place, and tunnels, from this process: where this name has a single address, those
+    /// that went to the pod by other names as well.
     pub fn load(&self) -> u64 {
         let [by_name, by_address] = &self.loads;
         by_name.get().max(by_address.get())
@@ -331,9 +339,7 @@ mod tests {
         let name: Arc<str> = "10.0.0.1:1".into();
         let address = name.parse().expect("an address");
         let counted = (Metrics::new().pod(&name), [&name, &name].map(|name| Loads::default().of(name)));
-        let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
-        let found = Found { origin, at, listed, name, address, is_pod: false, weight: 2 };
-        Arc::new(Member::new(found, ("", [None, None]), counted, (ramp, None)))
+        Arc::new(Member::new(Found::new(name, address, false, 2), ("", [None, None]), counted, (ramp, None)))
     }
 
     /// What costs each request a lock has to end.

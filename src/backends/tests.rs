@@ -12,9 +12,7 @@ fn backends(args: &[&str]) -> Backends {
 
 /// A pod at this address.
 fn found(address: &str, weight: u32) -> Found {
-    let name: Arc<str> = address.into();
-    let [origin, at, listed] = [(); 3].map(|()| Arc::clone(&name));
-    Found { origin, at, listed, name, address: address.parse().expect("an address"), is_pod: false, weight }
+    Found::new(address.into(), address.parse().expect("an address"), false, weight)
 }
 
 /// A name while it leads to one address.

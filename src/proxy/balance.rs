@@ -154,7 +154,7 @@ impl Balancer {
                 turns.1.next(&candidates);
             }
         }
-        candidates.retain(|candidate| !tried.iter().any(|tried| Arc::ptr_eq(tried, &set.members[candidate.slot])));
+        candidates.retain(|candidate| !is_among(tried, &set.members[candidate.slot]));
         let wanted = self.wanted(by);
         // Each time round one pod is no longer on probation.
         loop {
@@ -234,18 +234,13 @@ impl Balancer {
             return Vec::new();
         }
         let (now, set) = (Instant::now(), self.backends.backend(choice.by.backend).set());
-        let is_chosen = |member: &Arc<Member>| Target::Listed(Arc::clone(member)).is(&choice.target);
-        let is_tried = |member: &Arc<Member>| choice.tried.iter().any(|tried| Arc::ptr_eq(tried, member));
-        let is_open = |member: &Arc<Member>| member.availability(now) == Availability::Open;
-        let would_do = |member: &&Arc<Member>| is_open(member) && !is_chosen(member) && !is_tried(member);
+        let would_do = |member: &&Arc<Member>| {
+            let is_new = !choice.target.is_member(member) && !is_among(&choice.tried, member);
+            is_new && member.availability(now) == Availability::Open
+        };
         let mut members: Vec<_> = set.members.iter().filter(would_do).cloned().collect();
         members.sort_by_key(|member| member.load());
         members.into_iter().map(Target::Listed).collect()
-    }
-
-    /// One of those had a place before the chosen pod, which it takes the place of. No retry: nothing was tried.
-    pub(super) fn settle(choice: &mut Choice, target: Target) {
-        (choice.target, choice.source, choice.trial) = (target, choice.by.source(), None);
     }
 
     /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
@@ -263,7 +258,7 @@ impl Balancer {
         let Some((member, trial)) = self.pick(&choice.by, &backend.set(), &choice.tried) else {
             return Another::None;
         };
-        let is_same = matches!(&choice.target, Target::Listed(before) if Arc::ptr_eq(before, &member));
+        let is_same = choice.target.is_member(&member);
         let is_free = is_same || self.is_given_up(&choice.target);
         if !is_free && !self.budget.borrow_mut().withdraw() {
             return Another::NoBudget;
@@ -334,6 +329,10 @@ impl Balancer {
     }
 }
 
+fn is_among(members: &[Arc<Member>], member: &Arc<Member>) -> bool {
+    members.iter().any(|one| Arc::ptr_eq(one, member))
+}
+
 fn collect(candidates: &mut Vec<Candidate>, set: &Set, now: Instant) {
     candidates.clear();
     candidates.extend(set.members.iter().enumerate().map(|(slot, member)| member.candidate(slot, now)));
@@ -352,6 +351,11 @@ impl Choice {
     /// Whether the request belongs to a session.
     pub(super) fn is_in_session(&self) -> bool {
         self.by.role == SessionRole::Member
+    }
+
+    /// One of the [alternatives](Balancer::alternatives) had a place before the chosen pod. No retry: nothing was tried.
+    pub(super) fn settle(&mut self, target: Target) {
+        (self.target, self.source, self.trial) = (target, self.by.source(), None);
     }
 }
 
@@ -378,10 +382,14 @@ impl Target {
 
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Listed(one), Self::Listed(other)) => Arc::ptr_eq(one, other),
+            (one, Self::Listed(other)) => one.is_member(other),
             (Self::Unlisted { name: one, .. }, Self::Unlisted { name: other, .. }) => one == other,
-            (Self::Listed(_), Self::Unlisted { .. }) | (Self::Unlisted { .. }, Self::Listed(_)) => false,
+            (Self::Listed(_), Self::Unlisted { .. }) => false,
         }
+    }
+
+    fn is_member(&self, member: &Arc<Member>) -> bool {
+        matches!(self, Self::Listed(one) if Arc::ptr_eq(one, member))
     }
 }
 

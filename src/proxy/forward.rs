@@ -13,7 +13,7 @@ use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
-use super::balance::{Another, Balancer, Target};
+use super::balance::{Another, Target};
 use super::body::ResponseBody;
 use super::doubt::Doubt;
 use super::endpoint::Endpoint;
@@ -200,7 +200,7 @@ impl<D: Directory> Forwarding<'_, D> {
         let (first, entered) = pool.enter_first(&pods, who, left).await?;
         drop(waiting);
         if let (Some(other), Route::Backend(choice)) = (first.checked_sub(1), route) {
-            Balancer::settle(choice, others.swap_remove(other));
+            choice.settle(others.swap_remove(other));
             *endpoint = pods.swap_remove(first);
         }
         Ok(entered)

@@ -274,7 +274,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_ends() {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Metrics::new();
         let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
         let queue = Queues::default().of(&name, &config(Some(1), 1)).expect("a limit");
         let _taken = enter(&queue, &pod, LONG).await.expect("free");
