@@ -119,15 +119,7 @@ impl App {
         announce_series(&metrics, &config);
         let ending = Signal::new();
         let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
-        let backends = Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics)));
-        let commons = Commons {
-            dns: Dns::new(config.upstream.dns_stale, metrics.stale_addresses.clone()),
-            backends,
-            queues: Queues::default(),
-            reach: Reach::default(),
-            limits: limits(&config.downstream),
-            metrics: Arc::clone(&metrics),
-        };
+        let commons = commons(&config, &metrics);
         let strangers = Strangers::new(AtomicUsize::new(1 + data.len()));
         tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&strangers)));
         let shared = Shared {
@@ -138,15 +130,7 @@ impl App {
             places: Places::new(config.downstream.max_connections),
             watch: ending.watch(),
         };
-        let (alive, mut ended) = mpsc::channel::<()>(1);
-        for (index, listener) in data.into_iter().enumerate() {
-            let (shared, alive) = (shared.clone(), Alive(alive.clone()));
-            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                worker(shared, listener);
-                drop(alive);
-            })?;
-        }
-        drop(alive);
+        let mut ended = start_workers(&shared, data)?;
         let Commons { dns, backends, .. } = commons;
         let listed = Arc::clone(&backends);
         tokio::task::spawn_local(backends::refresh_forever(Arc::clone(&backends), dns.clone(), resolver.clone()));
@@ -273,6 +257,34 @@ fn limits(config: &DownstreamConfig) -> Limits {
 async fn meet<D: Directory>(resolver: Resolver<D>, strangers: Strangers) {
     resolver.directory().first_contact().await;
     strangers.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// What all threads have in common.
+fn commons(config: &Arc<Config>, metrics: &Arc<Metrics>) -> Commons {
+    Commons {
+        dns: Dns::new(config.upstream.dns_stale, metrics.stale_addresses.clone()),
+        backends: Arc::new(Backends::new(Arc::clone(config), Arc::clone(metrics))),
+        queues: Queues::default(),
+        reach: Reach::default(),
+        limits: limits(&config.downstream),
+        metrics: Arc::clone(metrics),
+    }
+}
+
+/// A worker thread for each listener, and what tells when one has ended: closed when all have.
+fn start_workers<D: Directory>(
+    shared: &Shared<D>,
+    listeners: Vec<std::net::TcpListener>,
+) -> io::Result<mpsc::Receiver<()>> {
+    let (alive, ended) = mpsc::channel(1);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (shared, alive) = (shared.clone(), Alive(alive.clone()));
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            worker(shared, listener);
+            drop(alive);
+        })?;
+    }
+    Ok(ended)
 }
 
 /// One worker thread, from its first connection to its last.

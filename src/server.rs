@@ -238,7 +238,11 @@ impl<D: Directory> Server<D> {
             },
             _ => None,
         };
-        let downstream = Rc::new(Downstream::new(client, permit.seated(seat)));
+        self.converse(stream, peer, Rc::new(Downstream::new(client, permit.seated(seat))), member).await;
+    }
+
+    /// Serves a connection of which it is known who speaks.
+    async fn converse(&self, stream: TcpStream, peer: SocketAddr, downstream: Rc<Downstream>, member: Member) {
         let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         let mut connection = self.http.serve_connection(socket, service);

@@ -141,18 +141,16 @@ impl<D: Directory> Forwarding<'_, D> {
                 endpoint.count_pick(source_of(&route));
             }
             record.pod = Some(endpoint.name().clone());
-            let entered = entered.map_err(|failure| {
-                endpoint.count_unanswered();
-                Reject::Pod(failure)
-            })?;
+            let entered = entered.map_err(|failure| unanswered_by(&endpoint, failure))?;
             upload.address(match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
             });
-            let (now, connect) = match attempt {
-                0 if entered.is_none() => (record.routed(), connect_timeout),
-                0 => (Instant::now(), connect_timeout),
-                _ => (Instant::now(), decision::dial_timeout(connect_timeout, started.elapsed(), pod_wait)),
+            // The clock is read where time has passed since it was read last.
+            let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
+            let connect = match attempt {
+                0 => connect_timeout,
+                _ => decision::dial_timeout(connect_timeout, now - started, pod_wait),
             };
             let dial = Attempt { endpoint: &endpoint, now, connect, entered, who, left: &mut left, moved };
             let attempted = self.attempt(head, upload, dial).await;
@@ -163,10 +161,7 @@ impl<D: Directory> Forwarding<'_, D> {
             let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
             let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
             let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
-                if !matches!(failure.stage, Stage::Upload | Stage::Gone) {
-                    endpoint.count_unanswered();
-                }
-                return Err(Reject::Pod(failure));
+                return Err(unanswered_by(&endpoint, failure));
             };
             upload = unsent;
             moved = next == Next::Elsewhere;
@@ -392,6 +387,14 @@ impl<D: Directory> Forwarding<'_, D> {
         let version = record.version();
         speaking(version, response.map(|()| ResponseBody::from_pod(exchange, record)))
     }
+}
+
+/// How the attempts end where this was the last one, and counted for the pod.
+fn unanswered_by(endpoint: &Endpoint, failure: Failure) -> Reject {
+    if !matches!(failure.stage, Stage::Upload | Stage::Gone) {
+        endpoint.count_unanswered();
+    }
+    Reject::Pod(failure)
 }
 
 fn name_of(route: &Route) -> &str {
