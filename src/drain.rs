@@ -132,6 +132,12 @@ impl Roster {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Wakes the member who has this [place](Member::place), if anybody has.
+    pub fn wake(&self, place: usize) {
+        let waker = self.members.borrow().get(place).cloned();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// Says that whoever is left is cut off, by us.
     pub fn cut(&self) {
         self.cut.set(true);
@@ -174,6 +180,11 @@ impl Member {
             self.roster.members.borrow_mut()[self.id] = waker.clone();
         }
         self.roster.phase()
+    }
+
+    /// Its place in the roster, which may be another's once it has left.
+    pub fn place(&self) -> usize {
+        self.id
     }
 
     /// When the drain began, if it has.
@@ -232,6 +243,9 @@ mod tests {
         roster.enter(Phase::LameDuck);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1, "once, and only who asked");
         assert_eq!(two.phase(&waker), Phase::LameDuck);
+        roster.wake(one.place());
+        assert_eq!(woken.0.swap(1, Ordering::Relaxed), 2);
+        roster.wake(two.place() + 1);
         assert_eq!(two.draining_since(), None);
         roster.enter(Phase::Draining);
         let since = two.draining_since().expect("the drain has begun");

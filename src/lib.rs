@@ -51,7 +51,7 @@
 //! | what is known of a client's connection; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | the log's word that a pod is unreachable | `proxy/reach.rs` |
-//! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
+//! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs`; what a tunnel gets after its first second: `proxy/nursery.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |
 //! | a rate, how it is written and where it applies | [`core::rate`] |

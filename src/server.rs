@@ -142,7 +142,9 @@ impl<D: Directory> Server<D> {
         http.header_read_timeout(None) // hyper's default: 30 s, with a timer for each request. See `patience`.
             .max_header_size(config.max_header_bytes) // hyper's default: none
             .max_buf_size(config.max_header_bytes.max(MIN_BUFFER)) // hyper's default: about 400 KiB
-            .half_close(false) // hyper's default: a client that is gone takes its request with it
+            // hyper's default: false. It would read ahead while it waits, into 8 KiB for each request, to learn whether the
+            // client has gone: the socket learns that without (`ClientSocket`).
+            .half_close(true)
             .keep_alive(true) // hyper's default
             .auto_date_header(true); // hyper's default: RFC 9110 section 6.6.1
         let limits = patience::Limits { idle: config.idle, head: config.header_timeout, write: config.write_stall };

@@ -17,6 +17,8 @@ from . import machine
 TURN = 0.1
 #: Within that, until all threads of the load are awake: before, one of them might take a signal that is for another.
 AWAKE = 0.01
+#: After it, until the proxy has done what it was asked for in time.
+SETTLED = 0.003
 
 
 class Failed(RuntimeError):
@@ -65,6 +67,7 @@ class Load:
         yield
         self.process.send_signal(signal.SIGSTOP)
         self.seconds += time.monotonic() - began
+        time.sleep(SETTLED)
         self.spent += machine.cpu_seconds(self.peer.pid) - spent
         self.counted += count() - counted
 

@@ -63,6 +63,8 @@ pub(super) struct Connection {
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     /// Whether it has been given [limits](socket::limit_buffers).
     pub(super) limited: bool,
+    /// Whether the kernel [probes](socket::keep_alive) it.
+    pub(super) probed: bool,
     pub(super) open: Held,
     /// What the address it leads to has to do, where that is another pod to the backends.
     pub(super) at_address: Option<Load>,

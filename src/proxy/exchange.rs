@@ -212,6 +212,9 @@ impl Exchange {
             let worth_a_look = more.contains(&b'\n');
             self.received = append(std::mem::take(&mut self.received), more);
             if worth_a_look && let Some(mut head) = final_head(&mut self.received, method, map).map_err(NoHead::Head)? {
+                if !reject::is_switch(head.status) {
+                    self.lease.keep_alive();
+                }
                 self.body = std::mem::replace(&mut head.body, Decoder::EMPTY);
                 self.keep_alive = head.keep_alive;
                 return Poll::Ready(Ok(head));

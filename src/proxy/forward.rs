@@ -259,7 +259,9 @@ impl<D: Directory> Forwarding<'_, D> {
         let reused = lease.was_reused();
         let exchange = Exchange::new(lease, upload, self.patience());
         exchange.begin(&head.method, &mut head.headers).await.map_err(|mut unanswered| {
-            if !unanswered.failure.timed_out && !unanswered.failure.stage.is_clients() {
+            let Failure { stage, timed_out, .. } = unanswered.failure;
+            // Not for a handshake that was closed without an answer, which any client can have done to it.
+            if stage == Stage::Send || stage == Stage::Head && !timed_out && self.kind != Kind::WebSocket {
                 pool.evict(endpoint);
             }
             if unanswered.unsent.is_some() && !reused {

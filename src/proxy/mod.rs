@@ -14,6 +14,7 @@ mod duplex;
 mod endpoint;
 mod exchange;
 mod forward;
+mod nursery;
 mod queue;
 mod reach;
 mod record;
@@ -44,6 +45,7 @@ pub use socket::tune_listener;
 
 use self::balance::{Balancer, Choice};
 use self::forward::{Forwarding, GivenUp};
+use self::nursery::Nursery;
 use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Own;
 use self::upgrade::Offer;
@@ -114,12 +116,15 @@ impl<D: Directory> Proxy<D> {
         tokio::task::spawn_local(pool.sweep_forever());
         let balancer = Balancer::new(Arc::clone(&config), backends);
         let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster), config.log_sample);
+        let nursery = Nursery::new(Rc::clone(&roster));
+        tokio::task::spawn_local(nursery.grow_forever());
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,
             stall: config.downstream.write_stall,
             linger: config.downstream.tunnel_linger,
             drain: config.drain.timeout,
+            nursery,
         });
         Rc::new(Self { config, resolver, pool, balancer, metrics, ledger, tunnels, limits, roster })
     }

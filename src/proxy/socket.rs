@@ -45,14 +45,15 @@ pub fn tune_listener(socket: &SockRef<'_>, stall: Duration) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_recv_buffer_size(SENT_AHEAD)?;
     socket.set_tcp_user_timeout(Some(stall))?;
-    tune(socket)
-}
-
-/// Sets what every TCP connection of the router needs: no Nagle delay for small messages, and keep-alive probes for peers
-/// that are gone.
-fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// Has the kernel probe a pod that says nothing: a node that vanished sends no FIN. Four system calls, so not at the dial,
+/// where `--response-timeout` watches over the connection, but once it has carried an answer, or a tunnel for a while.
+pub(super) fn keep_alive(pod: &TcpStream) {
+    // A socket that does not take it any more has failed, as the next read or write will tell.
+    let _ = SockRef::from(pod).set_tcp_keepalive(&KEEPALIVE);
 }
 
 /// Limits what waits in the kernel on a pod's connection, in both directions. Done when much is about to come or to go, and
@@ -77,7 +78,7 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
         let share = deadline.saturating_duration_since(Instant::now()).div_f64(left as f64);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                tune(&SockRef::from(&stream))?;
+                stream.set_nodelay(true)?; // Small messages are not to wait for others.
                 return Ok((stream, *address));
             }
             Ok(Err(error)) => last = Some(error),

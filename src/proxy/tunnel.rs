@@ -19,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::socket::{limit_buffers, poll_past, read_past, with_buffer};
+use super::nursery::{Nursery, Young};
+use super::socket::{keep_alive, limit_buffers, poll_past, read_past, with_buffer};
 use crate::drain::{Member, Phase};
 use crate::metrics::Metrics;
 
@@ -63,6 +64,8 @@ pub(super) struct Common {
     pub(super) linger: Duration,
     /// When draining, tunnels end at random moments within this.
     pub(super) drain: Duration,
+    /// Those that have just begun.
+    pub(super) nursery: Rc<Nursery>,
 }
 
 /// The two sides and what is under way between them. Thousands of them idle: every byte of it counts.
@@ -76,6 +79,8 @@ pub(super) struct Tunnel {
     pub(super) down: Direction,
     common: Rc<Common>,
     member: Member,
+    /// As long as the kernel does not [probe](keep_alive) the pod.
+    young: Option<Young>,
     active: Instant,
     half_closed: Option<Instant>,
     drain_at: Option<Instant>,
@@ -244,6 +249,7 @@ impl Tunnel {
             pod,
             up,
             down,
+            young: Some(common.nursery.admit(&member)),
             common,
             member,
             active: Instant::now(),
@@ -283,6 +289,9 @@ impl Tunnel {
             let now = Instant::now();
             let since = self.member.draining_since().unwrap_or(now);
             self.drain_at = Some(drain_moment(since, self.common.drain, now, fastrand::f64()));
+        }
+        if self.young.take_if(|young| self.common.nursery.has_grown_up(*young)).is_some() {
+            keep_alive(&self.pod);
         }
         let (mut moved_up, mut moved_down) = (0, 0);
         let is_done = |direction: &Direction| direction.state == State::Done;

@@ -262,7 +262,7 @@ impl Pool {
         self.introduce(endpoint);
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
         let open = Held::new(&endpoint.metrics().connections);
-        Ok(Connection { stream, peer: reached, timer: None, limited: false, open, at_address })
+        Ok(Connection { stream, peer: reached, timer: None, limited: false, probed: false, open, at_address })
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -331,6 +331,13 @@ impl Lease {
     pub(super) fn limit_buffers(&mut self) {
         if !std::mem::replace(&mut self.connection.limited, true) {
             socket::limit_buffers(&self.connection.stream);
+        }
+    }
+
+    /// It has carried an answer, whose end may be far: from now on the kernel sees to it that there is a pod.
+    pub(super) fn keep_alive(&mut self) {
+        if !std::mem::replace(&mut self.connection.probed, true) {
+            socket::keep_alive(&self.connection.stream);
         }
     }
 

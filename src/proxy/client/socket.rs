@@ -66,14 +66,17 @@ impl ClientSocket {
         Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
     }
 
-    /// Ready when the client has gone, though hyper does not read: it has bytes that it cannot use yet (a request sent ahead,
-    /// a stray line end after a body), or a body that its pod does not take. Without this, one byte too many would hide a
-    /// client's end until the pod says something.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &self.stream else {
-            return Poll::Pending;
-        };
-        socket::poll_past(stream, cx, &mut self.looked_past, Ready::is_read_closed)
+    /// An error when a client has gone that is owed an answer. hyper does not look, and may have bytes that it cannot use yet
+    /// (a request sent ahead, a stray line end after a body), or a body that its pod does not take: not one of them may hide
+    /// a client's end.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match &self.stream {
+            Some(stream) if !self.is_read && self.state().owed.get() == Owed::Answer => {
+                let gone = socket::poll_past(stream, cx, &mut self.looked_past, Ready::is_read_closed);
+                gone.map(|()| ErrorKind::ConnectionAborted.into())
+            }
+            _ => Poll::Pending,
+        }
     }
 
     fn read_past(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
@@ -157,6 +160,14 @@ impl ClientSocket {
         Some(self.note_write(written))
     }
 
+    /// The outcome of a write; who takes nothing may have gone.
+    fn poll_written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match self.note_write(written) {
+            Poll::Pending => self.poll_gone(cx).map(Err),
+            written => written,
+        }
+    }
+
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.state().stuck.set(written.is_pending());
         if written.is_ready() {
@@ -201,7 +212,7 @@ impl AsyncWrite for ClientSocket {
             return written;
         }
         let written = self.stream().poll_write(cx, bytes);
-        self.note_write(written)
+        self.poll_written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -225,7 +236,7 @@ impl AsyncWrite for ClientSocket {
                 stream.poll_write(cx, &buffer[..length])
             }),
         };
-        self.note_write(written)
+        self.poll_written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -234,14 +245,13 @@ impl AsyncWrite for ClientSocket {
 
     /// hyper comes here at the end of every turn in which it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.state().owed.get() {
-            Owed::Rest => self.state().owed.set(Owed::Nothing),
-            Owed::Answer if !self.is_read && self.poll_gone(cx).is_ready() => {
-                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
-            }
-            Owed::Nothing | Owed::Answer => {}
+        if self.state().owed.get() == Owed::Rest {
+            self.state().owed.set(Owed::Nothing);
         }
-        Poll::Ready(Ok(()))
+        match self.poll_gone(cx) {
+            Poll::Ready(gone) => Poll::Ready(Err(gone)),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
@@ -343,6 +353,23 @@ mod tests {
             assert_eq!(left, HEAD.replace(", close", ""));
             assert!(times < 2 || downstream.socket.taken.get() > 1, "it was taken at once");
         }
+    }
+
+    /// Nothing else would tell of it before `--write-stall`.
+    #[tokio::test]
+    async fn a_client_that_goes_is_noticed_while_it_takes_nothing() {
+        let (mut socket, downstream, mut client) = connected().await;
+        downstream.begin();
+        let bytes = vec![b'x'; 64 * 1024];
+        let mut write = |cx: &mut Context<'_>| Pin::new(&mut socket).poll_write(cx, &bytes);
+        std::future::poll_fn(|cx| {
+            while write(cx).map(|written| written.expect("taken")).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        client.shutdown().await.expect("open");
+        let gone = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| write(cx))).await;
+        assert_eq!(gone.expect("in time").expect_err("it has gone").kind(), ErrorKind::ConnectionAborted);
     }
 
     /// With a byte unread, as behind a body, hyper would not learn of the client's end.

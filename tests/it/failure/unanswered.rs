@@ -1,13 +1,13 @@
 //! Requests that got no answer: which are sent again (none that the pod may have seen), which time out.
 
 use std::io;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Conn, Gate, Stage, eventually, script};
+use crate::support::{Conn, Gate, Stage, eventually, script, together};
 
 const POST: &str = "POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -87,6 +87,29 @@ fn nor_is_one_that_was_reset() {
     });
     stage.request(POST).expect_error(502);
     assert_eq!(stage.pods[0].received().len(), 1);
+}
+
+/// Engine.IO closes a handshake to a path that nobody serves without an answer: any client can bring that about, and it says
+/// nothing of the pod's other connections.
+#[test]
+fn a_handshake_without_an_answer_costs_no_other_connection() {
+    let stage = Stage::new();
+    let both = Barrier::new(2);
+    stage.pods[0].play(move |mut conn| {
+        conn.request()?;
+        both.wait();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        while conn.request()?.value("upgrade").is_none() {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+        Ok(())
+    });
+    together(2, |_| assert_eq!(stage.get("/room_a").text(), "ok"));
+    let handshake = "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    stage.request(handshake).expect_error(502);
+    assert_eq!(stage.get("/room_a").text(), "ok");
+    assert_eq!(stage.pods[0].accepted(), 2);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::thread;
 
-use crate::support::{Gate, Pattern, Stage, eventually, script};
+use crate::support::{Gate, Pattern, Stage, eventually, probed, script};
 
 #[test]
 fn a_pods_connection_is_used_again() {
@@ -15,6 +15,7 @@ fn a_pods_connection_is_used_again() {
     }
     assert_eq!(stage.pods[0].received().len(), 10);
     assert_eq!(stage.pods[0].accepted(), 1);
+    assert_eq!(probed(stage.pods[0].addr()), 1, "the end of an answer may be far, and its pod's node vanish");
 }
 
 #[test]

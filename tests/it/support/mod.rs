@@ -26,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Response, Truncated, get};
-pub(crate) use kernel::{MOST_QUEUED, orphans, queued};
+pub(crate) use kernel::{MOST_QUEUED, orphans, probed, queued};
 pub(crate) use nameserver::NameServer;
 pub(crate) use pod::{Conn, Pod, Pods, free_addr, own_ip};
 pub(crate) use process::Process;

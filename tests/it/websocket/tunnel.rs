@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use super::{expect_echo, expect_switch, handshake, tunnel};
-use crate::support::{Framing, Gate, MOST_QUEUED, PATIENCE, Pattern, Stage, eventually, queued, script, wait_stalled};
+use crate::support::{
+    Framing, Gate, MOST_QUEUED, PATIENCE, Pattern, Stage, eventually, probed, queued, script, wait_stalled,
+};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -199,4 +201,13 @@ fn rfc6455_5_4_bytes_that_are_no_frames_pass_as_well() {
         at += client.wire().stream().read(&mut back[at..]).expect("the echo");
     }
     assert!(back == bytes);
+}
+
+/// Its node may have vanished, which sends no FIN.
+#[test]
+fn a_pod_that_says_nothing_is_probed() {
+    let stage = Stage::new();
+    stage.pods[0].play(script::websocket_echo);
+    let _client = tunnel(&stage, "/room_a");
+    eventually("the kernel probes the pod", || probed(stage.pods[0].addr()) == 1);
 }
