@@ -49,7 +49,7 @@ pub struct Admin<D> {
     /// For readiness.
     pub watch: Watch,
     /// How many threads have not heard from the directory yet.
-    pub strangers: Arc<AtomicUsize>,
+    pub unmet: Arc<AtomicUsize>,
     /// For the uptime.
     pub started: Instant,
     /// Log lines lost so far.
@@ -188,7 +188,7 @@ impl<D: Directory> Admin<D> {
 
     /// Whether a thread has not heard from the directory yet.
     fn is_alone(&self) -> bool {
-        self.strangers.load(Ordering::Relaxed) > 0
+        self.unmet.load(Ordering::Relaxed) > 0
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {

@@ -51,14 +51,14 @@ pub struct App {
 struct Shared<D> {
     config: Arc<Config>,
     resolver: Resolver<D>,
-    strangers: Strangers,
+    unmet: Unmet,
     commons: Commons,
     places: Arc<Places>,
     watch: Watch,
 }
 
 /// How many threads have not heard from the directory yet.
-type Strangers = Arc<AtomicUsize>;
+type Unmet = Arc<AtomicUsize>;
 
 /// A worker thread's sign of life. It says so when it is dropped, by a panic as well: a router that has lost a worker
 /// would go on to report that it is ready. The last one dropped closes the channel.
@@ -120,12 +120,12 @@ impl App {
         let ending = Signal::new();
         let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
         let commons = commons(&config, &metrics);
-        let strangers = Strangers::new(AtomicUsize::new(1 + data.len()));
-        tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&strangers)));
+        let unmet = Unmet::new(AtomicUsize::new(1 + data.len()));
+        tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&unmet)));
         let shared = Shared {
             config: Arc::clone(&config),
             resolver: resolver.clone(),
-            strangers: Arc::clone(&strangers),
+            unmet: Arc::clone(&unmet),
             commons: commons.clone(),
             places: Places::new(config.downstream.max_connections),
             watch: ending.watch(),
@@ -141,7 +141,7 @@ impl App {
             backends: listed,
             metrics,
             watch: ending.watch(),
-            strangers,
+            unmet,
             started: Instant::now(),
             dropped_lines,
         };
@@ -254,9 +254,9 @@ fn limits(config: &DownstreamConfig) -> Limits {
 }
 
 /// Waits until the directory has answered this thread.
-async fn meet<D: Directory>(resolver: Resolver<D>, strangers: Strangers) {
+async fn meet<D: Directory>(resolver: Resolver<D>, unmet: Unmet) {
     resolver.directory().first_contact().await;
-    strangers.fetch_sub(1, Ordering::Relaxed);
+    unmet.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// What all threads have in common.
@@ -291,9 +291,9 @@ fn start_workers<D: Directory>(
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         let served = runtime.block_on(async move {
-            let Shared { config, resolver, strangers, commons, places, watch } = shared;
+            let Shared { config, resolver, unmet, commons, places, watch } = shared;
             let resolver = resolver.attach();
-            tokio::task::spawn_local(meet(resolver.clone(), strangers));
+            tokio::task::spawn_local(meet(resolver.clone(), unmet));
             let roster = Roster::new();
             let (metrics, seats) = (Arc::clone(&commons.metrics), commons.limits.seats.clone());
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));

@@ -2,7 +2,7 @@
 //!
 //! `handle` reads the head, finds the room, asks the resolver, lets `core::decision` decide, and then redirects,
 //! refuses or forwards. What it must not do: decide by itself (that is `core`), pick a status (`reject`), or touch Redis
-//! (`directory`). One [`Proxy`] per worker thread: nothing in it is locked.
+//! (`directory`). One [`Proxy`] per worker thread: what threads share is its [`Commons`], and the directory's cache.
 
 mod admission;
 mod balance;

@@ -1,9 +1,10 @@
 //! Connections to pods: dial, keep, reuse, evict.
 //!
-//! One [`Pool`] per worker thread, so nothing here is locked or shared. A connection carries one exchange at a time and
-//! is kept only after an exchange that ended cleanly (a [`Lease`] that was not given back closes its connection). Idle
-//! ones go last in, first out, live shorter than Node's 5 s keep-alive, and all of a pod's are dropped when one fails: its pod
-//! has probably gone. So are those to an address that the pod's name does not lead to any more. What is said on a connection is `exchange.rs`.
+//! One [`Pool`] per worker thread: connections are never shared, but what a pod has to do is counted for all threads
+//! together. A connection carries one exchange at a time and is kept only after an exchange that ended cleanly (a [`Lease`]
+//! that was not given back closes its connection). Idle ones go last in, first out, live shorter than Node's 5 s keep-alive,
+//! and all of a pod's are dropped when one fails: its pod has probably gone. So are those to an address that the pod's name
+//! does not lead to any more. What is said on a connection is `exchange.rs`.
 
 mod address;
 mod places;
