@@ -80,5 +80,16 @@ alone() {
   flock --nonblock 9 || { echo "another run is under way: waiting for its end" && flock 9; }
   "${as_root[@]}" env PATH="$PATH:/usr/sbin" PYTHONDONTWRITEBYTECODE=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" \
     BENCH_OUTSIDE="$(readlink /proc/self/ns/net)" \
-    unshare --net --pid --fork --kill-child --mount-proc "$@"
+    unshare --net --pid --fork --kill-child=TERM --mount-proc "$@" &
+  # unshare takes no SIGTERM, and a shell heeds it only between commands: whoever ends this ends unshare, and so the command.
+  local outer=$!
+  trap 'end_alone $outer' TERM HUP
+  trap : INT # the command hears of it as well
+  wait $outer || { local status=$?; wait $outer 2>/dev/null || true; return $status; }
+}
+
+end_alone() {
+  local inner=$1
+  [ ${#as_root[@]} -eq 0 ] || inner=$(pgrep -P "$1" -x unshare)
+  "${as_root[@]}" kill -KILL "$inner"
 }

@@ -8,6 +8,9 @@ from . import chart, commandline, disturbance, machine, peers, profile, report, 
 #: What a quick run warms up with: each way to a pod, and the lookup.
 QUICK_WARM_UP = ["http", "handshake", "cold"]
 
+#: Without these there is no comparison.
+NEEDED = (peers.OURS, peers.REFERENCE)
+
 #: Seconds after which a quick run starts no other load, so that it ends in four minutes on a busy machine as well.
 QUICK = 215
 
@@ -39,13 +42,17 @@ def arguments():
     instead("--runtimes", action="store_true", help="instead: a runtime a core against one for all threads")
     instead("--profile", action="store_true", help="instead: functions, system calls, allocations (http,cold or --only)")
     results = commandline.RESULTS
-    option("--out", metavar="DIR", help=f"where the results go ({results}, but {stage.SCRATCH} unless all was measured)")
+    option("--out", metavar="DIR", type=commandline.directory, help=f"where the results go ({results}, but {stage.SCRATCH} unless all was measured)")
     chosen = parser.chosen()
     wanted = {peers.OURS, peers.REFERENCE, *(chosen.peers or peers.NAMES)}
     chosen.peers = [name for name in everyone if name in wanted]
     chosen.reps = chosen.reps or (3 if chosen.quick else 5)
     chosen.seconds = chosen.seconds or (1 if chosen.quick else 2)
     chosen.works = [work for work in works.WORKS if work.key in chosen.only]
+    if chosen.only != keys and (chosen.scaling or chosen.runtimes):
+        parser.error("--only goes with the comparison and with --profile")
+    if chosen.profile and chosen.only != keys and not set(chosen.only) <= set(profile.KEYS):
+        parser.error(f"--profile: there are {', '.join(profile.KEYS)}")
     everything = chosen.only == keys and chosen.peers == peers.NAMES and chosen.reps >= 5 and chosen.seconds >= 2
     default = results if everything else stage.SCRATCH
     chosen.complete_out, chosen.out = chosen.out or default, chosen.out or stage.SCRATCH
@@ -101,11 +108,11 @@ def warm(run, chosen, proxies):
     run.seconds = seconds
 
 
-def measure(run, chosen, proxies, results):
-    """All works on all peers: results[work][peer] gets one value a repetition. Whether all was measured."""
+def measure(run, chosen, theatre, proxies, results):
+    """All works on all peers: results[work][peer] gets one value a repetition. Whether all was measured that has to be."""
     print(f"warming up {len(proxies)} proxies", flush=True)
     warm(run, chosen, proxies)
-    started = time.monotonic()
+    started, complete = time.monotonic(), True
     for repetition in range(chosen.reps):
         for work in chosen.works:
             if repetition >= work.repetitions(chosen):
@@ -115,11 +122,13 @@ def measure(run, chosen, proxies, results):
                 return False
             row = [peer for peer in proxies if work.suits(peer)]
             cells, found = results.setdefault(work.key, {}), attempt(work, run, row)
+            theatre.check()
             for peer in row:
                 cells.setdefault(peer.name, []).append(found[peer.name])
+                complete &= peer.name not in NEEDED or not isinstance(found[peer.name], turns.Failed)
             at = f"{time.monotonic() - started:4.0f} s, repetition {repetition + 1} of {chosen.reps}"
             print(f"{at}: {work.title}, {work.unit}: {progress(found)}", flush=True)
-    return True
+    return complete
 
 
 def progress(found):
@@ -141,7 +150,7 @@ def admit(peer):
             return True
         except (RuntimeError, OSError) as error:
             machine.stop([peer.process])
-            if again and peer.name in (peers.OURS, peers.REFERENCE):
+            if again and peer.name in NEEDED:
                 raise RuntimeError(f"{peer.name}: {error}") from None
             print(f"{peer.name}: {error}: {'it is left out' if again else 'once more'}", flush=True)
     return False
@@ -151,19 +160,19 @@ def compare(run, chosen, theatre, results):
     proxies = [peer for peer in peers.all_peers(theatre, chosen.binary) if peer.name in chosen.peers]
     try:
         admitted = [peer for peer in proxies if admit(peer)]
-        return measure(run, chosen, admitted, results) and admitted == proxies
+        return measure(run, chosen, theatre, admitted, results) and admitted == proxies
     finally:
         machine.stop([peer.process for peer in proxies])
 
 
 def write(chosen, results, about):
+    print(f"\n{report.table(results, chosen.works, chosen.peers)}\n\n{report.footnotes(results)}\n\n{report.origin(about)}")
     out = chosen.complete_out if about["complete"] else chosen.out
     os.makedirs(out, exist_ok=True)
     with open(f"{out}/results.json", "w") as file:
         file.write(report.as_json(results, chosen.works, about))
     with open(f"{out}/chart.svg", "w") as file:
         file.write(chart.draw(results, chosen.works, chosen.peers))
-    print(f"\n{report.table(results, chosen.works, chosen.peers)}\n\n{report.footnotes(results)}\n\n{report.origin(about)}")
     print(f"written to {out}")
 
 
@@ -181,6 +190,8 @@ def side_by_side(chosen, run):
             versions = {"versions": report.versions(chosen.peers)}
             write(chosen, results, commandline.origin() | versions | measured | machine_was)
     print(f"{time.monotonic() - run.started:.0f} s")
+    if not complete and not chosen.quick:
+        raise RuntimeError("not all was measured: see above")
 
 
 def main():

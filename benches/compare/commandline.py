@@ -70,14 +70,27 @@ def names(known):
     return parse
 
 
+def directory(path):
+    """The argument type of a directory for results: there, or to be made, before anything is measured for it."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{error}") from None
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written to")
+    return path
+
+
 def run(main):
     """Runs a command. However it ends, what it has started ends with it, and a line says why."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Python leaves SIGINT alone where its parent ignores it, as a shell does in the background.
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except (RuntimeError, turns.Failed) as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

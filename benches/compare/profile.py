@@ -19,7 +19,8 @@ ALLOCATOR = {"malloc": "mi_malloc_aligned", "zalloc": "mi_zalloc_aligned", "real
 GROUP = "pod_router_bench"
 
 #: Works whose load is nothing but units of it.
-WORKS = [work for work in works.WORKS if work.key in ("http", "connection", "handshake", "body", "cold", "redirect")]
+KEYS = ("http", "connection", "handshake", "body", "cold", "redirect")
+WORKS = [work for work in works.WORKS if work.key in KEYS]
 USUAL = ["http", "cold"]
 
 #: Functions and system calls below these are not shown.
@@ -143,8 +144,8 @@ def main(chosen, run, theatre):
         tell(", ".join(commandline.origin().values()))
         for work in (work for work in WORKS if work.key in wanted):
             work.measure(run, [peer])  # unmeasured: connections to pods, caches
-            profile(tell, run, theatre, work, peer)
-            count(tell, run, theatre, work, peer)
+            for look in (profile, count):
+                works.again(lambda: look(tell, run, theatre, work, peer))
     os.makedirs(chosen.complete_out, exist_ok=True)
     with open(f"{chosen.complete_out}/profile.txt", "w") as file:
         file.write("\n".join(told) + "\n")

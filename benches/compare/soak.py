@@ -22,11 +22,11 @@ REST = 1.0
 COLD_ROOMS, COLD_A_ROUND = 1_000_000, 100_000
 
 #: What counts as growth from the second third of the time to the last: how a third is summed up, and more than this
-#: factor, and this much on top. Of latencies the best round counts: others are what else the machine does.
+#: factor, and this much on top.
 BOUNDS = {
     "resident_bytes": (statistics.median, 1.1, 3_000_000),
     "open_files": (statistics.median, 1.1, 16),
-    "p50_us": (min, 1.5, 200),
+    "p50_us": (statistics.median, 1.5, 200),
 }
 
 #: Rounds in a third without which nothing is said of growth.
@@ -184,7 +184,7 @@ def main():
     parser = commandline.Parser(prog="benches/soak", description=__doc__)
     minutes = commandline.number(0, float)
     parser.add_argument("--minutes", metavar="N", type=minutes, default=10, help="how long (10)")
-    parser.add_argument("--out", metavar="DIR", default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
+    parser.add_argument("--out", metavar="DIR", type=commandline.directory, default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
     chosen = parser.chosen()
     samples, status = [], 1
     with stage.Stage(COLD_ROOMS) as theatre:

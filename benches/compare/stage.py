@@ -105,6 +105,12 @@ class Stage:
         for port in {"redis": [REDIS], "http": HTTP_PODS.values(), "echo": ECHO_PODS.values()}[name]:
             machine.wait_for(lambda port=port: answers(port), f"port {port}")
 
+    def check(self):
+        """Raises if Redis or pods have ended: all proxies would fail, or serve from what they remember."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(self.commands[name][:1])} ({name}) has ended by itself")
+
     def stop(self, name):
         machine.stop([self.processes.pop(name)] if name in self.processes else [])
 

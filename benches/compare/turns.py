@@ -17,7 +17,7 @@ from . import machine
 TURN = 0.1
 #: Within that, until all threads of the load are awake: before, one of them might take a signal that is for another.
 AWAKE = 0.01
-#: After it, until the proxy has done what it was asked for in time.
+#: After it, until the proxy has done what it was asked for: not in another's turn.
 SETTLED = 0.003
 
 
@@ -54,21 +54,21 @@ class Load:
 
     def __init__(self, peer, process, counter=None):
         self.peer, self.process, self.counter = peer, process, counter
-        self.seconds, self.spent, self.counted = 0.0, 0.0, 0
+        self.seconds, self.counted = 0.0, 0
+        self.before = machine.cpu_seconds(peer.pid)
         process.send_signal(signal.SIGSTOP)
 
     @contextlib.contextmanager
     def turn(self):
-        """It runs, and what its proxy spends meanwhile is noted."""
+        """It runs, for a time that is noted."""
         count = self.counter or (lambda: 0)
-        counted, spent, began = count(), machine.cpu_seconds(self.peer.pid), time.monotonic()
+        counted, began = count(), time.monotonic()
         self.process.send_signal(signal.SIGCONT)
         time.sleep(AWAKE)
         yield
         self.process.send_signal(signal.SIGSTOP)
         self.seconds += time.monotonic() - began
         time.sleep(SETTLED)
-        self.spent += machine.cpu_seconds(self.peer.pid) - spent
         self.counted += count() - counted
 
     def interrupt(self):
@@ -80,18 +80,20 @@ class Load:
         raise Failed("the load did not end")
 
     def end(self):
-        """CPU microseconds per unit, or why there is no such figure. `busy` is how much of its core the proxy used."""
+        """CPU microseconds per unit, or why there is no such figure: all that the proxy has spent since the load began, also
+        between its turns. `busy` is how much of its core it used."""
         try:
             with self.turn():
                 said, complaint = self.interrupt()
+            spent = machine.cpu_seconds(self.peer.pid) - self.before
             done = served(said)["done"]
         except Failed as failure:
             return failure
         except (ValueError, LookupError):
             return Failed(f"no account of what was done: {complaint.strip() or said.strip()}")
-        busy = min(1.0, self.spent / self.seconds)
+        busy = min(1.0, spent / self.seconds)
         details = {"counted": self.counted / done} if self.counter else {}
-        return Measured(self.spent * 1e6 / done, done=done, rate=done / self.seconds, busy=busy, **details)
+        return Measured(spent * 1e6 / done, done=done, rate=done / self.seconds, busy=busy, **details)
 
     def __enter__(self):
         return self

@@ -35,7 +35,7 @@ def again(measure):
     """What `measure()` gives, in a second attempt if the first fails."""
     try:
         return measure()
-    except Failed as failure:
+    except RuntimeError as failure:
         print(f"{failure}: once more", flush=True)
         return measure()
 
