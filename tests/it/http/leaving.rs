@@ -27,6 +27,11 @@ fn expect_missed(stage: &Stage, first: &str, then: &str, end: fn(Client)) {
     client.send(then);
     end(client);
     eventually("the pod's connection is closed", || pod.open() == 0);
+    expect_forgotten(stage);
+}
+
+#[track_caller]
+fn expect_forgotten(stage: &Stage) {
     let left = || stage.router.metric("pod_router_downstream_connections", &[]);
     eventually("the client's place is free", || left() < 0.5);
 }
@@ -104,8 +109,7 @@ fn and_amid_an_upload_that_its_pod_does_not_read() {
         stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a live socket");
         while stream.write(&[0; 65536]).is_ok() {}
         client.reset();
-        let left = || stage.router.metric("pod_router_downstream_connections", &[]);
-        eventually("the client's place is free", || left() < 0.5);
+        expect_forgotten(&stage);
         eventually("the pod has heard of it", || stage.pods[0].open() == 0);
     }
 }

@@ -11,6 +11,11 @@ use socket2::SockRef;
 use super::{expect_echo, handshake, tunnel};
 use crate::support::{Gate, Stage, eventually, script};
 
+#[track_caller]
+fn expect_forgotten(stage: &Stage) {
+    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+}
+
 /// RFC 9110 section 9.3.6: what one side has still to say is delivered after the other is done.
 #[test]
 fn rfc9110_9_3_6_the_clients_half_close_is_passed_on() {
@@ -76,7 +81,7 @@ fn a_half_that_lingers_is_ended() {
     client.expect_end();
     // The client keeps its own half open.
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(&stage);
 }
 
 #[test]
@@ -87,7 +92,7 @@ fn a_client_that_resets_ends_the_pods_side() {
     expect_echo(&mut client, "hello");
     client.reset();
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(&stage);
 }
 
 /// Sends until nobody has taken anything for a while.
@@ -96,8 +101,9 @@ fn fill(mut stream: &TcpStream) {
     while stream.write(&[b'x'; 65_536]).is_ok() {}
 }
 
+#[track_caller]
 fn expect_end(stage: &Stage, reason: &str) {
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(stage);
     stage.router.wait_log("how it ended", |line| line["reason"] == reason);
 }
 
@@ -146,7 +152,7 @@ fn a_pod_that_resets_ends_the_clients_side() {
     client.send("hello");
     let ended = client.wire().read_some().expect_err("a reset is no orderly end");
     assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(&stage);
 }
 
 #[test]
@@ -157,7 +163,7 @@ fn a_tunnel_ends_when_both_sides_are_done() {
     stage.router.wait_metric("pod_router_websocket_connections", &[], 1.0);
     client.half_close();
     client.expect_end();
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(&stage);
     let closed = stage.router.wait_log("the tunnel's last line", |line| line["message"] == "tunnel closed");
     assert_eq!((closed["room"].as_str(), closed["pod"].as_str()), (Some("room_a"), Some("backend-0")));
 }
