@@ -164,6 +164,33 @@ fn while_no_name_server_answers_a_pods_last_address_is_used() {
     assert_eq!((lasting.get(ROOM).status(), used(&forgetful)), (200, 0.0));
 }
 
+/// A pod that refuses may be somewhere else by now, and only the name server can say where.
+#[test]
+fn a_last_address_that_refuses_is_used_no_more() {
+    let Some(mut scene) = Scene::start() else { return };
+    scene.pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    let router = scene.router(&["--pod-wait", "0s"]);
+    assert_eq!(router.get(ROOM).status(), 200);
+    scene.names.fail(true);
+    eventually("the address is past its time", || {
+        assert_eq!(router.get(ROOM).status(), 200);
+        router.metric("pod_router_stale_addresses_total", &[]) > 0.0
+    });
+    scene.pod.kill();
+    assert_eq!(router.get(ROOM).expect_error(503), "pod-unreachable");
+    scene.pod.bind();
+    let asked = scene.names.asked().len();
+    eventually("the name is asked for again and again", || {
+        assert_eq!(router.get(ROOM).expect_error(503), "pod-unreachable");
+        scene.names.asked().len() >= asked + 6
+    });
+    scene.names.fail(false);
+    eventually("the name server says where it is", || router.get(ROOM).status() == 200);
+    // As it may say that it is nowhere.
+    scene.names.set_all(BACKEND_0, &[]);
+    eventually("the name is known not to exist", || router.get(ROOM).status() == 503);
+}
+
 /// A default backend in the same namespace is a short name: it needs the search list that a full name must not walk.
 #[test]
 fn a_short_name_is_looked_for_along_the_search_list() {
