@@ -340,6 +340,7 @@ fn a_cookie_of_another_replica_leads_to_a_pod_that_this_one_does_not_list() {
     assert_eq!(asked.metric("pod_router_picks_total", &[("source", "cookie")]), 3.0);
     let forged = ask("/", &pair.replace("backend-1.", "backend-7."));
     assert!(forged.pod() == "backend-0" && forged.head.has("set-cookie"), "nobody signed it");
+    assert!(!names.asked().iter().any(|name| name.starts_with("backend-7.")), "and where it points nobody has looked");
     // It has gone, and refuses connections or has no name any more: what is no session's goes on at once with another
     // cookie, and a session starts over.
     there.kill();
