@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use crate::balance::handshake;
+use crate::balance::{poll, tunnel};
 use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
 const BACKEND_0: &str = "backend-0.backend.default.svc.cluster.local";
@@ -23,35 +23,50 @@ fn router(names: &NameServer, redis: &Redis, port: u16, args: &[&str]) -> Router
     builder.args(no_name).args(args).start_ready()
 }
 
+/// A room's pod, and a name server that knows it.
+struct Scene {
+    names: NameServer,
+    redis: Redis,
+    pod: Pod,
+}
+
+impl Scene {
+    /// `None` where there can be no name server.
+    fn start() -> Option<Self> {
+        let scene = Self { names: NameServer::start()?, redis: Redis::start(), pod: Pod::start("backend-0") };
+        scene.names.set(BACKEND_0, scene.pod.addr().ip());
+        scene.redis.assign("room_a", 0);
+        Some(scene)
+    }
+
+    fn router(&self, args: &[&str]) -> Router {
+        router(&self.names, &self.redis, self.pod.addr().port(), args)
+    }
+}
+
 #[test]
 fn a_pod_is_found_by_its_full_name_and_asked_for_once() {
-    let Some(names) = NameServer::start() else { return };
-    let (redis, pod) = (Redis::start(), Pod::start("backend-0"));
+    let Some(scene) = Scene::start() else { return };
     // Every request needs a new connection, and so the address.
-    pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
-    names.set(BACKEND_0, pod.addr().ip());
-    redis.assign("room_a", 0);
-    let router = router(&names, &redis, pod.addr().port(), &[]);
+    scene.pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    let router = scene.router(&[]);
     for response in together(50, |_| router.get(ROOM)) {
         assert_eq!(response.status(), 200);
     }
     // The search list is not walked; and all fifty, on however many threads, share one question.
-    assert_eq!(names.asked(), [BACKEND_0]);
-    assert_eq!(pod.received()[0].head.value("host"), Some("test"));
+    assert_eq!(scene.names.asked(), [BACKEND_0]);
+    assert_eq!(scene.pod.received()[0].head.value("host"), Some("test"));
 }
 
 /// Kubernetes gives a restarted pod another address under its old name.
 #[test]
 fn a_failed_connection_forgets_the_address() {
-    let Some(names) = NameServer::start() else { return };
-    let (redis, mut old) = (Redis::start(), Pod::start("old"));
-    let new = Pod::start_at_port("new", old.addr().port());
-    names.set(BACKEND_0, old.addr().ip());
-    redis.assign("room_a", 0);
-    let router = router(&names, &redis, old.addr().port(), &[]);
-    assert_eq!(router.get(ROOM).pod(), "old");
-    old.kill();
-    names.set(BACKEND_0, new.addr().ip());
+    let Some(mut scene) = Scene::start() else { return };
+    let new = Pod::start_at_port("new", scene.pod.addr().port());
+    let router = scene.router(&[]);
+    assert_eq!(router.get(ROOM).pod(), "backend-0");
+    scene.pod.kill();
+    scene.names.set(BACKEND_0, new.addr().ip());
     assert_eq!(router.get(ROOM).pod(), "new");
 }
 
@@ -59,33 +74,25 @@ fn a_failed_connection_forgets_the_address() {
 #[test]
 fn a_full_address_keeps_nobody_from_where_the_pod_has_gone() {
     for queue in ["0", "1"] {
-        let Some(names) = NameServer::start() else { return };
-        let (redis, old) = (Redis::start(), Pod::start("old"));
-        let new = Pod::start_at_port("new", old.addr().port());
-        old.play(script::websocket_echo);
-        names.set(BACKEND_0, old.addr().ip());
-        redis.assign("room_a", 0);
+        let Some(scene) = Scene::start() else { return };
+        let new = Pod::start_at_port("new", scene.pod.addr().port());
+        scene.pod.play(script::websocket_echo);
         let limits = ["--pod-max-connections", "2", "--threads", "1", "--pod-queue", queue];
         let patience = if queue == "0" { &[][..] } else { &["--pod-queue-timeout", "10m"] };
-        let router = router(&names, &redis, old.addr().port(), &[&limits, patience].concat());
-        let tunnels = [0, 1].map(|_| {
-            let mut client = router.client();
-            client.send(handshake(ROOM));
-            assert_eq!(client.read_head().second_word(), "101");
-            client
-        });
+        let router = scene.router(&[&limits, patience].concat());
+        let tunnels = [(); 2].map(|()| tunnel(&router, ROOM));
         if queue == "0" {
             assert_eq!(router.get(ROOM).expect_error(503), "pod-busy");
-            names.set(BACKEND_0, new.addr().ip());
+            scene.names.set(BACKEND_0, new.addr().ip());
             eventually("the new address is dialled", || router.get(ROOM).status() == 200);
         } else {
             let mut waiting = router.client();
             waiting.send(format!("GET {ROOM} HTTP/1.1\r\nHost: a\r\n\r\n"));
             router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], 1.0);
-            names.set(BACKEND_0, new.addr().ip());
+            scene.names.set(BACKEND_0, new.addr().ip());
             assert_eq!(waiting.read_response().pod(), "new", "who waits already goes along");
         }
-        assert_eq!((router.get(ROOM).pod(), old.open()), ("new", 2), "and the tunnels stay");
+        assert_eq!((router.get(ROOM).pod(), scene.pod.open()), ("new", 2), "and the tunnels stay");
         drop(tunnels);
     }
 }
@@ -126,7 +133,7 @@ fn a_name_server_that_fails_ends_no_session() {
     let redis = Redis::start();
     // The address of the template: nothing has resolved it before.
     let session = |router: &Router| {
-        let answer = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~x");
+        let answer = router.get(&poll("backend-0~x"));
         (answer.status(), answer.head.value("x-pod-router-error").map(str::to_owned))
     };
     names.fail(true);
@@ -140,24 +147,48 @@ fn a_name_server_that_fails_ends_no_session() {
 /// What a name led to last is as good as anything while nobody can say, for as long as somebody wants that.
 #[test]
 fn while_no_name_server_answers_a_pods_last_address_is_used() {
-    let Some(names) = NameServer::start() else { return };
-    let (redis, pod) = (Redis::start(), Pod::start("backend-0"));
+    let Some(scene) = Scene::start() else { return };
     // Every request needs a new connection, and so the address.
-    pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
-    names.set(BACKEND_0, pod.addr().ip());
-    redis.assign("room_a", 0);
-    let start = |args: &[&str]| router(&names, &redis, pod.addr().port(), &[args, &["--pod-wait", "0s"]].concat());
-    let (lasting, forgetful) = (start(&[]), start(&["--dns-stale", "0s"]));
+    scene.pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    let lasting = scene.router(&["--pod-wait", "0s"]);
+    let forgetful = scene.router(&["--pod-wait", "0s", "--dns-stale", "0s"]);
     assert_eq!([&lasting, &forgetful].map(|router| router.get(ROOM).status()), [200, 200]);
     let used = |router: &Router| router.metric("pod_router_stale_addresses_total", &[]);
     assert_eq!(used(&lasting), 0.0);
-    names.fail(true);
+    scene.names.fail(true);
     eventually("the address is past its time", || {
         assert_eq!(lasting.get(ROOM).status(), 200);
         used(&lasting) > 0.0
     });
     eventually("its time is over for the other as well", || forgetful.get(ROOM).status() == 503);
     assert_eq!((lasting.get(ROOM).status(), used(&forgetful)), (200, 0.0));
+}
+
+/// A pod that refuses may be somewhere else by now, and only the name server can say where.
+#[test]
+fn a_last_address_that_refuses_is_used_no_more() {
+    let Some(mut scene) = Scene::start() else { return };
+    scene.pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    let router = scene.router(&["--pod-wait", "0s"]);
+    assert_eq!(router.get(ROOM).status(), 200);
+    scene.names.fail(true);
+    eventually("the address is past its time", || {
+        assert_eq!(router.get(ROOM).status(), 200);
+        router.metric("pod_router_stale_addresses_total", &[]) > 0.0
+    });
+    scene.pod.kill();
+    assert_eq!(router.get(ROOM).expect_error(503), "pod-unreachable");
+    scene.pod.bind();
+    let asked = scene.names.asked().len();
+    eventually("the name is asked for again and again", || {
+        assert_eq!(router.get(ROOM).expect_error(503), "pod-unreachable");
+        scene.names.asked().len() >= asked + 6
+    });
+    scene.names.fail(false);
+    eventually("the name server says where it is", || router.get(ROOM).status() == 200);
+    // As it may say that it is nowhere.
+    scene.names.set_all(BACKEND_0, &[]);
+    eventually("the name is known not to exist", || router.get(ROOM).status() == 503);
 }
 
 /// A default backend in the same namespace is a short name: it needs the search list that a full name must not walk.
@@ -183,9 +214,7 @@ fn a_kept_connection_carries_nothing_to_where_the_name_leads_no_more() {
     let backend = format!("backend-service:{}", old.addr().port());
     let router = router(&names, &redis, 1, &["--default-backend", &backend, "--threads", "1"]);
     old.play(script::websocket_echo);
-    let mut tunnel = router.client();
-    tunnel.send(handshake("/"));
-    assert_eq!(tunnel.read_head().second_word(), "101");
+    let mut tunnel = tunnel(&router, "/");
     old.play(script::echo);
     assert_eq!((router.get("/").pod(), old.open()), ("old", 2));
     names.set("backend-service.default.svc.cluster.local", new.addr().ip());
@@ -212,9 +241,7 @@ fn a_pod_that_a_backend_lists_by_a_name_of_its_own_has_one_load() {
     for policy in [&["--balance", "least_conn"][..], &["--pod-max-connections", "1", "--balance", "round_robin"]] {
         first.play(script::websocket_echo);
         let router = router(&names, &redis, port, &[&["--default-backend", &listed][..], policy].concat());
-        let mut tunnel = router.client();
-        tunnel.send(handshake(ROOM));
-        assert_eq!(tunnel.read_head().second_word(), "101");
+        let _tunnel = tunnel(&router, ROOM);
         first.play(script::echo);
         assert!((0..9).all(|_| router.get("/").pod() == "second"), "the first has the room's tunnel");
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::handshake;
+use super::{AFFINITY_KEY, cookie_of, get_with_cookie, handshake, knowing, listed, poll, states, tunnel};
 use crate::support::{NameServer, Pod, Pods, Redis, Router, eventually, script, wait_for};
 
 /// A name with an address for each of its pods: a headless Service's.
@@ -74,16 +74,12 @@ fn the_longest_prefix_decides() {
 #[test]
 fn a_backend_can_be_the_pods_with_a_heartbeat() {
     let (redis, pods) = (Redis::start(), Pods::start(3));
-    let mut builder = Router::builder().redis(&redis).args(&["--default-backend", "heartbeats", "--threads", "1"]);
-    builder = builder.args(&["--backend-refresh", "50ms"]);
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
     redis.heartbeat(0, 1, 1, 0);
     redis.heartbeat(2, 1, 1, 0);
     redis.heartbeat(1, 1, 1, 600_000);
     // Ready is who knows its pods.
-    let router = builder.start_ready();
+    let args = ["--default-backend", "heartbeats", "--backend-refresh", "50ms", "--threads", "1"];
+    let router = knowing(&redis, &pods).args(&args).start_ready();
     let picks: Vec<_> = (0..10).map(|_| router.get("/").pod().to_owned()).collect();
     assert!(!picks.iter().any(|pod| pod == "backend-1"), "{picks:?}");
     assert_eq!(picks.iter().filter(|pod| *pod == "backend-0").count(), 5);
@@ -100,13 +96,10 @@ fn a_backend_can_be_the_pods_with_a_heartbeat() {
 #[test]
 fn pods_whose_heartbeats_are_lost_all_at_once_stay() {
     let (redis, pods) = (Redis::start(), Pods::start(2));
-    let mut builder = Router::builder().redis(&redis).args(&["--default-backend", "heartbeats", "--threads", "1"]);
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
     redis.heartbeat(0, 1, 1, 0);
     redis.heartbeat(1, 1, 1, 0);
-    let router = builder.args(&["--backend-refresh", "50ms"]).start_ready();
+    let args = ["--default-backend", "heartbeats", "--backend-refresh", "50ms", "--threads", "1"];
+    let router = knowing(&redis, &pods).args(&args).start_ready();
     redis.command(&["FLUSHALL"]);
     router.wait_log("the warning", |line| line["level"] == "WARN" && line["pods"] == "backend-0,backend-1");
     let picked = |pod: &str| (0..2).any(|_| router.get("/").pod() == pod);
@@ -131,7 +124,7 @@ fn a_backend_without_a_pod_ends_no_session() {
     let redis = Redis::start();
     let args = ["--default-backend", "heartbeats", "--session-affinity", "sid"];
     let router = Router::builder().redis(&redis).args(&args).start_ready();
-    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=x").expect_error(503), "no-backend");
+    assert_eq!(router.get(&poll("x")).expect_error(503), "no-backend");
 }
 
 /// Redis comes late, and with it the heartbeats: until then there is nobody to send requests to.
@@ -196,42 +189,34 @@ fn a_missing_name_leaves_the_others_alone() {
         .arg("--default-backend", format!("{NAME}:{port},missing.default.svc.cluster.local:{port}"))
         .args(&["--backend-refresh", "50ms"])
         .start_ready();
-    let pods = || {
-        let status = router.json("/status");
-        let pods = status["backends"][0]["pods"].as_array().expect("a list").clone();
-        pods.iter().map(|pod| pod["pod"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
-    };
-    assert_eq!(pods(), [format!("{NAME}:{port}")]);
+    assert_eq!(listed(&router), [format!("{NAME}:{port}")]);
     // Two names, and far more often than every five seconds.
     eventually("they are asked for at that pace", || names.asked().len() >= 40);
     names.set_all(NAME, &[first.addr().ip(), second.addr().ip()]);
-    eventually("the second address is seen", || pods().len() == 2);
+    eventually("the second address is seen", || listed(&router).len() == 2);
     // What fails says nothing: the pods stay.
     names.fail(true);
     router.wait_log("the failure", |line| line["level"] == "WARN" && line["source"].is_string());
-    assert_eq!(pods().len(), 2);
+    assert_eq!(listed(&router).len(), 2);
 }
 
 /// A cookie is for a pod, however many others there are beside it.
 #[test]
 fn a_cookie_session_outlives_a_moment_with_one_pod() {
-    const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
     let Some(scene) = Headless::start(["first", "second"]) else { return };
     scene.list(&[0]);
-    let cookies = ["--affinity-cookie", "c", "--affinity-key", "0123456789abcdef0123456789abcdef"];
-    let router = scene.router(&[&cookies[..], &["--session-affinity", "off"]].concat());
-    let greeted = router.get("/");
-    let cookie = greeted.head.value("set-cookie").and_then(|line| line.split(';').next()).expect("a cookie").to_owned();
+    let affinity = ["--session-affinity", "off", "--affinity-cookie", "c", "--affinity-key", AFFINITY_KEY];
+    let router = scene.router(&affinity);
+    let cookie = cookie_of(&router.get("/"));
     let session = || {
-        let answer = router.request(format!("GET {POLL} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
+        let answer = router.request(get_with_cookie(&poll("x"), &cookie));
         (answer.status(), answer.head.value("x-pod").map(str::to_owned))
     };
     let at_first = (200, Some("first".to_owned()));
-    let pods = || router.json("/status")["backends"][0]["pods"].as_array().expect("a list").len();
-    for listed in [&[0, 1][..], &[0], &[1, 0]] {
-        scene.list(listed);
-        eventually("the change is seen", || pods() == listed.len());
-        assert_eq!(session(), at_first, "{listed:?}");
+    for pods in [&[0, 1][..], &[0], &[1, 0]] {
+        scene.list(pods);
+        eventually("the change is seen", || listed(&router).len() == pods.len());
+        assert_eq!(session(), at_first, "{pods:?}");
     }
 }
 
@@ -261,24 +246,18 @@ fn a_rooms_pod_and_the_address_it_is_listed_at_have_one_load_and_one_limit() {
         let common = ["--pod-address", &template, "--session-affinity", "off"];
         scene.router(&[&common[..], args].concat())
     };
-    let begin = |router: &Router, target: &str| {
-        let mut client = router.client();
-        client.send(handshake(target));
-        assert_eq!(client.read_head().second_word(), "101", "{target}");
-        client
-    };
 
     scene.pods.iter().for_each(|pod| pod.play(script::websocket_echo));
     let least_conn = router(&["--balance", "least_conn"]);
-    let tunnel = begin(&least_conn, "/room_a");
+    let room = tunnel(&least_conn, "/room_a");
     scene.pods.iter().for_each(|pod| pod.play(script::echo));
     assert!((0..9).all(|_| least_conn.get("/").pod() == "second"), "the first has the room's tunnel");
-    drop(tunnel);
+    drop(room);
     eventually("they are equally empty again", || (0..9).any(|_| least_conn.get("/").pod() == "first"));
 
     scene.pods.iter().for_each(|pod| pod.play(script::websocket_echo));
     let limited = router(&["--pod-max-connections", "1", "--pod-queue", "0"]);
-    let tunnels = [begin(&limited, "/"), begin(&limited, "/")];
+    let tunnels = [(); 2].map(|()| tunnel(&limited, "/"));
     assert_eq!(limited.get("/room_a").expect_error(503), "pod-busy", "what has no room has the only place");
     drop(tunnels);
     let room = wait_for("the place is free again", || {
@@ -297,30 +276,22 @@ fn a_services_srv_record_names_its_pods() {
     const NAME: &str = "_http._tcp.backend.default.svc.cluster.local";
     let Some(names) = NameServer::start() else { return };
     let (redis, pods) = (Redis::start(), Pods::start(2));
-    let mut builder = Router::builder()
-        .nameserver(&names)
-        .redis(&redis)
-        .args(&["--default-backend", NAME])
-        .args(&["--backend-refresh", "100ms"]);
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
     let target = |n: usize| (pods[n].addr().ip().to_string(), pods[n].addr().port());
     for (n, pod) in pods.iter().enumerate() {
         names.set(&target(n).0, pod.addr().ip());
     }
     names.set_services(NAME, &[target(0), target(1)]);
-    let router = builder.start_ready();
+    let args = ["--default-backend", NAME, "--backend-refresh", "100ms"];
+    let router = knowing(&redis, &pods).nameserver(&names).args(&args).start_ready();
     assert_eq!(router.get("/").status(), 200, "ready is who knows its pods");
-    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x").pod(), "backend-1");
-    let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-7~x");
+    assert_eq!(router.get(&poll("backend-1~x")).pod(), "backend-1");
+    let gone = router.get(&poll("backend-7~x"));
     assert_eq!((gone.status(), gone.head.value("x-pod-router-error")), (400, Some("session-unknown")));
 
     // One that is not ready is left out, and has its sessions still.
     names.set_services(NAME, &[target(0)]);
-    let listed = || router.json("/status")["backends"][0]["pods"].as_array().expect("a list").len();
-    eventually("it is left out", || listed() == 1);
-    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x").pod(), "backend-1");
+    eventually("it is left out", || listed(&router).len() == 1);
+    assert_eq!(router.get(&poll("backend-1~x")).pod(), "backend-1");
 }
 
 /// A pod that never answers has all the time of `timeout`; the others are asked at their pace.
@@ -337,7 +308,7 @@ fn a_slow_pod_delays_no_check_but_its_own() {
     let asked = |n: usize| pods[n].received().len();
     eventually("the other is asked again and again", || asked(1) >= 5);
     assert_eq!(asked(0), 1, "once at a time");
-    assert_eq!(router.json("/status")["backends"][0]["pods"][1]["state"], "drain");
+    assert_eq!(states(&router)[1], "drain");
 }
 
 /// Where a request may not go, no check goes: the name may lead to somebody else by now.
@@ -346,8 +317,7 @@ fn a_pod_outside_its_networks_is_not_asked_how_it_is() {
     let (redis, pods) = (Redis::start(), Pods::start(2));
     let check = ["--health-check", "/health interval=50ms fall=1", "--pod-networks", "192.0.2.0/24"];
     let router = Router::builder().redis(&redis).pod(&pods[0]).default_backend(pods.iter()).args(&check).start_ready();
-    let state = |n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
-    eventually("it counts as down", || state(0) == "down");
+    eventually("it counts as down", || states(&router)[0] == "down");
     eventually("what is no pod of the StatefulSet is asked", || pods[1].accepted() > 0);
     assert_eq!(pods[0].accepted(), 0);
 }

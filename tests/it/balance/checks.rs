@@ -1,18 +1,7 @@
 //! Health checks beside what requests tell of a pod: how a pod comes back, and what is no answer yet.
 
-use crate::support::{Pods, Redis, Router, eventually};
-
-fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
-    let mut builder = Router::builder().redis(redis).default_backend(pods.iter());
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
-    builder.args(&["--threads", "1"]).args(args).start_ready()
-}
-
-fn state(router: &Router, n: usize) -> String {
-    router.json("/status")["backends"][0]["pods"][n]["state"].as_str().expect("a word").to_owned()
-}
+use super::{poll, router, states};
+use crate::support::{Pods, Redis, eventually};
 
 /// A rolling restart: each pod is away for a moment, and its requests notice first.
 #[test]
@@ -24,16 +13,16 @@ fn a_pod_that_restarts_is_tried_as_soon_as_its_checks_pass_again() {
     let ejections = || router.metric("pod_router_ejections_total", &[("pod", "backend-1")]);
     eventually("its requests have noticed, or its checks", || {
         router.get("/");
-        ejections() > 0.5 || state(&router, 1) == "down"
+        ejections() > 0.5 || states(&router)[1] == "down"
     });
     // By its requests as well, where the checks were first: those of sessions that know no other pod.
     eventually("both have", || {
-        router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x");
-        ejections() > 0.5 && state(&router, 1) == "down"
+        router.get(&poll("backend-1~x"));
+        ejections() > 0.5 && states(&router)[1] == "down"
     });
     pods.get_mut(1).bind();
     eventually("it gets requests again", || (0..3).any(|_| router.get("/").pod() == "backend-1"));
-    assert_eq!((ejections(), state(&router, 1)), (1.0, "up".to_owned()));
+    assert_eq!((ejections(), &*states(&router)[1]), (1.0, "up"));
     for message in ["ejected from the backends: it keeps failing", "health check", "back among the backends"] {
         let line = router.wait_log(message, |line| line["message"] == message);
         assert_eq!((line["prefix"].as_str(), line["pod"].as_str()), (Some(""), Some("backend-1")), "{line}");

@@ -2,19 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::handshake;
+use super::{answering_checks, handshake, knowing, poll, router, states, tunnel};
 use crate::failure::unreachable::full_listener;
 use crate::support::{Gate, Pods, Redis, Router, eventually, script};
 
 const EJECTIONS: &str = "pod_router_ejections_total";
-
-fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
-    let mut builder = Router::builder().redis(redis).default_backend(pods.iter());
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
-    builder.args(&["--threads", "1"]).args(args).start_ready()
-}
 
 /// The pods that answer so many requests, and how often; statuses where none does.
 fn answers(router: &Router, count: usize) -> BTreeMap<String, usize> {
@@ -82,11 +74,11 @@ fn a_session_whose_pod_swallows_packets_is_not_told_that_it_is_unknown() {
     let (redis, mut pods) = (Redis::start(), Pods::start(2));
     let router = router(&redis, &pods, &["--pod-wait", "100ms", "--connect-timeout", "100ms"]);
     pods.get_mut(1).kill();
-    let poll = || router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x");
-    assert_eq!(poll().head.value("x-pod-router-error"), Some("session-unknown"));
+    let answer = || router.get(&poll("backend-1~x"));
+    assert_eq!(answer().head.value("x-pod-router-error"), Some("session-unknown"));
     let _full = full_listener(pods[1].addr());
     // What has just been refused is not dialled again at once.
-    eventually("it is dialled again", || poll().head.value("x-pod-router-error") == Some("pod-unreachable"));
+    eventually("it is dialled again", || answer().head.value("x-pod-router-error") == Some("pod-unreachable"));
 }
 
 /// It may be too busy, or what accepts is a proxy of its own.
@@ -96,7 +88,7 @@ fn a_session_whose_pod_closes_at_once_is_not_told_that_it_is_unknown() {
     let router = router(&redis, &pods, &["--pod-wait", "100ms"]);
     pods[1].play(|_| Ok(()));
     for _ in 0..5 {
-        let answer = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-1~x");
+        let answer = router.get(&poll("backend-1~x"));
         let error = answer.head.value("x-pod-router-error");
         // Whether it closes before or after the request has gone is chance.
         assert!(matches!(error, Some("pod-unreachable" | "pod-closed")), "{error:?}");
@@ -112,9 +104,7 @@ fn a_pod_that_never_answers_is_left_out_after_three() {
     // What has been sent is not sent again: three requests are lost, one for each strike.
     assert_eq!(served.get("504"), Some(&3), "{served:?}");
     assert_eq!(router.metric(EJECTIONS, &[("pod", "backend-1")]), 1.0);
-    let statuses = router.json("/status");
-    let states: Vec<_> = statuses["backends"][0]["pods"].as_array().expect("a list").iter().collect();
-    assert_eq!(states[1]["state"], "ejected", "{statuses}");
+    assert_eq!(states(&router)[1], "ejected");
 }
 
 /// Engine.IO ends each WebSocket handshake to a path that is not its own without an answer: any client can have that.
@@ -166,26 +156,17 @@ fn where_a_set_shrinks_what_is_too_many_comes_back() {
     let (redis, mut pods) = (Redis::start(), Pods::start(4));
     (0..4).for_each(|n| redis.heartbeat(n, 1, 1, 0));
     let args = ["--default-backend", "heartbeats", "--fail-timeout", "1h", "--retry-budget", "100"];
-    let mut builder = Router::builder().redis(&redis).args(&args);
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
-    let router = builder.start_ready();
+    let router = knowing(&redis, &pods).args(&args).start_ready();
     eventually("the heartbeats are read", || router.get("/").status() == 200);
-    let states = || -> Vec<_> {
-        let status = router.json("/status");
-        let pods = status["backends"][0]["pods"].as_array().expect("a list").iter();
-        pods.map(|pod| pod["state"].as_str().expect("a word").to_owned()).collect()
-    };
     (0..2).for_each(|n| pods.get_mut(n).kill());
     eventually("both are out", || {
         answers(&router, 8);
-        states() == ["ejected", "ejected", "up", "up"]
+        states(&router) == ["ejected", "ejected", "up", "up"]
     });
     redis.heartbeat(2, 1, 1, 600_000);
     eventually("one has left, and the one that was ejected first is back", || {
         answers(&router, 8);
-        let states = states();
+        let states = states(&router);
         states.len() == 3 && states.iter().filter(|state| *state == "ejected").count() == 1
     });
     assert_eq!(answers(&router, 30).keys().collect::<Vec<_>>(), ["backend-3"], "which costs no request");
@@ -215,32 +196,21 @@ fn a_rooms_pod_is_never_replaced() {
 fn a_pod_is_asked_how_it_is() {
     let (redis, pods) = (Redis::start(), Pods::start(3));
     let check = "/health interval=50ms timeout=1s rise=1 fall=2";
-    let state = |router: &Router, n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
-    let says = |n: usize, status: &'static str, word: &'static str| {
-        pods[n].play(move |mut conn| {
-            let head = conn.request()?;
-            let (status, body) = if head.second_word() == "/health" { (status, word) } else { ("200 OK", "") };
-            let name = conn.pod_name().to_owned();
-            conn.send(format!(
-                "HTTP/1.1 {status}\r\nX-Pod: {name}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            ))
-        });
-    };
+    let says = |n: usize, status, word| pods[n].play(answering_checks(status, word));
     (0..3).for_each(|n| says(n, "200 OK", ""));
     let router = router(&redis, &pods, &["--health-check", check]);
-    eventually("all are up", || (0..3).all(|n| state(&router, n) == "up"));
+    eventually("all are up", || states(&router) == ["up", "up", "up"]);
 
     says(0, "200 OK", "drain\n");
     says(1, "503 Service Unavailable", "");
-    eventually("one drains, one is down", || state(&router, 0) == "drain" && state(&router, 1) == "down");
+    eventually("one drains, one is down", || states(&router) == ["drain", "down", "up"]);
     assert_eq!(answers(&router, 9).keys().collect::<Vec<_>>(), ["backend-2"]);
     // The session of a pod that drains goes on there.
-    assert_eq!(router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~abc").pod(), "backend-0");
+    assert_eq!(router.get(&poll("backend-0~abc")).pod(), "backend-0");
 
     says(0, "200 OK", "maint\n");
-    eventually("it is in maintenance", || state(&router, 0) == "maintenance");
-    let gone = router.get("/socket.io/?EIO=4&transport=polling&sid=backend-0~abc");
+    eventually("it is in maintenance", || states(&router)[0] == "maintenance");
+    let gone = router.get(&poll("backend-0~abc"));
     assert_eq!((gone.status(), &*gone.text()), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
 
     // Not even when it stops answering: two bad answers would have it down, and asked as a last resort.
@@ -248,8 +218,8 @@ fn a_pod_is_asked_how_it_is() {
     let asked = pods[0].received().len();
     says(0, "503 Service Unavailable", "");
     eventually("it has been asked", || pods[0].received().len() > asked + 3);
-    eventually("the others are down", || state(&router, 1) == "down" && state(&router, 2) == "down");
-    assert_eq!(state(&router, 0), "maintenance");
+    eventually("the others are down", || states(&router)[1..] == ["down", "down"]);
+    assert_eq!(states(&router)[0], "maintenance");
     assert!(!answers(&router, 9).contains_key("200"));
 
     (0..3).for_each(|n| says(n, "200 OK", "up\n"));
@@ -262,8 +232,8 @@ fn a_single_pod_in_maintenance_gets_no_session_either() {
     pods[0].play(script::answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nmaint"));
     let check = "/health interval=50ms timeout=1s rise=1 fall=1";
     let router = router(&redis, &pods, &["--health-check", check, "--session-affinity", "sid"]);
-    let poll = || router.get("/socket.io/?EIO=4&transport=polling&sid=x");
-    eventually("it is in maintenance", || poll().head.value("x-pod-router-error") == Some("session-unknown"));
+    let answer = || router.get(&poll("x"));
+    eventually("it is in maintenance", || answer().head.value("x-pod-router-error") == Some("session-unknown"));
     assert_eq!(router.get("/").expect_error(503), "no-backend");
 }
 
@@ -281,8 +251,7 @@ fn an_answer_to_a_check_need_not_end_with_its_connection() {
         });
     }
     let router = router(&redis, &pods, &["--health-check", "/health interval=50ms timeout=5s rise=1 fall=1"]);
-    let state = |n: usize| router.json("/status")["backends"][0]["pods"][n]["state"].clone();
-    eventually("both are heard", || (state(0), state(1)) == ("up".into(), "drain".into()));
+    eventually("both are heard", || states(&router) == ["up", "drain"]);
 }
 
 /// What finds no place anywhere has been tried nowhere.
@@ -292,13 +261,7 @@ fn a_request_that_all_pods_are_too_full_for_is_not_tried_again() {
     pods.iter().for_each(|pod| pod.play(script::websocket_echo));
     let limits = ["--pod-max-connections", "1", "--pod-queue", "0", "--balance", "least_conn"];
     let router = router(&redis, &pods, &limits);
-    let begin = || {
-        let mut client = router.client();
-        client.send(handshake("/live"));
-        assert_eq!(client.read_head().second_word(), "101");
-        client
-    };
-    let _tunnels = [begin(), begin()];
+    let _tunnels = [(); 2].map(|()| tunnel(&router, "/live"));
     assert_eq!(router.get("/").expect_error(503), "pod-busy");
     let picks = |pod: &str| router.metric("pod_router_picks_total", &[("pod", pod), ("source", "none")]);
     assert_eq!(picks("backend-0") + picks("backend-1"), 3.0, "one has been chosen");
@@ -312,20 +275,15 @@ fn who_waits_counts_towards_the_pods_load() {
     pods.iter().for_each(|pod| pod.play(script::websocket_echo));
     let limits = ["--pod-max-connections", "1", "--pod-queue-timeout", "10m", "--balance", "least_conn"];
     let router = router(&redis, &pods, &limits);
-    let _tunnels = [0, 1].map(|_| {
-        let mut client = router.client();
-        client.send(handshake("/live"));
-        assert_eq!(client.read_head().second_word(), "101");
-        client
-    });
+    let _tunnels = [(); 2].map(|()| tunnel(&router, "/live"));
     let wait = |target: &str, pod: &str, length: f64| {
         let client = router.client();
         client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         router.wait_metric("pod_router_upstream_queued", &[("pod", pod)], length);
         client
     };
-    let session = "/socket.io/?EIO=4&transport=polling&sid=backend-0~x";
-    let _sessions = [1.0, 2.0, 3.0].map(|length| wait(session, "backend-0", length));
+    let session = poll("backend-0~x");
+    let _sessions = [1.0, 2.0, 3.0].map(|length| wait(&session, "backend-0", length));
     let _others = [1.0, 2.0, 3.0].map(|length| wait("/", "backend-1", length));
 }
 

@@ -85,6 +85,13 @@ impl Scene {
     }
 }
 
+impl Cost {
+    fn say(&self, pod: &str) {
+        let Self { requests, before, after } = self;
+        eprintln!("{pod}: {before} of {requests} requests failed before it was ejected, {after} after");
+    }
+}
+
 /// Ends the load, whatever happens.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
@@ -118,10 +125,7 @@ fn a_pod_that_is_killed_costs_what_it_was_answering() {
         pod.process.signal("KILL");
         pod.process.wait_exit();
     });
-    eprintln!(
-        "killed: {} of {} requests failed before it was ejected, {} after",
-        cost.before, cost.requests, cost.after
-    );
+    cost.say("killed");
     // A request is lost only where the pod may have seen it: each thread has one, and another where its new connection was
     // still taken by the kernel.
     assert!(cost.before <= 2 * THREADS as usize, "{}", cost.before);
@@ -133,10 +137,7 @@ fn a_pod_that_stops_costs_what_was_sent_to_it_until_it_is_ejected() {
     let mut scene = Scene::start(&["--response-timeout", "300ms", "--connect-timeout", "300ms"]);
     let cost = scene.run(|pod| pod.process.signal("STOP"));
     scene.pods[1].process.signal("CONT");
-    eprintln!(
-        "stopped: {} of {} requests failed before it was ejected, {} after",
-        cost.before, cost.requests, cost.after
-    );
+    cost.say("stopped");
     assert!((3..=2 * THREADS as usize).contains(&cost.before), "{}", cost.before);
     assert_eq!(cost.after, 0);
 }
@@ -148,10 +149,7 @@ fn a_pod_that_ends_by_itself_and_then_refuses_costs_nothing() {
         pod.process.signal("TERM");
         pod.process.wait_exit();
     });
-    eprintln!(
-        "refusing: {} of {} requests failed before it was ejected, {} after",
-        cost.before, cost.requests, cost.after
-    );
+    cost.say("refusing");
     assert!(cost.before <= THREADS as usize, "{}", cost.before);
     assert_eq!(cost.after, 0);
 }

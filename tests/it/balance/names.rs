@@ -5,18 +5,14 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::backends::{HEADLESS, Headless};
+use super::{AFFINITY_KEY, answering_checks, cookie_of, get_with_cookie, listed, poll};
 use crate::support::{NameServer, Router, eventually};
 
 const PODS: [&str; 3] = ["backend-0", "backend-1", "backend-2"];
-const COOKIES: [&str; 6] =
-    ["--session-affinity", "sid", "--affinity-cookie", "c", "--affinity-key", "0123456789abcdef0123456789abcdef"];
+const COOKIES: [&str; 6] = ["--session-affinity", "sid", "--affinity-cookie", "c", "--affinity-key", AFFINITY_KEY];
 
 fn own_name(pod: &str) -> String {
     format!("{pod}.{HEADLESS}")
-}
-
-fn poll(sid: &str) -> String {
-    format!("/socket.io/?EIO=4&transport=polling&sid={sid}")
 }
 
 impl<const N: usize> Headless<N> {
@@ -36,23 +32,15 @@ impl<const N: usize> Headless<N> {
     }
 }
 
-/// The pods of a backend, as people see them.
-fn listed(router: &Router, backend: usize) -> Vec<String> {
-    let status = router.json("/status");
-    let pods = status["backends"][backend]["pods"].as_array().expect("a list").clone();
-    pods.iter().map(|pod| pod["pod"].as_str().expect("a name").to_owned()).collect()
-}
-
 fn ask(router: &Router, target: &str, cookie: &str) -> (u16, Option<String>, bool) {
-    let answer = router.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
+    let answer = router.request(get_with_cookie(target, cookie));
     (answer.status(), answer.head.value("x-pod").map(str::to_owned), answer.head.has("set-cookie"))
 }
 
 /// The cookie of this pod.
-fn cookie_of(router: &Router, pod: &str) -> String {
-    let greeted =
-        (0..2 * PODS.len()).map(|_| router.get("/")).find(|answer| answer.pod() == pod).expect("its turn comes");
-    greeted.head.value("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned()
+fn cookie_for(router: &Router, pod: &str) -> String {
+    let mut answers = (0..2 * PODS.len()).map(|_| router.get("/"));
+    cookie_of(&answers.find(|answer| answer.pod() == pod).expect("its turn comes"))
 }
 
 #[track_caller]
@@ -72,7 +60,7 @@ fn a_sid_under_a_route_reaches_its_pod() {
     scene.list(&[0, 1]);
     let route = format!("/socket.io/={HEADLESS}:{}", scene.port());
     let router = scene.naming_router(&["--route", &route, "--session-affinity", "sid"]);
-    eventually("they are known", || listed(&router, 0) == PODS[..2]);
+    eventually("they are known", || listed(&router) == PODS[..2]);
     for pod in PODS {
         // The last one is not listed: not ready, or this replica has not heard of it yet.
         assert_eq!(router.get(&poll(&format!("{pod}~x"))).pod(), pod);
@@ -99,8 +87,8 @@ fn a_cookie_holds_at_a_replica_that_does_not_list_its_pod_yet() {
         builder.args(&["--backend-refresh", "50ms", "--threads", "1"]).start_ready()
     };
     let (first, second) = (start(&scene.names), start(&late));
-    eventually("they are known", || listed(&first, 0) == PODS && listed(&second, 0) == PODS[..2]);
-    let cookie = cookie_of(&first, "backend-2");
+    eventually("they are known", || listed(&first) == PODS && listed(&second) == PODS[..2]);
+    let cookie = cookie_for(&first, "backend-2");
     for router in [&first, &second] {
         for target in ["/", &*poll("x")] {
             assert_eq!(ask(router, target, &cookie), at("backend-2"), "{target}");
@@ -114,18 +102,18 @@ fn a_cookie_for_an_address_holds_when_the_pods_name_becomes_known_and_when_it_is
     let Some(scene) = Headless::start(PODS) else { return };
     scene.list(&[0, 1, 2]);
     let router = scene.naming_router(&COOKIES);
-    let by_address = cookie_of(&router, "backend-1");
+    let by_address = cookie_for(&router, "backend-1");
     scene.name_pods();
-    eventually("they are known", || listed(&router, 0) == PODS);
+    eventually("they are known", || listed(&router) == PODS);
     assert_eq!(ask(&router, &poll("x"), &by_address), at("backend-1"));
-    let by_name = cookie_of(&router, "backend-1");
+    let by_name = cookie_for(&router, "backend-1");
     assert!(by_name.starts_with("c=backend-1."), "{by_name}");
     PODS.iter().for_each(|pod| scene.names.set_all(&own_name(pod), &[]));
     let mut listings = [&[0, 1][..], &[0, 1, 2]].into_iter().cycle();
     eventually("nobody is known", || {
         // Another set of addresses is a reason to ask.
         listings.next().into_iter().for_each(|pods| scene.list(pods));
-        !listed(&router, 0).iter().any(|pod| pod.starts_with("backend-"))
+        !listed(&router).iter().any(|pod| pod.starts_with("backend-"))
     });
     assert_eq!(ask(&router, &poll("x"), &by_address), at("backend-1"));
 }
@@ -135,14 +123,7 @@ fn a_pod_in_maintenance_gets_no_session_by_its_name() {
     let Some(scene) = Headless::start(PODS) else { return };
     scene.name_pods();
     scene.list(&[0, 1, 2]);
-    scene.pods[0].play(|mut conn| {
-        let body = if conn.request()?.second_word() == "/health" { "maint" } else { "" };
-        let name = conn.pod_name().to_owned();
-        conn.send(format!(
-            "HTTP/1.1 200 OK\r\nX-Pod: {name}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        ))
-    });
+    scene.pods[0].play(answering_checks("200 OK", "maint"));
     let router = scene.naming_router(&["--health-check", "/health interval=50ms timeout=1m rise=1 fall=1"]);
     let answer = || router.get(&poll("backend-0~x"));
     eventually("it is in maintenance", || answer().head.value("x-pod-router-error") == Some("session-unknown"));
@@ -156,7 +137,7 @@ fn a_pod_has_one_set_of_series_with_a_room_and_without() {
     scene.list(&[0, 1, 2]);
     scene.redis.assign("room_a", 0);
     let router = scene.naming_router(&["--session-affinity", "sid"]);
-    eventually("they are known", || listed(&router, 0) == PODS);
+    eventually("they are known", || listed(&router) == PODS);
     let session = poll("backend-0~x");
     assert!(["/", "/", "/", "/room_a", &*session].iter().all(|target| router.get(target).status() == 200));
     let picks = |source: &str| router.metric("pod_router_picks_total", &[("pod", "backend-0"), ("source", source)]);
@@ -174,18 +155,18 @@ fn names_that_are_not_there_change_nothing_and_cost_little() {
     let router = scene.naming_router(&[]);
     let mut addresses = [scene.address(0), scene.address(1)];
     addresses.sort();
-    assert_eq!(listed(&router, 0), addresses);
+    assert_eq!(listed(&router), addresses);
     let asked = |name: &str| scene.names.asked().iter().filter(|asked| *asked == name).count();
     eventually("some time has passed", || asked(HEADLESS) >= 40);
     let first = asked(&own_name("backend-0"));
     assert!((1..20).contains(&first), "{first} of {}", asked(HEADLESS));
     assert_eq!(asked(&own_name("backend-40")), 0, "there is no reason to");
-    assert_eq!(listed(&router, 0), addresses);
+    assert_eq!(listed(&router), addresses);
     assert!(["backend-0", "backend-1"].iter().all(|pod| (0..2).any(|_| router.get("/").pod() == *pod)));
     assert_no_warning(&router);
     // Somebody comes late.
     scene.name_pods();
-    eventually("they are known", || listed(&router, 0) == PODS[..2]);
+    eventually("they are known", || listed(&router) == PODS[..2]);
 }
 
 /// One whose ordinal is far above the number of addresses, and one that nobody knows.
@@ -197,8 +178,8 @@ fn a_pod_is_found_beyond_those_that_are_not_there() {
     scene.names.set(&near, scene.pods[1].addr().ip());
     scene.list(&[0, 1, 2]);
     let router = scene.naming_router(&[]);
-    eventually("they are known", || listed(&router, 0)[1..] == ["backend-17", "backend-5"]);
-    assert_eq!(listed(&router, 0)[0], scene.address(2));
+    eventually("they are known", || listed(&router)[1..] == ["backend-17", "backend-5"]);
+    assert_eq!(listed(&router)[0], scene.address(2));
 }
 
 /// Neither the addresses wait for it, nor does a pod lose its name.
@@ -208,16 +189,16 @@ fn a_name_server_that_is_silent_about_the_pods_holds_up_nothing() {
     scene.name_pods();
     scene.list(&[0, 1]);
     let router = scene.naming_router(&[]);
-    eventually("they are known", || listed(&router, 0) == PODS[..2]);
+    eventually("they are known", || listed(&router) == PODS[..2]);
     PODS.iter().for_each(|pod| scene.names.fall_silent_about(&own_name(pod)));
     scene.list(&[0, 1, 2]);
     let three = [&*scene.address(2), "backend-0", "backend-1"].map(str::to_owned);
-    eventually("the third has joined", || listed(&router, 0) == three);
+    eventually("the third has joined", || listed(&router) == three);
     scene.list(&[0, 2]);
-    eventually("the second has left", || listed(&router, 0) == three[..2]);
+    eventually("the second has left", || listed(&router) == three[..2]);
     // At the start as well.
     let late = scene.naming_router(&[]);
-    assert!(listed(&late, 0).iter().all(|pod| !pod.starts_with("backend-")));
+    assert!(listed(&late).iter().all(|pod| !pod.starts_with("backend-")));
     assert_no_warning(&late);
 }
 
@@ -227,13 +208,12 @@ fn a_single_address_is_its_pod_as_well() {
     let Some(scene) = Headless::start(PODS) else { return };
     scene.list(&[1]);
     let router = scene.naming_router(&COOKIES);
-    assert_eq!(listed(&router, 0), [format!("{HEADLESS}:{}", scene.port())]);
-    let before =
-        router.get("/").head.value("set-cookie").and_then(|set| set.split(';').next()).expect("one").to_owned();
+    assert_eq!(listed(&router), [format!("{HEADLESS}:{}", scene.port())]);
+    let before = cookie_of(&router.get("/"));
     scene.name_pods();
-    eventually("it is known", || listed(&router, 0) == ["backend-1"]);
+    eventually("it is known", || listed(&router) == ["backend-1"]);
     scene.list(&[0, 1]);
-    eventually("another has joined", || listed(&router, 0) == PODS[..2]);
+    eventually("another has joined", || listed(&router) == PODS[..2]);
     assert!((0..3).all(|_| ask(&router, &poll("x"), &before) == at("backend-1")));
     assert_eq!(router.get(&poll("backend-0~x")).pod(), "backend-0");
 }

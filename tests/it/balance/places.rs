@@ -2,19 +2,15 @@
 
 use std::io;
 
-use super::handshake;
-use crate::support::{Client, Conn, Pods, Redis, Router, eventually, script};
+use super::{AFFINITY_KEY, cookie_of, get_with_cookie, poll, tunnel};
+use crate::support::{Client, Conn, Pod, Pods, Redis, Router, eventually, script};
 
-const KEY: &str = "0123456789abcdef0123456789abcdef";
 const QUEUED: &str = "pod_router_upstream_queued";
 
+/// With one place at each pod.
+#[track_caller]
 fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
-    let mut builder = Router::builder().redis(redis).default_backend(pods.iter());
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
-    let limits = ["--threads", "1", "--pod-max-connections", "1", "--balance", "least_conn"];
-    builder.args(&limits).args(args).start_ready()
+    super::router(redis, pods, &[&["--pod-max-connections", "1", "--balance", "least_conn"], args].concat())
 }
 
 /// Accepts a handshake, and answers what else comes.
@@ -41,13 +37,8 @@ fn expect_none_queued(router: &Router, pods: &Pods) {
 
 /// A tunnel at each pod, which takes its only place, in the order of the pods.
 fn take_all(router: &Router, pods: &Pods) -> Vec<Client> {
-    let begin = |pod: &str| {
-        let mut client = router.client();
-        client.send(handshake(&format!("/socket.io/?EIO=4&transport=websocket&sid={pod}~x")));
-        assert_eq!(client.read_head().second_word(), "101");
-        client
-    };
-    pods.iter().map(|pod| begin(pod.name())).collect()
+    let session = |pod: &Pod| format!("/socket.io/?EIO=4&transport=websocket&sid={}~x", pod.name());
+    pods.iter().map(|pod| tunnel(router, &session(pod))).collect()
 }
 
 /// Whichever pod it was meant for, it is answered by the one that has a place first.
@@ -82,16 +73,15 @@ fn a_request_waits_once_and_not_at_one_pod_after_the_other() {
 #[test]
 fn a_cookie_holds_nobody_at_a_full_pod_but_a_session() {
     let (redis, pods) = stage(2);
-    let affinity = ["--affinity-cookie", "c", "--affinity-key", KEY, "--pod-queue-timeout", "10m"];
+    let affinity = ["--affinity-cookie", "c", "--affinity-key", AFFINITY_KEY, "--pod-queue-timeout", "10m"];
     let router = router(&redis, &pods, &affinity);
     let first = router.get("/");
-    let cookie = first.head.value("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
-    let ask = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+    let ask = |target: &str| get_with_cookie(target, &cookie_of(&first));
     let mut tunnels = take_all(&router, &pods);
     let (home, other) = if first.pod() == pods[0].name() { (0, 1) } else { (1, 0) };
 
-    let mut poll = router.client();
-    poll.send(ask("/socket.io/?EIO=4&transport=polling&sid=x"));
+    let mut session = router.client();
+    session.send(ask(&poll("x")));
     router.wait_metric(QUEUED, &[("pod", pods[home].name())], 1.0);
     assert_eq!(router.metric(QUEUED, &[("pod", pods[other].name())]), 0.0, "a session has one pod");
 
@@ -99,7 +89,7 @@ fn a_cookie_holds_nobody_at_a_full_pod_but_a_session() {
     let elsewhere = router.request(ask("/picture.png"));
     assert_eq!((elsewhere.pod(), elsewhere.head.has("set-cookie")), (pods[other].name(), false));
     tunnels.clear();
-    assert_eq!(poll.read_response().pod(), pods[home].name());
+    assert_eq!(session.read_response().pod(), pods[home].name());
 }
 
 /// A phone that sleeps answers no FIN for as long as `--tunnel-linger`, and the pod is back long before.
@@ -111,9 +101,7 @@ fn a_tunnel_that_its_pod_has_ended_takes_no_place_there() {
         let head = conn.request()?;
         conn.send(script::switching_protocols(&head))
     });
-    let mut client = router.client();
-    client.send(handshake("/live"));
-    assert_eq!(client.read_head().second_word(), "101");
+    let mut client = tunnel(&router, "/live");
     client.expect_end();
     pods[0].play(serve);
     eventually("its place is free", || router.get("/").status() == 200);

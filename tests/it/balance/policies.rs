@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 
+use super::tunnel;
 use crate::support::{Client, Conn, Gate, Pods, Process, Redis, Router, eventually, script};
 
 /// 99.9 % of fair distributions over three pods have less (two degrees of freedom).
 const FAIR: f64 = 13.82;
 
+/// By their addresses, as nginx knows them, and on as many threads as there are.
 fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
     Router::builder().redis(redis).default_backend(pods.iter()).args(args).start_ready()
 }
@@ -101,14 +103,7 @@ fn least_conn_counts_requests_and_tunnels() {
         .collect();
     assert_eq!(in_flight(), [2, 2, 2]);
     // And as many tunnels on top.
-    let tunnels: Vec<_> = (0..3)
-        .map(|_| {
-            let mut client = router.client();
-            client.send(super::handshake("/live"));
-            assert_eq!(client.read_head().second_word(), "101");
-            client
-        })
-        .collect();
+    let tunnels = [(); 3].map(|()| tunnel(&router, "/live"));
     assert_eq!(in_flight(), [3, 3, 3]);
     gate.open();
     drop((slow, tunnels));

@@ -6,9 +6,8 @@ use std::process::ChildStdin;
 
 use serde_json::Value;
 
+use super::{AFFINITY_KEY, cookie_of, get_with_cookie, knowing, poll};
 use crate::support::{NameServer, Pod, Pods, Process, RealPod, Redis, Router, errors, eventually, free_addr, node};
-
-const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// How sessions are kept at their pods, on all sides.
 struct Affinity {
@@ -26,7 +25,7 @@ const SID: Affinity = Affinity {
 /// The cookie; the backends' sids are Engine.IO's own.
 const COOKIE: Affinity = Affinity {
     pod: &[],
-    router: &["--session-affinity", "off", "--affinity-cookie", "pod_router", "--affinity-key", KEY],
+    router: &["--session-affinity", "off", "--affinity-cookie", "pod_router", "--affinity-key", AFFINITY_KEY],
     clients: &["--cookies"],
 };
 /// The client's address, by which the first request is placed as well: what holds by default.
@@ -198,14 +197,12 @@ fn the_cookie_is_set_once_and_cannot_be_made_up() {
         .args(COOKIE.router)
         .args(&["--affinity-cookie-attributes", "HttpOnly; SameSite=None; Secure"])
         .start_ready();
-    let ask = |target: &str, cookie: &str| {
-        router.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"))
-    };
+    let ask = |target: &str, cookie: &str| router.request(get_with_cookie(target, cookie));
     let first = ask("/socket.io/?EIO=4&transport=polling", "other=1");
     let set = first.head.value("set-cookie").expect("a cookie");
     let (pair, attributes) = set.split_once(';').expect("attributes");
     assert_eq!(attributes, " Path=/; HttpOnly; SameSite=None; Secure");
-    for target in ["/", "/socket.io/?EIO=4&transport=polling&sid=x"] {
+    for target in ["/", &*poll("x")] {
         let next = ask(target, &format!("pod_router=made-up; {pair}; other=\u{e9}"));
         assert_eq!((next.pod(), next.head.has("set-cookie")), (first.pod(), false), "{target}");
     }
@@ -215,7 +212,7 @@ fn the_cookie_is_set_once_and_cannot_be_made_up() {
     // A cookie that nobody signed decides nothing; a session without a word of its pod's is unknown.
     for forged in ["pod_router=backend-1", "pod_router=", "pod_router=00000000000000000000000000000000"] {
         assert!(ask("/", forged).head.has("set-cookie"));
-        let unknown = ask("/socket.io/?EIO=4&transport=polling&sid=x", forged);
+        let unknown = ask(&poll("x"), forged);
         assert_eq!(unknown.head.value("x-pod-router-error"), Some("session-unknown"));
     }
 }
@@ -248,14 +245,11 @@ fn what_shared_caches_keep_has_no_cookie() {
 #[test]
 fn a_sid_leads_to_pods_only() {
     let (redis, pods) = (Redis::start(), Pods::start(2));
-    let mut builder = Router::builder().redis(&redis).default_backend(pods.iter());
-    for pod in pods.iter() {
-        builder = builder.pod(pod);
-    }
     // It has left, and its name leads nowhere that anybody listens.
     let gone = format!("backend-2={}", free_addr());
-    let router = builder.args(&["--session-affinity", "sid", "--pod", &gone]).start_ready();
-    let sid = |sid: &str| router.get(&format!("/socket.io/?EIO=4&transport=polling&sid={sid}"));
+    let args = ["--session-affinity", "sid", "--pod", &gone];
+    let router = knowing(&redis, &pods).default_backend(pods.iter()).args(&args).start_ready();
+    let sid = |sid: &str| router.get(&poll(sid));
     assert_eq!((sid("backend-1~x").pod(), sid("backend-0%7Ex").pod()), ("backend-1", "backend-0"));
     for gone in ["backend-2~x", "backend-01~x", "169.254.169.254~x", "evil.example.com~x", "x"] {
         assert_eq!(sid(gone).head.value("x-pod-router-error"), Some("session-unknown"), "{gone}");
@@ -286,7 +280,7 @@ fn made_up_sids_leave_no_series() {
     };
     let router = start(&[]);
     let mut client = router.client();
-    let mut ask = |pod: usize| client.get(&format!("/socket.io/?EIO=4&transport=polling&sid=backend-{pod}~x"));
+    let mut ask = |pod: usize| client.get(&poll(&format!("backend-{pod}~x")));
     for pod in 1..200 {
         assert_eq!(ask(pod).head.value("x-pod-router-error"), Some("session-unknown"));
     }
@@ -300,7 +294,7 @@ fn made_up_sids_leave_no_series() {
     // They are guesses, as rooms that nobody knows are.
     let router = start(&["--lookup-rate", "1r/h burst=3"]);
     let asked = |pod: usize| {
-        let answer = router.get(&format!("/socket.io/?EIO=4&transport=polling&sid=backend-{pod}~x"));
+        let answer = router.get(&poll(&format!("backend-{pod}~x")));
         answer.head.value("x-pod-router-error").unwrap_or("none").to_owned()
     };
     assert_eq!(asked(0), "none");
@@ -330,32 +324,31 @@ fn a_cookie_of_another_replica_leads_to_a_pod_that_this_one_does_not_list() {
     // It knows the other pod by its name only, and the last one not even by that.
     let (asked, smaller) = (router(&names, &here), router(&empty, &here));
     let greeted = knows.get("/");
-    let pair = greeted.head.value("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
+    let pair = cookie_of(&greeted);
     assert!(greeted.pod() == "backend-1" && pair.starts_with("pod_router=backend-1."), "{pair}");
-    let ask = |target: &str, cookie: &str| {
-        asked.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"))
-    };
-    const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
+    let ask = |target: &str, cookie: &str| asked.request(get_with_cookie(target, cookie));
+    let session = poll("x");
     // Who has made up too many names may not ask for another one; a signature is no guess.
     eventually("the client has guessed too often", || {
-        let guessed = asked.get("/socket.io/?EIO=4&transport=polling&sid=backend-9~x");
+        let guessed = asked.get(&poll("backend-9~x"));
         guessed.head.value("x-pod-router-error") == Some("too-many-lookups")
     });
-    for target in ["/", "/socket.io/?EIO=4&transport=polling", POLL] {
+    for target in ["/", "/socket.io/?EIO=4&transport=polling", &session] {
         let answer = ask(target, &pair);
         assert_eq!((answer.pod(), answer.head.has("set-cookie")), ("backend-1", false), "{target}");
     }
     assert_eq!(asked.metric("pod_router_picks_total", &[("source", "cookie")]), 3.0);
     let forged = ask("/", &pair.replace("backend-1.", "backend-7."));
     assert!(forged.pod() == "backend-0" && forged.head.has("set-cookie"), "nobody signed it");
+    assert!(!names.asked().iter().any(|name| name.starts_with("backend-7.")), "and where it points nobody has looked");
     // It has gone, and refuses connections or has no name any more: what is no session's goes on at once with another
     // cookie, and a session starts over.
     there.kill();
     for router in [&asked, &smaller] {
-        let ask = |target: &str| router.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
+        let ask = |target: &str| router.request(get_with_cookie(target, &pair));
         let moved = ask("/");
         let another = moved.head.value("set-cookie").unwrap_or_default();
         assert!(moved.pod() == "backend-0" && another.starts_with("pod_router=backend-0."), "{another}");
-        assert_eq!(ask(POLL).head.value("x-pod-router-error"), Some("session-unknown"));
+        assert_eq!(ask(&session).head.value("x-pod-router-error"), Some("session-unknown"));
     }
 }

@@ -1,6 +1,6 @@
 //! How tunnels end: by either side's FIN or reset, by idling; and that nothing of them stays.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
@@ -10,6 +10,11 @@ use socket2::SockRef;
 
 use super::{expect_echo, handshake, tunnel};
 use crate::support::{Gate, Stage, eventually, script};
+
+#[track_caller]
+fn expect_forgotten(stage: &Stage) {
+    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+}
 
 /// RFC 9110 section 9.3.6: what one side has still to say is delivered after the other is done.
 #[test]
@@ -63,6 +68,7 @@ fn a_half_that_lingers_is_ended() {
     });
     let mut client = tunnel(&stage, "/room_a");
     client.half_close();
+    expect_end(&stage, "half-closed");
     // Ends with a FIN or a reset; what matters is that it ends.
     let _ = client.wire().read_to_end();
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
@@ -76,18 +82,28 @@ fn a_half_that_lingers_is_ended() {
     client.expect_end();
     // The client keeps its own half open.
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(&stage);
 }
 
 #[test]
 fn a_client_that_resets_ends_the_pods_side() {
     let stage = Stage::new();
-    stage.pods[0].play(script::websocket_echo);
+    let heard = Gate::shared();
+    let hears = Arc::clone(&heard);
+    stage.pods[0].play(move |mut conn| {
+        script::accept_websocket(&mut conn)?;
+        let hello = conn.wire().read_exact(5)?;
+        conn.send(hello)?;
+        if conn.wire().read_some().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset) {
+            hears.open();
+        }
+        Ok(())
+    });
     let mut client = tunnel(&stage, "/room_a");
     expect_echo(&mut client, "hello");
     client.reset();
-    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    assert!(heard.wait(), "the pod hears of a reset, for a FIN would make what was cut off look complete");
+    expect_forgotten(&stage);
 }
 
 /// Sends until nobody has taken anything for a while.
@@ -96,8 +112,9 @@ fn fill(mut stream: &TcpStream) {
     while stream.write(&[b'x'; 65_536]).is_ok() {}
 }
 
+#[track_caller]
 fn expect_end(stage: &Stage, reason: &str) {
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(stage);
     stage.router.wait_log("how it ended", |line| line["reason"] == reason);
 }
 
@@ -105,17 +122,20 @@ fn expect_end(stage: &Stage, reason: &str) {
 #[test]
 fn a_client_that_resets_while_the_pod_takes_nothing_ends_the_pods_side() {
     let stage = Stage::new();
-    stage.pods[0].play(|mut conn| {
+    let heard = Gate::shared();
+    let hears = Arc::clone(&heard);
+    stage.pods[0].play(move |mut conn| {
         script::accept_websocket(&mut conn)?;
         let socket = SockRef::from(conn.wire().stream()).try_clone()?;
         eventually("the reset arrives", || matches!(socket.take_error(), Ok(Some(_))));
+        hears.open();
         Ok(())
     });
     let mut client = tunnel(&stage, "/room_a");
     fill(client.wire().stream());
     client.reset();
     expect_end(&stage, "client-reset");
-    eventually("the pod has heard of it", || stage.pods[0].open() == 0);
+    assert!(heard.wait(), "the pod has heard of it");
 }
 
 /// Nor does what the client does not take.
@@ -145,8 +165,8 @@ fn a_pod_that_resets_ends_the_clients_side() {
     let mut client = tunnel(&stage, "/room_a");
     client.send("hello");
     let ended = client.wire().read_some().expect_err("a reset is no orderly end");
-    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+    expect_forgotten(&stage);
 }
 
 #[test]
@@ -157,7 +177,7 @@ fn a_tunnel_ends_when_both_sides_are_done() {
     stage.router.wait_metric("pod_router_websocket_connections", &[], 1.0);
     client.half_close();
     client.expect_end();
-    eventually("the tunnel is forgotten", || stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
+    expect_forgotten(&stage);
     let closed = stage.router.wait_log("the tunnel's last line", |line| line["message"] == "tunnel closed");
     assert_eq!((closed["room"].as_str(), closed["pod"].as_str()), (Some("room_a"), Some("backend-0")));
 }
@@ -193,6 +213,23 @@ fn a_tunnel_that_only_listens_is_not_idle() {
     let mut client = tunnel(&stage, "/room_a");
     let all = client.wire().read_to_end().expect("the pod's whole stream");
     assert_eq!(all.len(), 41 * 4, "{}", String::from_utf8_lossy(&all));
+}
+
+#[test]
+fn nor_is_one_that_only_talks() {
+    let stage = Stage::with(&["--tunnel-idle", "1s"]);
+    stage.pods[0].play(|mut conn| {
+        script::accept_websocket(&mut conn)?;
+        let heard = conn.wire().read_to_end()?;
+        conn.send(format!("heard {} bytes", heard.len()))
+    });
+    let mut client = tunnel(&stage, "/room_a");
+    for _ in 0..40 {
+        client.send("tick");
+        thread::sleep(Duration::from_millis(50));
+    }
+    client.half_close();
+    assert_eq!(client.read_exact(15), b"heard 160 bytes");
 }
 
 #[test]
