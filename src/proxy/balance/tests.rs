@@ -7,8 +7,6 @@ use crate::metrics::Metrics;
 pub(super) const KEY: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
 pub(super) const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
-/// Probation begins at once, for tests that look at nothing before it.
-const SOON: [&str; 2] = ["--fail-timeout", "1ms"];
 pub(super) const FULL: Failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
 pub(super) const REFUSED: Failure = Failure { stage: Stage::Connect, ..FULL };
 pub(super) const SILENT: Failure = Failure { timed_out: true, ..REFUSED };
@@ -55,19 +53,20 @@ fn availability(member: &Member) -> Availability {
     member.availability(Instant::now())
 }
 
-/// A pod that has failed until it was ejected, and whose trial is due.
+/// A pod that has failed until it was ejected, and whose trial is due: by its health check it has been away and is back.
+/// (A `--fail-timeout` that is over soon would be that of the trial, too.)
 fn on_probation(balancer: &Balancer, pod: &str) -> Arc<Member> {
     let member = member(balancer, pod);
     fail(balancer, &member, 3);
-    while availability(&member) != Availability::Probation {
-        std::thread::yield_now();
-    }
+    member.checked(Verdict::Bad, 1, 1);
+    member.checked(Verdict::Good, 1, 1);
+    assert_eq!(availability(&member), Availability::Probation);
     member
 }
 
 #[test]
 fn one_request_tries_a_pod_that_was_ejected() {
-    let balancer = balancer(&SOON);
+    let balancer = balancer(&[]);
     let member = on_probation(&balancer, "10.0.0.2:1");
     let mut picks: Vec<_> = (0..9).map(|_| choose(&balancer, "/", [1; 4])).collect();
     assert_eq!(picks.iter().filter(|choice| name(choice) == member.name).count(), 1);
@@ -78,7 +77,7 @@ fn one_request_tries_a_pod_that_was_ejected() {
 
 #[test]
 fn a_trial_that_fails_keeps_the_pod_out() {
-    let balancer = balancer(&SOON);
+    let balancer = balancer(&[]);
     let member = on_probation(&balancer, "10.0.0.2:1");
     let mut trial = choose(&balancer, "/", [1; 4]);
     balancer.failed(&mut trial);
@@ -89,7 +88,7 @@ fn a_trial_that_fails_keeps_the_pod_out() {
 /// Its client went away, it waited for a place in vain, its body broke off: nothing is known of the pod.
 #[test]
 fn a_trial_that_decides_nothing_leaves_it_to_the_next() {
-    let balancer = balancer(&SOON);
+    let balancer = balancer(&[]);
     let member = on_probation(&balancer, "10.0.0.2:1");
     for _ in 0..9 {
         let trial = choose(&balancer, "/", [1; 4]);
@@ -101,7 +100,7 @@ fn a_trial_that_decides_nothing_leaves_it_to_the_next() {
 
 #[test]
 fn a_sessions_request_is_no_trial() {
-    let balancer = balancer(&SOON);
+    let balancer = balancer(&[]);
     let member = on_probation(&balancer, "10.0.0.2:1");
     for n in 0..50 {
         assert!(choose(&balancer, POLL, [9, 9, 9, n]).trial.is_none());
@@ -112,7 +111,7 @@ fn a_sessions_request_is_no_trial() {
 #[test]
 fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
     let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--session-affinity", "sid"];
-    let balancer = balancer(&[&SOON[..], &cookies].concat());
+    let balancer = balancer(&cookies);
     let member = on_probation(&balancer, "10.0.0.2:1");
     let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     for target in ["/", HANDSHAKE] {
@@ -127,7 +126,7 @@ fn of_those_with_its_cookie_one_tries_a_pod_and_sessions_go_on() {
 #[test]
 fn a_full_pod_is_not_tried() {
     let cookies = ["--affinity-cookie", "c", "--affinity-key", KEY, "--pod-max-connections", "1"];
-    let balancer = balancer(&[&SOON[..], &cookies].concat());
+    let balancer = balancer(&cookies);
     let member = on_probation(&balancer, "10.0.0.2:1");
     let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     let tunnel = busy(&balancer, &member.name, 1);
@@ -206,7 +205,7 @@ fn a_sid_and_a_cookie_may_name_the_same_pod() {
 /// The first request of a session by the client's address goes where all that follow it will go.
 #[test]
 fn only_a_pods_own_clients_try_it() {
-    let balancer = balancer(&SOON);
+    let balancer = balancer(&[]);
     let clients: Vec<_> = (0..50).map(|n| [9, 9, 9, n]).collect();
     let homes: Vec<_> = clients.iter().map(|client| name(&choose(&balancer, HANDSHAKE, *client))).collect();
     let member = on_probation(&balancer, "10.0.0.2:1");
@@ -374,7 +373,7 @@ fn never_more_than_half_is_ejected_whoever_counts() {
 fn slow_start_gives_little_and_not_nothing() {
     for policy in ["round_robin", "least_conn", "p2c"] {
         let args = ["--slow-start", "1h", "--balance", policy];
-        let balancer = balancer(&[&SOON[..], &args].concat());
+        let balancer = balancer(&args);
         let member = on_probation(&balancer, "10.0.0.2:1");
         balancer.answered(&mut choose(&balancer, "/", [1; 4]), StatusCode::OK);
         assert_eq!(availability(&member), Availability::Open);
