@@ -8,7 +8,7 @@
 //! - While the directory cannot be asked, the last assignment is used until `--cache-ttl` + `--cache-stale` after it
 //!   was last confirmed; then the answer is that nothing is known, never a guess.
 //! - Heartbeats, too, are asked for once, whoever needs them: a directory that hangs holds up nobody for longer than
-//!   `--redis-timeout`.
+//!   `--redis-timeout`, the deadline that each answer of a [`Directory`] keeps by itself.
 //! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
 //!   that lags, or a raced reply, must not send a room back to its old pod; nor must they by way of "unassigned".
 
@@ -220,8 +220,7 @@ impl<D: Directory> Resolver<D> {
         let question = |()| {
             let Self { directory, known } = self.clone();
             async move {
-                let asked = tokio::time::timeout(known.policy.timeout, directory.heartbeats()).await;
-                let pods = asked.map_err(|_| DirectoryError::Timeout)??;
+                let pods = directory.heartbeats().await?;
                 known.heartbeats.learn(pods, now_ms(), Instant::now());
                 Ok(())
             }
@@ -231,10 +230,9 @@ impl<D: Directory> Resolver<D> {
 
     async fn look_up(&self, room: &RoomId<'_>) -> Resolution {
         let asked = Instant::now();
-        // The directory keeps its own deadline; this one is for the day it does not.
-        let answer = tokio::time::timeout(self.known.policy.timeout, self.directory.lookup(room)).await;
+        let answer = self.directory.lookup(room).await;
         self.known.metrics.directory_duration.observe(seconds(asked.elapsed()));
-        match answer.unwrap_or(Err(DirectoryError::Timeout)) {
+        match answer {
             Ok(answer) => Resolution::Fresh(self.known.learn(room, answer, asked)),
             Err(error) => {
                 tracing::debug!(room = room.as_str(), %error, "lookup failed");
@@ -253,11 +251,9 @@ impl<D: Directory> Resolver<D> {
         let heartbeats = &self.known.heartbeats;
         let pod = heartbeats.choose(limits, now_ms(), roll).ok_or(PlacementError::NoCapacity)?;
         let asked = Instant::now();
-        let claimed = tokio::time::timeout(self.known.policy.timeout, self.directory.claim(room, &pod)).await;
         // A claim without an answer may have been heard all the same, and counts.
-        let Ok(Ok(answer)) = claimed else {
-            return Err(PlacementError::DirectoryUnavailable);
-        };
+        let claimed = self.directory.claim(room, &pod).await;
+        let answer = claimed.map_err(|_| PlacementError::DirectoryUnavailable)?;
         if !matches!(&answer, Answer::Assigned(assignment) if assignment.pod == pod) {
             heartbeats.undo(&pod);
         }
