@@ -3,8 +3,8 @@
 //! Rules, from the contract:
 //! - An assignment is used for `--cache-ttl` without asking again; "unassigned" and "unusable" for
 //!   `--cache-negative`.
-//! - However many requests want a room at once, the directory is asked once (single flight). The question runs
-//!   detached from whoever asked first: a client that hangs up must not fail the others.
+//! - However many requests want a room at once, the directory is asked once (single flight). The question outlives
+//!   whoever asked first: a client that hangs up must not fail the others.
 //! - While the directory cannot be asked, the last assignment is used until `--cache-ttl` + `--cache-stale` after it
 //!   was last confirmed; then the answer is that nothing is known, never a guess.
 //! - Heartbeats, too, are asked for once, whoever needs them: a directory that hangs holds up nobody for longer than
@@ -41,13 +41,16 @@ struct Known {
     cache: Cache<RoomId<'static>, Entry>,
     /// Held by whoever remembers an answer, so that nothing comes between the look at the last one and the insertion.
     learning: Mutex<()>,
-    lookups: SingleFlight<RoomId<'static>, Resolution>,
-    placements: SingleFlight<RoomId<'static>, Result<Resolution, PlacementError>>,
+    lookups: SingleFlight<Key, Resolution>,
+    placements: SingleFlight<Key, Result<Resolution, PlacementError>>,
     heartbeats: Heartbeats,
     /// One at a time, for all placements and `/health/cluster`.
     beats_asked: SingleFlight<(), Result<(), DirectoryError>>,
     metrics: Arc<Metrics>,
 }
+
+/// A room that is asked about: shared by all that have to do with the question.
+type Key = Arc<RoomId<'static>>;
 
 /// What is remembered of a room.
 #[derive(Clone, Debug)]
@@ -157,7 +160,7 @@ impl<D: Directory> Resolver<D> {
 
     /// Joins the question under way, or asks.
     async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
-        let key = room.clone().into_owned();
+        let key = Key::new(room.clone().into_owned());
         loop {
             if !self.directory.is_up() {
                 return self.known.without_directory(room, Instant::now());
@@ -165,12 +168,12 @@ impl<D: Directory> Resolver<D> {
             let known = || self.known.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
             let joined = self.known.lookups.join(&key, known, |room| {
                 let resolver = self.clone();
-                // Boxed where it begins: as a task it would be moved several times, and a question to Redis is large.
+                // Boxed where it begins: it would be moved several times, and a question to Redis is large.
                 async move { Box::pin(resolver.look_up(&room)).await }
             });
             match joined {
                 Joined::Known(resolution) => return resolution,
-                Joined::Begun(mut flight) => return flight.land().await.unwrap_or(Resolution::Unknown),
+                Joined::Begun(leading) => return leading.await.unwrap_or(Resolution::Unknown),
                 Joined::UnderWay(mut flight) => {
                     let landed = flight.land().await;
                     if let Some(resolution) = landed
@@ -190,12 +193,12 @@ impl<D: Directory> Resolver<D> {
     ///
     /// No pod has space, or the directory cannot be asked.
     pub async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
-        let key = room.clone().into_owned();
+        let key = Key::new(room.clone().into_owned());
         let known = || {
             let answer = self.known.remembered(room, Instant::now(), None)?;
             matches!(answer, Answer::Assigned(_)).then_some(Ok(Resolution::Fresh(answer)))
         };
-        let question = |room| {
+        let question = |room: Key| {
             let resolver = self.clone();
             async move { resolver.choose_and_claim(&room, limits, roll).await }
         };
