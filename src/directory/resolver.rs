@@ -64,6 +64,17 @@ struct Entry {
     before: Option<Box<(Assignment, Instant)>>,
 }
 
+/// What an answer brings that the log may have to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// Nothing: the epoch is known, or a later answer is.
+    None,
+    /// It is new as a whole.
+    Answer,
+    /// It goes back to a lower epoch, and is not followed.
+    Regression,
+}
+
 /// Why a new room could not be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlacementError {
@@ -296,42 +307,51 @@ impl Known {
 
     /// Remembers an answer, unless it goes back in time; returns what is to be used.
     fn learn(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> Answer {
+        let (answer, news) = self.remember(room, answer, asked);
+        // The log is told with the lock free: other rooms' answers need not wait for it. And here it is told, not for each
+        // request that an answer refuses.
+        match (news, &answer) {
+            (News::Regression, Answer::Assigned(Assignment { pod, epoch })) => {
+                self.metrics.epoch_regressions.inc();
+                tracing::warn!(room = room.as_str(), %pod, %epoch, "the directory went back to a lower epoch; keeping the higher one");
+            }
+            (News::Answer, Answer::Assigned(Assignment { pod, epoch }))
+                if epoch.0.saturating_sub(now_ms()) > SKEW_MS =>
+            {
+                tracing::warn!(room = room.as_str(), %pod, assigned_at = epoch.0, "assignedAt is more than a day ahead: nothing lower is followed while it is remembered");
+            }
+            (News::Answer, Answer::Unusable(why)) => {
+                let (reason, why) = (why.as_str(), why.sentence());
+                tracing::warn!(room = room.as_str(), reason, why, "unusable directory value");
+            }
+            (News::Answer | News::Regression | News::None, _) => {}
+        }
+        answer
+    }
+
+    /// The part of it that is under the lock: what is to be used, and what is new about it.
+    fn remember(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> (Answer, News) {
         let _learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.cache.get(room.as_str());
         let last = held.as_ref().and_then(Entry::last_assignment);
         let seen = last.as_ref().map(|(last, _)| last.epoch);
         let last = last.filter(|(_, confirmed)| self.may_be_stale(*confirmed, asked));
+        let mut news = News::Answer;
         let mut entry = Entry { answer, asked, confirmed: asked, before: None };
         match (&entry.answer, last, &held) {
             (Answer::Assigned(new), Some((last, confirmed)), _) if last.epoch > new.epoch => {
-                self.metrics.epoch_regressions.inc();
-                tracing::warn!(room = room.as_str(), pod = %last.pod, epoch = %last.epoch, "the directory went back to a lower epoch; keeping the higher one");
-                (entry.answer, entry.confirmed) = (Answer::Assigned(last), confirmed);
+                (entry.answer, entry.confirmed, news) = (Answer::Assigned(last), confirmed, News::Regression);
             }
             (Answer::Assigned(new), Some((last, _)), _) if last.epoch < new.epoch => {}
             // A claim, say, was answered while this question was under way.
-            (_, _, Some(held)) if held.asked > asked => return held.answer.clone(),
+            (_, _, Some(held)) if held.asked > asked => return (held.answer.clone(), News::None),
+            (Answer::Assigned(new), _, _) if seen == Some(new.epoch) => news = News::None,
             (Answer::Assigned(_), _, _) => {}
             (Answer::Unassigned | Answer::Unusable(_), last, _) => entry.before = last.map(Box::new),
         }
-        if let Answer::Unusable(why) = entry.answer {
-            // Here, and not for each request that it refuses.
-            tracing::warn!(
-                room = room.as_str(),
-                reason = why.as_str(),
-                why = why.sentence(),
-                "unusable directory value"
-            );
-        }
-        if let Answer::Assigned(Assignment { pod, epoch }) = &entry.answer
-            && seen != Some(*epoch)
-            && epoch.0.saturating_sub(now_ms()) > SKEW_MS
-        {
-            tracing::warn!(room = room.as_str(), %pod, assigned_at = epoch.0, "assignedAt is more than a day ahead: nothing lower is followed while it is remembered");
-        }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);
-        answer
+        (answer, news)
     }
 }
 

@@ -288,6 +288,27 @@ async fn an_answer_to_an_older_question_overwrites_nothing() {
     assert_eq!(inner.learn(&room, assigned(2, 11), older), assigned(2, 11), "a higher epoch is later all the same");
 }
 
+/// Whoever writes the log may be slow; that is no reason for other rooms' answers to wait.
+#[tokio::test]
+async fn the_log_is_told_with_the_lock_free() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    let (known, lines) = (Arc::clone(&case.resolver.known), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&lines);
+    let log = tracing_subscriber::fmt().with_writer(move || {
+        assert!(known.learning.try_lock().is_ok(), "the lock is held");
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::io::sink()
+    });
+    let ahead = now_ms() + 2 * SKEW_MS;
+    let answers = [assigned(1, ahead), assigned(1, ahead), assigned(1, 1), Answer::Unusable(BadAssignment::Malformed)];
+    tracing::subscriber::with_default(log.finish(), || {
+        for (answer, told) in answers.into_iter().zip([1, 1, 2, 3]) {
+            case.resolver.known.learn(&room("room_a"), answer, Instant::now());
+            assert_eq!(lines.load(Ordering::SeqCst), told);
+        }
+    });
+}
+
 #[tokio::test]
 async fn placing_spreads_rooms_between_two_heartbeats() {
     let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
