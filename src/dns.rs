@@ -117,7 +117,9 @@ impl Dns {
     /// The name has none now, or nobody could say.
     pub async fn resolve(&self, target: &HostPort) -> Answer {
         let answer = self.ask(target, || self.remembered(target), Tell::Log);
-        let Some((last, patience)) = self.last_known(target, Instant::now()) else {
+        // Of a literal address nothing is kept: no need for the lock that all threads share.
+        let last = if target.ip().is_some() { None } else { self.last_known(target, Instant::now()) };
+        let Some((last, patience)) = last else {
             return answer.await;
         };
         match tokio::time::timeout(patience, answer).await {
@@ -322,9 +324,17 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    #[tokio::test]
-    async fn a_literal_address_needs_no_resolver() {
-        let found = Dns::default().resolve(&target("[::1]:7")).await.expect("literal");
+    #[test]
+    fn a_literal_address_needs_no_resolver_and_waits_for_no_other_thread() {
+        let dns = Dns::default();
+        let _busy = dns.known();
+        let (said, hears) = std::sync::mpsc::channel();
+        let asking = dns.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            said.send(runtime.block_on(asking.resolve(&target("[::1]:7"))))
+        });
+        let found = hears.recv_timeout(Duration::from_secs(20)).expect("it takes no lock").expect("literal");
         assert_eq!(*found, ["[::1]:7".parse().expect("an address")]);
     }
 

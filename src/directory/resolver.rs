@@ -3,12 +3,12 @@
 //! Rules, from the contract:
 //! - An assignment is used for `--cache-ttl` without asking again; "unassigned" and "unusable" for
 //!   `--cache-negative`.
-//! - However many requests want a room at once, the directory is asked once (single flight). The question runs
-//!   detached from whoever asked first: a client that hangs up must not fail the others.
+//! - However many requests want a room at once, the directory is asked once (single flight). The question outlives
+//!   whoever asked first: a client that hangs up must not fail the others.
 //! - While the directory cannot be asked, the last assignment is used until `--cache-ttl` + `--cache-stale` after it
 //!   was last confirmed; then the answer is that nothing is known, never a guess.
 //! - Heartbeats, too, are asked for once, whoever needs them: a directory that hangs holds up nobody for longer than
-//!   `--redis-timeout`.
+//!   `--redis-timeout`, the deadline that each answer of a [`Directory`] keeps by itself.
 //! - For one room an epoch is never followed by a lower one while the higher one is remembered: a replica of Redis
 //!   that lags, or a raced reply, must not send a room back to its old pod; nor must they by way of "unassigned".
 
@@ -41,13 +41,16 @@ struct Known {
     cache: Cache<RoomId<'static>, Entry>,
     /// Held by whoever remembers an answer, so that nothing comes between the look at the last one and the insertion.
     learning: Mutex<()>,
-    lookups: SingleFlight<RoomId<'static>, Resolution>,
-    placements: SingleFlight<RoomId<'static>, Result<Resolution, PlacementError>>,
+    lookups: SingleFlight<Key, Resolution>,
+    placements: SingleFlight<Key, Result<Resolution, PlacementError>>,
     heartbeats: Heartbeats,
     /// One at a time, for all placements and `/health/cluster`.
     beats_asked: SingleFlight<(), Result<(), DirectoryError>>,
     metrics: Arc<Metrics>,
 }
+
+/// A room that is asked about: shared by all that have to do with the question.
+type Key = Arc<RoomId<'static>>;
 
 /// What is remembered of a room.
 #[derive(Clone, Debug)]
@@ -59,6 +62,17 @@ struct Entry {
     confirmed: Instant,
     /// For an answer that is no assignment: the last one before it, and when that was confirmed.
     before: Option<Box<(Assignment, Instant)>>,
+}
+
+/// What an answer brings that the log may have to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// Nothing: the epoch is known, or a later answer is.
+    None,
+    /// It is new as a whole.
+    Answer,
+    /// It goes back to a lower epoch, and is not followed.
+    Regression,
 }
 
 /// Why a new room could not be placed.
@@ -157,7 +171,7 @@ impl<D: Directory> Resolver<D> {
 
     /// Joins the question under way, or asks.
     async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
-        let key = room.clone().into_owned();
+        let key = Key::new(room.clone().into_owned());
         loop {
             if !self.directory.is_up() {
                 return self.known.without_directory(room, Instant::now());
@@ -165,12 +179,12 @@ impl<D: Directory> Resolver<D> {
             let known = || self.known.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
             let joined = self.known.lookups.join(&key, known, |room| {
                 let resolver = self.clone();
-                // Boxed where it begins: as a task it would be moved several times, and a question to Redis is large.
+                // Boxed where it begins: it would be moved several times, and a question to Redis is large.
                 async move { Box::pin(resolver.look_up(&room)).await }
             });
             match joined {
                 Joined::Known(resolution) => return resolution,
-                Joined::Begun(mut flight) => return flight.land().await.unwrap_or(Resolution::Unknown),
+                Joined::Begun(leading) => return leading.await.unwrap_or(Resolution::Unknown),
                 Joined::UnderWay(mut flight) => {
                     let landed = flight.land().await;
                     if let Some(resolution) = landed
@@ -190,12 +204,12 @@ impl<D: Directory> Resolver<D> {
     ///
     /// No pod has space, or the directory cannot be asked.
     pub async fn place(&self, room: &RoomId<'_>, limits: Limits, roll: u64) -> Result<Resolution, PlacementError> {
-        let key = room.clone().into_owned();
+        let key = Key::new(room.clone().into_owned());
         let known = || {
             let answer = self.known.remembered(room, Instant::now(), None)?;
             matches!(answer, Answer::Assigned(_)).then_some(Ok(Resolution::Fresh(answer)))
         };
-        let question = |room| {
+        let question = |room: Key| {
             let resolver = self.clone();
             async move { resolver.choose_and_claim(&room, limits, roll).await }
         };
@@ -220,8 +234,7 @@ impl<D: Directory> Resolver<D> {
         let question = |()| {
             let Self { directory, known } = self.clone();
             async move {
-                let asked = tokio::time::timeout(known.policy.timeout, directory.heartbeats()).await;
-                let pods = asked.map_err(|_| DirectoryError::Timeout)??;
+                let pods = directory.heartbeats().await?;
                 known.heartbeats.learn(pods, now_ms(), Instant::now());
                 Ok(())
             }
@@ -231,10 +244,9 @@ impl<D: Directory> Resolver<D> {
 
     async fn look_up(&self, room: &RoomId<'_>) -> Resolution {
         let asked = Instant::now();
-        // The directory keeps its own deadline; this one is for the day it does not.
-        let answer = tokio::time::timeout(self.known.policy.timeout, self.directory.lookup(room)).await;
+        let answer = self.directory.lookup(room).await;
         self.known.metrics.directory_duration.observe(seconds(asked.elapsed()));
-        match answer.unwrap_or(Err(DirectoryError::Timeout)) {
+        match answer {
             Ok(answer) => Resolution::Fresh(self.known.learn(room, answer, asked)),
             Err(error) => {
                 tracing::debug!(room = room.as_str(), %error, "lookup failed");
@@ -253,11 +265,9 @@ impl<D: Directory> Resolver<D> {
         let heartbeats = &self.known.heartbeats;
         let pod = heartbeats.choose(limits, now_ms(), roll).ok_or(PlacementError::NoCapacity)?;
         let asked = Instant::now();
-        let claimed = tokio::time::timeout(self.known.policy.timeout, self.directory.claim(room, &pod)).await;
         // A claim without an answer may have been heard all the same, and counts.
-        let Ok(Ok(answer)) = claimed else {
-            return Err(PlacementError::DirectoryUnavailable);
-        };
+        let claimed = self.directory.claim(room, &pod).await;
+        let answer = claimed.map_err(|_| PlacementError::DirectoryUnavailable)?;
         if !matches!(&answer, Answer::Assigned(assignment) if assignment.pod == pod) {
             heartbeats.undo(&pod);
         }
@@ -297,42 +307,51 @@ impl Known {
 
     /// Remembers an answer, unless it goes back in time; returns what is to be used.
     fn learn(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> Answer {
+        let (answer, news) = self.remember(room, answer, asked);
+        // The log is told with the lock free: other rooms' answers need not wait for it. And here it is told, not for each
+        // request that an answer refuses.
+        match (news, &answer) {
+            (News::Regression, Answer::Assigned(Assignment { pod, epoch })) => {
+                self.metrics.epoch_regressions.inc();
+                tracing::warn!(room = room.as_str(), %pod, %epoch, "the directory went back to a lower epoch; keeping the higher one");
+            }
+            (News::Answer, Answer::Assigned(Assignment { pod, epoch }))
+                if epoch.0.saturating_sub(now_ms()) > SKEW_MS =>
+            {
+                tracing::warn!(room = room.as_str(), %pod, assigned_at = epoch.0, "assignedAt is more than a day ahead: nothing lower is followed while it is remembered");
+            }
+            (News::Answer, Answer::Unusable(why)) => {
+                let (reason, why) = (why.as_str(), why.sentence());
+                tracing::warn!(room = room.as_str(), reason, why, "unusable directory value");
+            }
+            (News::Answer | News::Regression | News::None, _) => {}
+        }
+        answer
+    }
+
+    /// The part of it that is under the lock: what is to be used, and what is new about it.
+    fn remember(&self, room: &RoomId<'_>, answer: Answer, asked: Instant) -> (Answer, News) {
         let _learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.cache.get(room.as_str());
         let last = held.as_ref().and_then(Entry::last_assignment);
         let seen = last.as_ref().map(|(last, _)| last.epoch);
         let last = last.filter(|(_, confirmed)| self.may_be_stale(*confirmed, asked));
+        let mut news = News::Answer;
         let mut entry = Entry { answer, asked, confirmed: asked, before: None };
         match (&entry.answer, last, &held) {
             (Answer::Assigned(new), Some((last, confirmed)), _) if last.epoch > new.epoch => {
-                self.metrics.epoch_regressions.inc();
-                tracing::warn!(room = room.as_str(), pod = %last.pod, epoch = %last.epoch, "the directory went back to a lower epoch; keeping the higher one");
-                (entry.answer, entry.confirmed) = (Answer::Assigned(last), confirmed);
+                (entry.answer, entry.confirmed, news) = (Answer::Assigned(last), confirmed, News::Regression);
             }
             (Answer::Assigned(new), Some((last, _)), _) if last.epoch < new.epoch => {}
             // A claim, say, was answered while this question was under way.
-            (_, _, Some(held)) if held.asked > asked => return held.answer.clone(),
+            (_, _, Some(held)) if held.asked > asked => return (held.answer.clone(), News::None),
+            (Answer::Assigned(new), _, _) if seen == Some(new.epoch) => news = News::None,
             (Answer::Assigned(_), _, _) => {}
             (Answer::Unassigned | Answer::Unusable(_), last, _) => entry.before = last.map(Box::new),
         }
-        if let Answer::Unusable(why) = entry.answer {
-            // Here, and not for each request that it refuses.
-            tracing::warn!(
-                room = room.as_str(),
-                reason = why.as_str(),
-                why = why.sentence(),
-                "unusable directory value"
-            );
-        }
-        if let Answer::Assigned(Assignment { pod, epoch }) = &entry.answer
-            && seen != Some(*epoch)
-            && epoch.0.saturating_sub(now_ms()) > SKEW_MS
-        {
-            tracing::warn!(room = room.as_str(), %pod, assigned_at = epoch.0, "assignedAt is more than a day ahead: nothing lower is followed while it is remembered");
-        }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);
-        answer
+        (answer, news)
     }
 }
 

@@ -126,8 +126,9 @@ impl Link {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             return Err(DirectoryError::Unavailable(format!("{MAX_IN_FLIGHT} questions are already waiting")));
         };
-        // fred has the same deadline for each command, but a question may have two, and fred's clock starts
-        // late when it is busy.
+        // This is the only deadline above fred, and both are needed. fred has it for each command, but a question may have
+        // two, and fred's clock starts late when it is busy. Yet only fred's own tells it not to write a command that still
+        // waits behind a socket which takes no more.
         let answer = async {
             match question(period.client.clone()).await {
                 // A slot of the Cluster has moved: fred does not follow (see `settings`), but knows the way now.
