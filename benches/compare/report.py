@@ -145,6 +145,19 @@ def origin(about):
     )
 
 
+def from_json(written):
+    """What [`as_json`] has written, as results and what it says of the run."""
+    about, results = dict(written), {}
+    for key, work in about.pop("works").items():
+        for name, cell in work["peers"].items():
+            failed = iter(cell["failed"])
+            found = [turns.Failed(next(failed)) if value is None else turns.Measured(value) for value in cell["values"]]
+            for value, disturbed in zip(found, cell["disturbed"]):
+                value.disturbed = disturbed
+            results.setdefault(key, {})[name] = found
+    return results, about
+
+
 def as_json(results, chosen, about):
     """Everything that was measured, for whoever wants to reckon anew."""
     rows = {}

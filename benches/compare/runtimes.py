@@ -72,10 +72,15 @@ def main(chosen, run):
                     pair = scaling.started(stack, (proxy(runtime, work, threads) for runtime in PORTS), core)
                     for what in kinds:
                         title = f"{work}, {threads} thread{'s' * (threads > 1)}, {what}"
-                        found[title] = result = row(run, chosen.reps, pair, what)
-                        low, high = result["spread"]
-                        ratio = f"{result['ratio']:.2f}× ({low:.2f}–{high:.2f})"
-                        print(f"| {title} | {text(result['cores'])} | {text(result['shared'])} | {ratio} |", flush=True)
+                        found[title] = row(run, chosen.reps, pair, what)
+                        print(line(title, found[title]), flush=True)
+
+
+def line(title, result):
+    """A row of the table."""
+    low, high = result["spread"]
+    ratio = f"{result['ratio']:.2f}× ({low:.2f}–{high:.2f})"
+    return f"| {title} | {text(result['cores'])} | {text(result['shared'])} | {ratio} |"
 
 
 def text(figures):

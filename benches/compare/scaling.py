@@ -89,7 +89,7 @@ def pods(chosen, theatre):
 def tunnels(chosen, run):
     """One message at a time, which goes over all of them in turn; and requests beside tunnels that are silent. The floor
     shows what of a message's growth is the kernel's."""
-    counts = {f"{count:,} tunnels": count for count in (1, 1000, 9500)}
+    counts = {f"{count:,} idle tunnel{'s' * (count > 1)}": count for count in (1, 1000, 9500)}
 
     def message(every):
         with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ def tunnels(chosen, run):
             warm(peer, 10)
         each = requests(chosen, [(peer, {"rooms": 10}) for peer in routers])
     for name in counts:
-        yield name, {"message": messages[name], "the floor's message": floors[name], "request": each[name]}
+        yield name, {"request": each[name], "message": messages[name], "the floor's message": floors[name]}
 
 
 def worker_seconds(pid):
@@ -120,21 +120,24 @@ def worker_seconds(pid):
 
 
 def threads(chosen):
-    """With two cores, the load takes a part of what the second thread could use: the cost of a request says what two
-    threads carry where they have a core each (twice as much, at the same cost). The share is of the busiest thread."""
-    kinds = [(count, connections) for count in (1, 2) for connections in (8, 64)]
+    """With two cores, the load takes a part of what the second thread could use: the cost of a request, and the share of it
+    that the busiest thread has, say what two threads carry where they have a core each."""
+    kinds = [(count, connections) for connections in (8, 64) for count in (1, 2)]
     with contextlib.ExitStack() as stack:
         loads = []
         for number, (count, connections) in enumerate(kinds):
-            name = f"{count} threads, {connections} connections"
+            name = f"{count} thread{'s' * (count > 1)}, {connections} connections"
             (peer,) = started(stack, [router(chosen, name, number, threads=count)], core="0,1")
             warm(peer, 10)
             loads.append((peer, {"rooms": 10, "connections": connections}))
         before = {peer.name: worker_seconds(peer.pid) for peer, _ in loads}
         each = requests(chosen, loads)
-        for peer, _ in loads:
+        for (peer, _), (count, _) in zip(loads, kinds):
             used = [after - before[peer.name][name] for name, after in worker_seconds(peer.pid).items()]
-            yield peer.name, {"request": each[peer.name], "busiest %": 100 * max(used) / sum(used)}
+            cost, busiest = each[peer.name], max(used) / sum(used)
+            alone = cost if count == 1 else alone
+            more = {} if count == 1 else {"busiest thread %": 100 * busiest, "times what one carries": alone / cost / busiest}
+            yield peer.name, {"request": cost} | more
 
 
 def main(chosen, theatre, run):
@@ -143,5 +146,9 @@ def main(chosen, theatre, run):
         for rows in (rest(chosen), rooms(chosen), pods(chosen, theatre), tunnels(chosen, run), threads(chosen)):
             for what, figures in rows:
                 found[what] = figures
-                shown = ", ".join(f"{name} {figure:.1f}" for name, figure in figures.items())
-                print(f"| {what} | {shown} |", flush=True)
+                print(line(what, figures), flush=True)
+
+
+def line(what, figures):
+    """A row of the table, as README has it."""
+    return f"| {what} | {', '.join(f'{name} {figure:.1f}' for name, figure in figures.items())} |"

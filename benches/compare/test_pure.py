@@ -10,7 +10,7 @@ import time
 import unittest
 from unittest import mock
 
-from . import chart, disturbance, peers, report, soak, soak_plot, stage, turns, works
+from . import chart, commandline, disturbance, peers, report, runtimes, scaling, soak, soak_plot, stage, turns, works
 
 HTTP = next(work for work in works.WORKS if work.key == "http")
 TUNNEL = next(work for work in works.WORKS if work.key == "tunnel")
@@ -24,6 +24,27 @@ def measured(*values, **details):
 def row(seconds, resident, failed=""):
     latency = None if failed else 100
     return dict(zip(soak.FIELDS, [seconds, resident, 20, latency, latency, failed]))
+
+
+class Readme(unittest.TestCase):
+    """README shows what the last runs have measured: rows that are pasted, not figures that are copied."""
+
+    def read(self, path):
+        with open(path) as file:
+            return file.read()
+
+    def rows_of(self, name, line):
+        written = json.loads(self.read(f"{commandline.RESULTS}/{name}.json"))
+        self.assertTrue(written["complete"])
+        return [line(what, figures) for what, figures in written["rows"].items()]
+
+    def test_its_tables_are_those_of_the_results(self):
+        results, about = report.from_json(json.loads(self.read(f"{commandline.RESULTS}/results.json")))
+        self.assertTrue(about["complete"])
+        expected = report.table(results, works.WORKS, peers.NAMES).splitlines()
+        expected += self.rows_of("scaling", scaling.line) + self.rows_of("runtimes", runtimes.line)
+        readme = self.read("README.md").splitlines()
+        self.assertEqual([row for row in expected if row not in readme], [])
 
 
 class Report(unittest.TestCase):
