@@ -175,7 +175,7 @@ impl<D: Directory> Proxy<D> {
             Ok(answered) => forwarding.respond(answered, record, offer),
             Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
             Err(given_up) => {
-                others_first().await;
+                others_first(&downstream).await;
                 self.give_up(record, &given_up)
             }
         };
@@ -264,14 +264,14 @@ impl<D: Directory> Proxy<D> {
 
     /// The same, after everybody else's turn.
     async fn refuse_in_turn(&self, record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
-        others_first().await;
+        others_first(record.downstream()).await;
         self.refuse(record, reject, body)
     }
 
     /// An answer of the router's own that is no refusal, after everybody else's turn. The connection ends where the request's
     /// body has not been read.
     async fn answer_in_turn(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
-        others_first().await;
+        others_first(record.downstream()).await;
         if !body.is_end_stream() {
             record.linger();
             answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -315,11 +315,14 @@ impl<D: Directory> Proxy<D> {
     }
 }
 
-/// Gives everybody else on the thread their turn. An answer of the router's own waits for nobody: a connection full of requests
-/// for such would be served sixteen at a time (hyper's measure), and some sixty times that before the runtime looks at sockets
-/// again, so that others would wait for hundreds of its answers.
-async fn others_first() {
-    tokio::task::yield_now().await;
+/// Gives everybody else on the thread their turn, where this is not the only answer that the connection gets in its own. An
+/// answer of the router's own waits for nobody: a connection full of requests for such would be served sixteen at a time
+/// (hyper's measure), and some sixty times that before the runtime looks at sockets again, so that others would wait for
+/// hundreds of its answers. A request that has come alone is answered at once: a turn costs a look at every socket.
+async fn others_first(downstream: &Downstream) {
+    if !downstream.is_first_own_answer() {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// What routing came to.
