@@ -164,7 +164,10 @@ impl<D: Directory> Proxy<D> {
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
-            Ok(Routed::Answered(answer)) => return Ok(self.answer_in_turn(record, answer, &body).await),
+            Ok(Routed::Redirected(location)) => {
+                let answer = reject::redirect(location, head.headers);
+                return Ok(self.answer_in_turn(record, answer, &body).await);
+            }
             Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
         };
         let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
@@ -183,7 +186,7 @@ impl<D: Directory> Proxy<D> {
         Ok(response)
     }
 
-    /// Where the request goes, or the answer it gets from the router itself.
+    /// Where the request goes, or where its browser is sent.
     async fn route(&self, head: &Parts, record: &mut Record) -> Result<Routed, Reject> {
         let routing = &self.config.routing;
         let Some((room, _)) = routing.affinity.room(head).map_err(Reject::Affinity)? else {
@@ -208,7 +211,7 @@ impl<D: Directory> Proxy<D> {
                     self.metrics.unassigned_rooms.inc();
                 }
                 record.pod = pod.as_ref().map(|pod| pod.as_str().into());
-                Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
+                Ok(Routed::Redirected(redirect.location(&room, pod.as_ref())))
             }
             (plan, _) => {
                 let route = self.route_of(plan, head, record)?;
@@ -328,7 +331,8 @@ async fn others_first(downstream: &Downstream) {
 /// What routing came to.
 enum Routed {
     To(Route),
-    Answered(Own),
+    /// To this `Location`.
+    Redirected(String),
 }
 
 /// The response as hyper has to be given it for a client of this version. To one of HTTP/1.0 that would keep the connection it
