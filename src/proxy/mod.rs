@@ -210,8 +210,9 @@ impl<D: Directory> Proxy<D> {
                 if pod.is_none() {
                     self.metrics.unassigned_rooms.inc();
                 }
-                record.pod = pod.as_ref().map(|pod| pod.as_str().into());
-                Ok(Routed::Redirected(redirect.location(&room, pod.as_ref())))
+                let location = redirect.location(&room, pod.as_ref());
+                record.pod = pod.map(Arc::from);
+                Ok(Routed::Redirected(location))
             }
             (plan, _) => {
                 let route = self.route_of(plan, head, record)?;
