@@ -134,6 +134,13 @@ impl PodId {
     }
 }
 
+/// Its name, shared.
+impl From<PodId> for Arc<str> {
+    fn from(pod: PodId) -> Self {
+        pod.0
+    }
+}
+
 impl fmt::Display for PodId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

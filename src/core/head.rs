@@ -106,7 +106,19 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
 
 fn is_authority(host: &HeaderValue) -> bool {
     // An empty Host is valid for a target without an authority.
-    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|authority| names_only_a_host(&authority))
+    host.is_empty()
+        || is_plain(host.as_bytes())
+        || Authority::try_from(host.as_bytes()).is_ok_and(|authority| names_only_a_host(&authority))
+}
+
+/// Whether a host is one at first sight: a name or an IPv4 address, perhaps with a port. Most are, and to read one as an
+/// authority takes a copy of it.
+fn is_plain(host: &[u8]) -> bool {
+    let mut parts = host.splitn(2, |byte| *byte == b':');
+    let name = parts.next().unwrap_or_default();
+    let port = std::str::from_utf8(parts.next().unwrap_or_default());
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    !name.is_empty() && name.iter().all(is_name) && port.is_ok_and(is_port)
 }
 
 /// A host and perhaps a port: no user, which RFC 9110 section 4.2.4 has taken for an attempt to deceive.
@@ -273,6 +285,27 @@ mod tests {
         }
         assert_eq!(inspect(&head(&[])), Err(HeadError::BadHost));
         assert_eq!(inspect(&head(&[("host", "a"), ("host", "a")])), Err(HeadError::BadHost));
+    }
+
+    #[test]
+    fn what_is_a_host_at_first_sight_is_one() {
+        const PIECES: [&str; 14] =
+            ["a", "Z9", ".", "-", ":", ":", "0", "65535", "65536", "_", "[::1]", "@", "%61", "/"];
+        let mut plain = 0;
+        for number in 0..PIECES.len().pow(4) {
+            let digits = [1, 14, 14 * 14, 14 * 14 * 14].map(|weight| number / weight % 14);
+            for count in 1..=4 {
+                let host: String = digits[..count].iter().map(|digit| PIECES[*digit]).collect();
+                let authority = Authority::try_from(host.as_str());
+                let is_one = authority.is_ok_and(|authority| names_only_a_host(&authority));
+                assert!(is_one || !is_plain(host.as_bytes()), "{host}");
+                plain += usize::from(is_plain(host.as_bytes()));
+            }
+        }
+        assert!(plain > 10_000, "{plain}");
+        for plain in ["app.example.org", "localhost:8080", "192.0.2.1:80", "a:"] {
+            assert!(is_plain(plain.as_bytes()), "{plain}");
+        }
     }
 
     #[test]

@@ -20,6 +20,10 @@ use super::room::RoomId;
 pub struct Redirect {
     prefix: String,
     target: String,
+    /// The target without the parameters that would name the pod.
+    podless: String,
+    /// Whether a room's name may decide that the target lies under the prefix.
+    may_lead_back: bool,
 }
 
 impl Redirect {
@@ -29,15 +33,14 @@ impl Redirect {
         matches!(head.method, Method::GET | Method::HEAD)
             && head.uri.path().starts_with(&self.prefix)
             && prefers_html(head)
-            && !self.location(room, None).starts_with(&self.prefix)
+            && !(self.may_lead_back && self.location(room, None).starts_with(&self.prefix))
     }
 
     /// The relative `Location` for this room. Without a pod, the parameters that would name it are left out.
     pub fn location(&self, room: &RoomId<'_>, pod: Option<&PodId>) -> String {
-        let filled = self.target.replace("{room}", room.as_str());
         match pod {
-            Some(pod) => filled.replace("{pod}", pod.as_str()),
-            None => without_pod(&filled),
+            Some(pod) => fill(&self.target, room.as_str(), pod.as_str()),
+            None => fill(&self.podless, room.as_str(), ""),
         }
     }
 
@@ -51,6 +54,20 @@ impl Redirect {
         let named = affinity.room(&head);
         named.is_ok_and(|named| named.is_none_or(|(named, _)| named == room))
     }
+}
+
+/// The template with the ids in their places. Every brace in it is one of a placeholder's, so that each second piece is one.
+/// Of exactly its length, so that a header takes it as it is.
+fn fill(template: &str, room: &str, pod: &str) -> String {
+    let value = |(index, piece)| match (index % 2, piece) {
+        (1, "room") => room,
+        (1, _) => pod,
+        (_, text) => text,
+    };
+    let pieces = || template.split(['{', '}']).enumerate().map(value);
+    let mut filled = String::with_capacity(pieces().map(str::len).sum());
+    filled.extend(pieces());
+    filled
 }
 
 /// Drops the query parameters that hold `{pod}`.
@@ -94,13 +111,15 @@ impl FromStr for Redirect {
         if path.contains("{pod}") {
             return Err("{pod} may stand only in a query parameter: it is left out while a room has no pod".to_owned());
         }
-        if !without_pod(target).contains("{room}") {
+        let podless = without_pod(target);
+        let Some((lead, _)) = podless.split_once("{room}") else {
             return Err("{room} stands in a parameter with {pod}, which is left out while a room has no pod".to_owned());
-        }
+        };
         if path.replace("{room}", "room_x").starts_with(prefix) {
             return Err(format!("the target lies under {prefix} itself: the browser would be redirected for ever"));
         }
-        Ok(Self { prefix: prefix.to_owned(), target: target.to_owned() })
+        let may_lead_back = prefix.starts_with(lead) || lead.starts_with(prefix);
+        Ok(Self { prefix: prefix.to_owned(), target: target.to_owned(), podless, may_lead_back })
     }
 }
 
@@ -167,6 +186,27 @@ mod tests {
         assert_eq!(redirect.to_string(), DEFAULT);
     }
 
+    /// Filled by one pass over the template as by replacing one after the other, and without space to spare.
+    #[test]
+    fn a_location_is_its_template_with_the_ids() {
+        let room = RoomId::parse("pod-room").expect("a room");
+        let pod = StatefulSet::parse("room").expect("a name").nth(12);
+        for target in [
+            "/x?r={room}&p={pod}",
+            "/room/{room}pod{room}/x?room={pod}{pod}&pod",
+            "/?pod={pod}&x=1&roomId={room}",
+            "/{room}?a={pod}",
+            "/x?{room}",
+        ] {
+            let redirect: Redirect = format!("/e/={target}").parse().expect(target);
+            let named = redirect.location(&room, Some(&pod));
+            assert_eq!(named, target.replace("{room}", room.as_str()).replace("{pod}", pod.as_str()));
+            let podless = redirect.location(&room, None);
+            assert_eq!(podless, without_pod(target).replace("{room}", room.as_str()));
+            assert_eq!([named.capacity(), podless.capacity()], [named.len(), podless.len()]);
+        }
+    }
+
     #[test]
     fn only_page_loads_under_the_prefix_are_redirected() {
         let redirect: Redirect = DEFAULT.parse().expect("the default");
@@ -203,6 +243,12 @@ mod tests {
             redirect.applies_to(&head("GET", "/room_1/x", "text/html"), &room)
         };
         assert!(applies("room_2") && !applies("room_1") && !applies("room_12"));
+        for (setting, by_room) in
+            [(DEFAULT, false), ("/room_1=/{room}", true), ("/a/b=/a/{room}", true), ("/a/=/b/{room}", false)]
+        {
+            let redirect: Redirect = setting.parse().expect(setting);
+            assert_eq!(redirect.may_lead_back, by_room, "{setting}");
+        }
     }
 
     #[test]

@@ -52,6 +52,8 @@ struct SocketState {
     taken: Cell<u64>,
     /// Whether it does not take the next one.
     stuck: Cell<bool>,
+    /// Whether an answer of the router's own has been given since there was last nothing to be read.
+    own_answer: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
     switch: Cell<Switch>,
@@ -189,6 +191,12 @@ impl Downstream {
     /// Since when the connection has been waiting for a request, if it is.
     pub fn idle_since(&self) -> Option<Instant> {
         self.idle_since.get()
+    }
+
+    /// An answer of the router's own is given: whether it is the first since all that had come was read. Any other is to a
+    /// request that was sent ahead.
+    pub(super) fn is_first_own_answer(&self) -> bool {
+        !self.socket.own_answer.replace(true)
     }
 
     /// The connection is to become this tunnel's.

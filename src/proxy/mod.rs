@@ -169,7 +169,10 @@ impl<D: Directory> Proxy<D> {
         }
         let route = match self.route(&head, &mut record).await {
             Ok(Routed::To(route)) => route,
-            Ok(Routed::Answered(answer)) => return Ok(self.answer_in_turn(record, answer, &body).await),
+            Ok(Routed::Redirected(location)) => {
+                let answer = reject::redirect(location, head.headers);
+                return Ok(self.answer_in_turn(record, answer, &body).await);
+            }
             Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
         };
         let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
@@ -180,7 +183,7 @@ impl<D: Directory> Proxy<D> {
             Ok(answered) => forwarding.respond(answered, record, offer),
             Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
             Err(given_up) => {
-                others_first().await;
+                others_first(&downstream).await;
                 self.give_up(record, &given_up)
             }
         };
@@ -188,7 +191,7 @@ impl<D: Directory> Proxy<D> {
         Ok(response)
     }
 
-    /// Where the request goes, or the answer it gets from the router itself.
+    /// Where the request goes, or where its browser is sent.
     async fn route(&self, head: &Parts, record: &mut Record) -> Result<Routed, Reject> {
         let routing = &self.config.routing;
         let Some((room, _)) = routing.affinity.room(head).map_err(Reject::Affinity)? else {
@@ -212,8 +215,9 @@ impl<D: Directory> Proxy<D> {
                 if pod.is_none() {
                     self.metrics.unassigned_rooms.inc();
                 }
-                record.pod = pod.as_ref().map(|pod| pod.as_str().into());
-                Ok(Routed::Answered(reject::redirect(&redirect.location(&room, pod.as_ref()))))
+                let location = redirect.location(&room, pod.as_ref());
+                record.pod = pod.map(Arc::from);
+                Ok(Routed::Redirected(location))
             }
             (plan, _) => {
                 let route = self.route_of(plan, head, record)?;
@@ -269,14 +273,14 @@ impl<D: Directory> Proxy<D> {
 
     /// The same, after everybody else's turn.
     async fn refuse_in_turn(&self, record: Box<Record>, reject: Reject, body: &Incoming) -> Response<ResponseBody> {
-        others_first().await;
+        others_first(record.downstream()).await;
         self.refuse(record, reject, body)
     }
 
     /// An answer of the router's own that is no refusal, after everybody else's turn. The connection ends where the request's
     /// body has not been read.
     async fn answer_in_turn(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
-        others_first().await;
+        others_first(record.downstream()).await;
         if !body.is_end_stream() {
             record.linger();
             answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -320,17 +324,21 @@ impl<D: Directory> Proxy<D> {
     }
 }
 
-/// Gives everybody else on the thread their turn. An answer of the router's own waits for nobody: a connection full of requests
-/// for such would be served sixteen at a time (hyper's measure), and some sixty times that before the runtime looks at sockets
-/// again, so that others would wait for hundreds of its answers.
-async fn others_first() {
-    tokio::task::yield_now().await;
+/// Gives everybody else on the thread their turn, where this is not the only answer that the connection gets in its own. An
+/// answer of the router's own waits for nobody: a connection full of requests for such would be served sixteen at a time
+/// (hyper's measure), and some sixty times that before the runtime looks at sockets again, so that others would wait for
+/// hundreds of its answers. A request that has come alone is answered at once: a turn costs a look at every socket.
+async fn others_first(downstream: &Downstream) {
+    if !downstream.is_first_own_answer() {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// What routing came to.
 enum Routed {
     To(Route),
-    Answered(Own),
+    /// To this `Location`.
+    Redirected(String),
 }
 
 /// The response as hyper has to be given it for a client of this version. To one of HTTP/1.0 that would keep the connection it

@@ -164,10 +164,10 @@ struct Body<'a> {
     request_id: &'a str,
 }
 
-/// The 302 of a page load.
-pub(super) fn redirect(location: &str) -> Own {
-    let mut headers = HeaderMap::with_capacity(8);
-    let location = HeaderValue::from_str(location).expect("a template checked at start, and validated ids");
+/// The 302 of a page load. It takes the place of the request's header fields in their map.
+pub(super) fn redirect(location: String, mut headers: HeaderMap) -> Own {
+    headers.clear();
+    let location = HeaderValue::try_from(location).expect("a template checked at start, and validated ids");
     headers.insert(LOCATION, location);
     // hyper leaves it out of an answer to HEAD.
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

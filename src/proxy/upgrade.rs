@@ -74,7 +74,8 @@ impl Agreed {
         let pod = exchange.lease().endpoint().metrics();
         let story = Story {
             started: Instant::now(),
-            request_id: record.request_id().clone(),
+            // A copy: the id shares its space with other ids, or is a piece of what was read, and a tunnel lives long.
+            request_id: HeaderValue::from_bytes(record.request_id().as_bytes()).expect("it is one"),
             room: record.room.clone(),
             pod: Arc::clone(exchange.lease().endpoint().name()),
             _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),

@@ -45,6 +45,43 @@ fn a_whole_path_segment_names_the_room() {
     assert_eq!(room(&rules, &long), Ok(None), "129 characters are no room");
 }
 
+/// Looking at how a segment begins takes no room away.
+#[test]
+fn a_rule_matches_with_its_lead_what_it_matches_without() {
+    const SEGMENTS: [&str; 16] = [
+        "room_", "room_a", "ROOM_a", "Room_a", "roo", "room", "roomroom", "live_1", "live-1", "l", "a", "ab", "abab",
+        "-", "_a", "xroom_a",
+    ];
+    for (written, expected) in [
+        (r"room_[\w-]+", "room_"),
+        ("(?:room|roo)_?[a-z]*", "roo"),
+        ("room|live_[0-9]", ""),
+        ("(?i)room_[a-z]+", ""),
+        ("(?:room)?_?a", ""),
+        ("rooms?", "room"),
+        ("(room)+", "room"),
+        ("(?:ab){2}", "abab"),
+        (r"^room\b_?\w*", "room"),
+        ("(?x) room _ a", "room_a"),
+        (r"\x72oom_a", "room_a"),
+        ("[a-z]+|room_a", ""),
+        ("", ""),
+        (r"\broom_a|\Broom", "room"),
+        ("a{0}b?", ""),
+        (r"[^\s\S]", ""),
+    ] {
+        assert_eq!(String::from_utf8_lossy(&lead(written)), expected, "{written}");
+        let Ok(pattern) = SegmentPattern::new(written) else {
+            assert!(written.is_empty());
+            continue;
+        };
+        for segment in SEGMENTS {
+            let whole = pattern.whole.is_match(segment);
+            assert_eq!(pattern.matches(segment).is_some(), whole, "{written} of {segment}");
+        }
+    }
+}
+
 #[test]
 fn a_room_that_shows_only_when_decoded_is_refused() {
     let rules = defaults();

@@ -199,6 +199,10 @@ impl AsyncRead for ClientSocket {
             false => self.stream().poll_read(cx, buffer),
         };
         self.is_read = read.is_pending();
+        if self.is_read {
+            // What comes from here on, the runtime has to look at sockets for.
+            self.state().own_answer.set(false);
+        }
         if buffer.filled().len() > before {
             self.state().heard.set(true);
         }
@@ -370,6 +374,23 @@ mod tests {
         client.shutdown().await.expect("open");
         let gone = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| write(cx))).await;
         assert_eq!(gone.expect("in time").expect_err("it has gone").kind(), ErrorKind::ConnectionAborted);
+    }
+
+    /// What was sent ahead is answered by turns, and a request that has come alone at once.
+    #[tokio::test]
+    async fn an_own_answer_is_the_first_once_nothing_is_to_be_read() {
+        let (mut socket, downstream, mut client) = connected().await;
+        client.write_all(b"two").await.expect("taken");
+        let mut read = [0; 2];
+        socket.read_exact(&mut read).await.expect("it came");
+        assert!(downstream.is_first_own_answer() && !downstream.is_first_own_answer());
+        socket.read_exact(&mut read[..1]).await.expect("it came");
+        assert!(!downstream.is_first_own_answer(), "that was there already");
+        let more = std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut socket).poll_read(cx, &mut ReadBuf::new(&mut read)).is_ready())
+        });
+        assert!(!more.await);
+        assert!(downstream.is_first_own_answer());
     }
 
     /// With a byte unread, as behind a body, hyper would not learn of the client's end.

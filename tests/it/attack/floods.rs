@@ -197,8 +197,8 @@ fn answered_before_another(stage: &Stage, round: usize, request: &str, status: u
 /// thread, and who comes meanwhile would be seen only when hundreds of them have been answered.
 #[test]
 fn a_flood_on_one_connection_is_no_longer_than_anybody_elses_turn() {
-    // Some are answered until the runtime has accepted the other one, and then read it.
-    const BEFORE: usize = 40;
+    // One or two are answered until the runtime has accepted the other one, and then read it; by hyper's measure it is sixteen.
+    const BEFORE: usize = 8;
     for (request, status) in [
         ("GET /experiment/room_a HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n", 302),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 204),
