@@ -237,10 +237,6 @@ impl Upload {
     }
 
     fn send(&mut self, data: Bytes) {
-        if self.sent {
-            self.lead.0.clear();
-            self.lead.1 = 0;
-        }
         self.data = data;
         self.tail = if self.chunked { request::END } else { b"" };
         self.announce_chunk();
@@ -277,6 +273,10 @@ impl Upload {
     fn advance(&mut self, written: usize) {
         let of_lead = written.min(self.lead.0.len() - self.lead.1);
         self.lead.1 += of_lead;
+        if self.lead.1 == self.lead.0.len() {
+            // A pod may be silent for as long as a long poll is.
+            self.lead = (Vec::new(), 0);
+        }
         let of_data = (written - of_lead).min(self.data.len());
         self.data.advance(of_data);
         self.tail = &self.tail[written - of_lead - of_data..];

@@ -97,6 +97,7 @@ fn what_came_with_the_head_goes_with_it() {
             send(&mut upload, &mut pod).await.expect("the pod takes it");
             assert_eq!(pod.sent, sends);
             assert!(upload.is_complete());
+            assert_eq!(upload.lead.0.capacity(), 0, "it waits for the pod without the head");
         }
     });
 }
