@@ -318,6 +318,12 @@ impl<K: Copy + PartialEq> Met<K> {
         found.inc();
         self.0.borrow_mut().push((key, found));
     }
+
+    /// How many have been met.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
 }
 
 impl<K> Default for Met<K> {

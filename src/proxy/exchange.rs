@@ -5,6 +5,8 @@
 //! does, holds none. Dropped before its end, an exchange takes the connection with it: that is how the pod learns of an
 //! abort (Engine.IO depends on it), and why half a response can never reach another request.
 
+mod resetting;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -16,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use tokio::net::TcpStream;
 
+use self::resetting::Resetting;
 use super::client::Downstream;
 use super::reject;
 use super::socket::{self, BUFFER};
@@ -37,15 +40,12 @@ const LARGE: u64 = 16 * 1024;
 /// An exchange. Boxed, because it moves from the attempt to the response's body.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    lease: Lease,
+    lease: Resetting,
     upload: Upload,
     /// Received, and not yet handed on.
     received: Bytes,
     body: Decoder,
     keep_alive: bool,
-    /// Whether dropping it amid the request's body resets the pod's connection: a FIN would wait behind what the pod does not
-    /// take, and so tell it of a client that has gone when it reads on, if ever.
-    resets: bool,
     patience: Patience,
     /// Since when more of the response is waited for; kept only where there is a limit to that.
     awaited: Option<Instant>,
@@ -116,8 +116,8 @@ enum NoHead {
 impl Exchange {
     /// An exchange that has not begun.
     pub(super) fn new(lease: Lease, upload: Upload, patience: Patience) -> Box<Self> {
-        let (received, body) = (Bytes::new(), Decoder::EMPTY);
-        Box::new(Self { lease, upload, received, body, keep_alive: false, resets: false, patience, awaited: None })
+        let (lease, received, body) = (Resetting::new(lease), Bytes::new(), Decoder::EMPTY);
+        Box::new(Self { lease, upload, received, body, keep_alive: false, patience, awaited: None })
     }
 
     /// Sends the request and waits for the response head, from the beginning of the lease or the last movement of the
@@ -183,9 +183,8 @@ impl Exchange {
     /// Sends more of the request.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let sent = self.upload.poll_send(self.lease.stream(), cx);
-        if sent.is_pending() && !self.resets && self.upload.was_begun() {
-            self.resets = true;
-            self.lease.reset_on_drop(true);
+        if sent.is_pending() && self.upload.was_begun() {
+            self.lease.resets = true;
         }
         sent
     }
@@ -306,14 +305,14 @@ impl Exchange {
     /// The response is over: the connection goes back to the pool, unless it ends with this exchange or carries
     /// something that nobody asked for.
     pub(super) fn finish(mut self: Box<Self>, downstream: &Rc<Downstream>) {
-        if self.resets && self.upload.is_complete() {
-            self.lease.reset_on_drop(false);
+        if self.upload.is_complete() {
+            self.lease.resets = false;
         }
         if !self.keep_alive || self.upload.was_abandoned() || !self.received.is_empty() {
             return;
         }
         if self.upload.is_complete() {
-            return self.lease.give_back();
+            return self.lease.into_lease().give_back();
         }
         // The pod has answered without waiting for the rest of the request, and may still want it. But a pod that says
         // something more after that would say it to the next request: the connection carries no other.
@@ -325,7 +324,7 @@ impl Exchange {
                 Poll::Pending => self.poll_overdue(now, cx).map(|_| ()),
             });
             sent.await; // however it ends, so does the connection
-            self.lease.reset_on_drop(!self.upload.is_complete());
+            self.lease.resets = !self.upload.is_complete();
             drop(hold);
         });
     }
@@ -333,7 +332,7 @@ impl Exchange {
     /// The raw connection after a switch of protocols, what came of the new one already, and what counts it.
     pub(super) fn into_tunnel(self: Box<Self>) -> (TcpStream, Bytes, Kept) {
         let Self { lease, received, .. } = *self;
-        let (stream, kept) = lease.into_stream();
+        let (stream, kept) = lease.into_lease().into_stream();
         (stream, received, kept)
     }
 }

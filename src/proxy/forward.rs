@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Response};
 use hyper::body::{Body, Incoming};
@@ -109,7 +109,8 @@ impl<D: Directory> Forwarding<'_, D> {
         let client = &self.downstream.client;
         let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
         let longest = self.proxy.config.downstream.max_body;
-        let upload = Upload::new(request::head(head, &added), body, framing, longest, record.started());
+        let upload = Upload::new(request::head(head, &added), body, framing, longest, record.started())
+            .on_demand(head.headers.contains_key(EXPECT));
         match framing {
             Framing::Chunked => upload.doubted(Doubt::about(self.downstream).await),
             Framing::None | Framing::Length(_) => upload,

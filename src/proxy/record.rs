@@ -53,7 +53,7 @@ pub(super) struct Ledger {
     metrics: Arc<Metrics>,
     /// Knows when what is left is cut off.
     roster: Rc<Roster>,
-    requests: Met<(RequestKind, RouteSource, u16)>,
+    requests: Met<(RequestKind, RouteSource, &'static str)>,
     /// `--log-sample`.
     log_sample: f64,
 }
@@ -215,8 +215,9 @@ impl Ledger {
     }
 
     fn count(&self, exchange: RequestKind, source: RouteSource, code: u16) {
+        let code = code_label(code);
         self.requests.inc((exchange, source, code), || {
-            let labels = [exchange.as_str(), code_label(code), source.as_str()];
+            let labels = [exchange.as_str(), code, source.as_str()];
             self.metrics.requests.with_label_values(&labels)
         });
     }

@@ -11,7 +11,6 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Incoming};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::doubt::Doubt;
 use crate::core::assignment::Assignment;
@@ -21,7 +20,7 @@ use crate::core::wire::request::{self, Framing};
 /// What is still to be sent of a request.
 #[derive(Debug)]
 pub(super) struct Upload {
-    /// The head, later the line before a chunk; and how much of it has gone.
+    /// The head, the line before a chunk, or one behind the other; and how much of it has gone.
     lead: (Vec<u8>, usize),
     /// Where the room's lines begin in the head.
     room_at: usize,
@@ -32,6 +31,8 @@ pub(super) struct Upload {
     /// What the body may still have, where that is limited.
     left: Option<u64>,
     chunked: bool,
+    /// Whether the client sends the body only once it has been asked for it.
+    on_demand: bool,
     sent: bool,
     abandoned: bool,
     progress: Option<Rc<Progress>>,
@@ -93,6 +94,7 @@ impl Upload {
             body,
             left: longest,
             chunked,
+            on_demand: false,
             sent: false,
             abandoned: false,
             progress,
@@ -103,6 +105,12 @@ impl Upload {
     /// The same, in doubt about its end.
     pub(super) fn doubted(self, doubt: Doubt) -> Self {
         Self { doubt: Some(doubt), ..self }
+    }
+
+    /// The same, of a client that waits to be asked for the body, or not (RFC 9110 section 10.1.1). It is asked once a pod has
+    /// taken the head.
+    pub(super) fn on_demand(self, on_demand: bool) -> Self {
+        Self { on_demand, ..self }
     }
 
     /// Where to follow the body's progress, if there is one.
@@ -119,6 +127,7 @@ impl Upload {
             request::name_room(head, room, assignment);
         }
         head.extend_from_slice(request::END);
+        self.announce_chunk();
     }
 
     /// There is a connection for it now: the time until then was not its body's.
@@ -166,7 +175,14 @@ impl Upload {
     }
 
     /// Sends what can be sent. Ready when all of it has gone.
-    pub(super) fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    pub(super) fn poll_send<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        if !self.sent && !self.on_demand && self.is_only_head() {
+            // What came of the body together with the head goes together with it.
+            let _ = self.poll_body(cx)?; // where nothing has come, the head goes alone
+        }
         loop {
             while self.has_unsent() {
                 let written = ready!(self.poll_write(stream, cx)).map_err(SendError::Pod)?;
@@ -176,34 +192,43 @@ impl Upload {
                 self.sent = true;
                 self.advance(written);
             }
-            let Some(body) = &mut self.body else {
+            if self.body.is_none() {
                 return Poll::Ready(Ok(()));
-            };
-            let frame = Pin::new(&mut *body).poll_frame(cx);
-            self.progress.iter().for_each(|progress| progress.note(frame.is_pending()));
-            let frame = ready!(frame).transpose().map_err(SendError::of_body)?;
-            // A body of known length is over with its last byte: hyper tells so only at its next turn.
-            let over = body.is_end_stream() && !self.chunked;
-            match frame.map(hyper::body::Frame::into_data) {
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => {
-                    if let Some(left) = &mut self.left {
-                        *left = left.checked_sub(data.len() as u64).ok_or(SendError::TooLarge)?;
-                    }
-                    self.send(data);
-                }
-                // Trailers stop here: a field that was checked in the head could come back in them (RFC 9110 section
-                // 6.5.1; traefik pull request 13822). They end the body.
-                Some(Err(_)) => self.end(),
-                None => {
-                    self.doubt.take().into_iter().for_each(Doubt::dispel);
-                    self.end();
-                }
             }
-            if over {
-                self.body = None;
+            let more = self.poll_body(cx);
+            self.progress.iter().for_each(|progress| progress.note(more.is_pending()));
+            ready!(more)?;
+        }
+    }
+
+    /// Takes the next piece of the body, or its end, where that has come.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(Ok(()));
+        };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose().map_err(SendError::of_body)?;
+        // A body of known length is over with its last byte: hyper tells so only at its next turn.
+        let over = body.is_end_stream() && !self.chunked;
+        match frame.map(hyper::body::Frame::into_data) {
+            Some(Ok(data)) if data.is_empty() => {}
+            Some(Ok(data)) => {
+                if let Some(left) = &mut self.left {
+                    *left = left.checked_sub(data.len() as u64).ok_or(SendError::TooLarge)?;
+                }
+                self.send(data);
+            }
+            // Trailers stop here: a field that was checked in the head could come back in them (RFC 9110 section
+            // 6.5.1; traefik pull request 13822). They end the body.
+            Some(Err(_)) => self.end(),
+            None => {
+                self.doubt.take().into_iter().for_each(Doubt::dispel);
+                self.end();
             }
         }
+        if over {
+            self.body = None;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn end(&mut self) {
@@ -212,22 +237,33 @@ impl Upload {
     }
 
     fn send(&mut self, data: Bytes) {
-        if self.chunked {
-            self.lead.0.clear();
-            self.lead.1 = 0;
-            request::chunk_start(&mut self.lead.0, data.len());
-            self.tail = request::END;
-        }
         self.data = data;
+        self.tail = if self.chunked { request::END } else { b"" };
+        self.announce_chunk();
+    }
+
+    /// Writes the line that stands before the data, in a chunk.
+    fn announce_chunk(&mut self) {
+        if self.chunked && !self.data.is_empty() {
+            request::chunk_start(&mut self.lead.0, self.data.len());
+        }
+    }
+
+    /// Whether nothing of the body waits to be sent.
+    fn is_only_head(&self) -> bool {
+        self.data.is_empty() && self.tail.is_empty()
     }
 
     fn has_unsent(&self) -> bool {
         self.lead.1 < self.lead.0.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
-    fn poll_write(&self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_write<S>(&self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>>
+    where
+        S: AsyncWrite + Unpin,
+    {
         let lead = &self.lead.0[self.lead.1..];
-        if self.data.is_empty() && self.tail.is_empty() {
+        if self.is_only_head() {
             return Pin::new(stream).poll_write(cx, lead);
         }
         let parts = [IoSlice::new(lead), IoSlice::new(&self.data), IoSlice::new(self.tail)];
@@ -237,6 +273,10 @@ impl Upload {
     fn advance(&mut self, written: usize) {
         let of_lead = written.min(self.lead.0.len() - self.lead.1);
         self.lead.1 += of_lead;
+        if self.lead.1 == self.lead.0.len() {
+            // A pod may be silent for as long as a long poll is.
+            self.lead = (Vec::new(), 0);
+        }
         let of_data = (written - of_lead).min(self.data.len());
         self.data.advance(of_data);
         self.tail = &self.tail[written - of_lead - of_data..];
@@ -260,3 +300,6 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -342,10 +342,11 @@ impl Lease {
         }
     }
 
-    /// Whether dropping the connection resets it, and so tells the pod at once, or closes it behind what is still to be sent.
-    pub(super) fn reset_on_drop(&self, reset: bool) {
+    /// Dropping the connection resets it now, and so tells the pod at once, instead of closing it behind what is still to be
+    /// sent.
+    pub(super) fn reset_on_drop(&self) {
         // A socket that does not take it any more has failed.
-        let _ = SockRef::from(&self.connection.stream).set_linger(reset.then_some(Duration::ZERO));
+        let _ = SockRef::from(&self.connection.stream).set_linger(Some(Duration::ZERO));
     }
 
     /// Whether the connection had carried an exchange before.

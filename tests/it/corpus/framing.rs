@@ -166,7 +166,8 @@ fn chunks() -> Vec<Case> {
     let body = |name, body: &str| {
         made(name, format!("POST /room_a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))
     };
-    let broken = |name, bytes: &str| body(name, bytes).sees(&["backend-0 POST /room_a ["]).answers(&[400]).closed();
+    // What came of it together with the head was looked at before the pod got any of it.
+    let broken = |name, bytes: &str| body(name, bytes).refused(400);
     let long = "x".repeat(20_000);
     vec![
         body("several chunks", "3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n").passes("backend-0 POST /room_a [hello]"),
@@ -203,8 +204,8 @@ fn chunks() -> Vec<Case> {
             .sees(&["backend-0 POST /room_a [hello\r"])
             .answers(&[400])
             .closed(),
-        body("extensions beyond any reason", &format!("5;{long}\r\nhello\r\n0\r\n\r\n"))
-            .sees(&["backend-0 POST /room_a ["])
+        body("extensions beyond any reason", &format!("5\r\nhello\r\n5;{long}\r\nhello\r\n0\r\n\r\n"))
+            .sees(&["backend-0 POST /room_a [hello"])
             .answers(&[400])
             .closed(),
         body("no last chunk", "5\r\nhello\r\n").half_close().sees(&["backend-0 POST /room_a [hello"]).closed(),
