@@ -93,7 +93,8 @@ fn nor_is_one_that_was_reset() {
 /// nothing of the pod's other connections.
 #[test]
 fn a_handshake_without_an_answer_costs_no_other_connection() {
-    let stage = Stage::new();
+    // Each thread has connections of its own.
+    let stage = Stage::with(&["--threads", "1"]);
     let both = Barrier::new(2);
     stage.pods[0].play(move |mut conn| {
         conn.request()?;

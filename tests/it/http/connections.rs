@@ -15,7 +15,7 @@ fn a_pods_connection_is_used_again() {
     }
     assert_eq!(stage.pods[0].received().len(), 10);
     assert_eq!(stage.pods[0].accepted(), 1);
-    assert_eq!(probed(stage.pods[0].addr()), 1, "the end of an answer may be far, and its pod's node vanish");
+    assert!(probed(stage.pods[0].addr()) > 0, "the end of an answer may be far, and its pod's node vanish");
 }
 
 #[test]
