@@ -114,11 +114,15 @@ class Rows(dict):
         print(f"written to {out}/{self.name}")
 
 
+def git(*words):
+    return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
+
+
 def origin():
-    """Of what, where and when results are."""
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    """Of what, where and when results are. What is written about them changes nothing of what is measured."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/results", ":!README.md")
     return {
         "date": datetime.date.today().isoformat(),
-        "revision": described.stdout.strip() or "unknown",
+        "revision": (git("describe", "--always") or "unknown") + ("-dirty" if changed else ""),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
     }
