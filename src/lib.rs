@@ -48,7 +48,8 @@
 //! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client | `proxy/body.rs` |
-//! | what is known of a client's connection; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
+//! | a client's connection from accept to its end | `server/connection.rs` |
+//! | what is known of it; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | the log's word that a pod is unreachable | `proxy/reach.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs`; what a tunnel gets after its first second: `proxy/nursery.rs` |

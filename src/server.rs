@@ -1,40 +1,37 @@
-//! The data listener of one worker thread: accepts, limits, and serves each connection until it ends or becomes a tunnel.
+//! The data listener of one worker thread: accepts and limits. What becomes of a connection is `server/connection.rs`.
 //!
 //! Every thread has a listener of its own on the same address (`SO_REUSEPORT`), so that a connection, its requests and
 //! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told.
 
 mod announced;
+mod connection;
 mod patience;
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1::{Builder, Parts};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper::server::conn::http1::Builder;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{unconstrained, yield_now};
 
-use self::patience::{Overdue, Patience};
+use self::connection::Connection;
 use crate::config::DownstreamConfig;
+use crate::core::forwarded::Client;
 use crate::core::prefix::Prefix;
 use crate::directory::Directory;
-use crate::drain::{Member, Phase, Roster, Watch};
+use crate::drain::{Member, Roster, Watch};
 use crate::limits::{Places, Seats};
 use crate::metrics::{Held, Metrics};
-use crate::proxy::{
-    Answer, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT,
-    UNREADABLE, Unheard, tune_listener,
-};
+use crate::proxy::{Answer, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, Unheard, tune_listener};
 
 /// Connections the kernel holds for a thread that is busy.
 const BACKLOG: i32 = 4096;
@@ -199,9 +196,16 @@ impl<D: Directory> Server<D> {
                     return self.refuse(stream, peer.ip(), &TOO_MANY_CONNECTIONS);
                 };
                 let permit = Permit::new(place, Held::new(&self.metrics.downstream_connections));
-                let server = Rc::clone(self);
                 // It counts from here: an empty roster ends the drain.
-                tokio::task::spawn_local(server.serve(stream, peer, permit, self.roster.join()));
+                let member = self.roster.join();
+                let client = self.proxy.client(peer.ip());
+                if self.announced && client.trusted {
+                    tokio::task::spawn_local(Rc::clone(self).serve_announced(stream, peer, permit, member));
+                } else {
+                    // A load balancer carries many, also where it does not say whom.
+                    let is_one = !client.trusted;
+                    self.serve((stream, peer), (client, is_one), permit, member);
+                }
             }
             // The client's own end of it (accept(2) passes these on): the next one may be fine.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
@@ -217,22 +221,24 @@ impl<D: Directory> Server<D> {
         }
     }
 
-    /// Serves one connection to its end, or until it has become a tunnel.
-    async fn serve(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Permit, member: Member) {
-        let mut client = self.proxy.client(peer.ip());
-        // A load balancer carries many, also where it does not say whom.
-        let mut is_one = !client.trusted;
-        if self.announced && client.trusted {
-            // Boxed, as what most connections do without: a connection's future is as large as its largest branch.
-            let Ok(source) = Box::pin(self.announcement(&mut stream, peer)).await else { return };
-            match source {
-                Some(source) => {
-                    client = self.proxy.client(source);
-                    is_one = !client.trusted;
-                }
-                None => client = client.unbelieved(),
-            }
-        }
+    /// Serves a connection on which a load balancer says first whom it is for.
+    async fn serve_announced(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Permit, member: Member) {
+        let Ok(source) = self.announcement(&mut stream, peer).await else { return };
+        let by = self.proxy.client(source.unwrap_or_else(|| peer.ip()));
+        let is_one = !by.trusted;
+        let by = if source.is_some() { by } else { by.unbelieved() };
+        self.serve((stream, peer), (by, is_one), permit, member);
+    }
+
+    /// Serves a connection to its end, or until it has become a tunnel, in a task of its own: if the client may have it, where it
+    /// is one and not many.
+    fn serve(
+        self: &Rc<Self>,
+        (stream, peer): (TcpStream, SocketAddr),
+        (client, is_one): (Client, bool),
+        permit: Permit,
+        member: Member,
+    ) {
         let seat = match &self.seats {
             Some(seats) if is_one => match seats.take(Prefix::of(client.ip)) {
                 None => return self.refuse(stream, client.ip, &TOO_MANY_OF_CLIENT),
@@ -240,64 +246,8 @@ impl<D: Directory> Server<D> {
             },
             _ => None,
         };
-        self.converse(stream, peer, Rc::new(Downstream::new(client, permit.seated(seat))), member).await;
-    }
-
-    /// Serves a connection of which it is known who speaks.
-    async fn converse(&self, stream: TcpStream, peer: SocketAddr, downstream: Rc<Downstream>, member: Member) {
-        let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
-        let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
-        let mut connection = self.http.serve_connection(socket, service);
-        let mut patience = Patience::new(self.limits);
-        let (mut told, mut noted) = (false, false);
-        let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
-        let ended = poll_fn(|cx| {
-            let mut ended = Pin::new(&mut connection).poll(cx);
-            // What is known only in part may become a handshake.
-            if ended.is_pending() && !told && downstream.doubts.is_last() {
-                told = true;
-                Pin::new(&mut connection).graceful_shutdown();
-                ended = Pin::new(&mut connection).poll(cx);
-            }
-            let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
-            if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
-                // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
-                // the runtime's, what has come by now has been seen.
-                let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
-                if turn.as_mut().poll(cx).is_ready() {
-                    told = true;
-                    Pin::new(&mut connection).graceful_shutdown();
-                    ended = Pin::new(&mut connection).poll(cx);
-                }
-            }
-            // Before the connection ends, which may take it a while: the client has its answer now.
-            if ended.is_pending() && !noted && downstream.unheard().is_some() {
-                noted = true;
-                self.note_unreadable(&downstream, &UNREADABLE);
-            }
-            match ended {
-                Poll::Pending => patience.poll(&downstream, cx).map(|overdue| {
-                    self.cut(&downstream, overdue);
-                    Ok(())
-                }),
-                ended => ended,
-            }
-        });
-        match ended.await {
-            Ok(()) => {
-                if let Some(tunnel) = downstream.take_tunnel() {
-                    let Parts { io, read_buf, .. } = connection.into_parts();
-                    tunnel.begin(Rc::clone(&downstream), io.into_inner(), read_buf);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%peer, %error, "connection ended");
-                if error.is_parse() && !noted {
-                    let answer = if error.is_parse_too_large() { &HEAD_TOO_LARGE } else { &UNREADABLE };
-                    self.note_unreadable(&downstream, answer);
-                }
-            }
-        }
+        let conversation = Rc::clone(self).converse(stream, peer, client, member);
+        tokio::task::spawn_local(Connection::new(conversation, permit.seated(seat)));
     }
 
     /// Whom a connection from a trusted peer is for, by its PROXY header, if that names anyone. Where there is no header, it
@@ -312,40 +262,6 @@ impl<D: Directory> Server<D> {
                 tracing::warn!(%peer, %error, "a trusted peer sent no PROXY header, which --proxy-protocol asks of it");
             }
         })
-    }
-
-    /// Says how a connection ends that has used up its time, and counts it.
-    fn cut(&self, downstream: &Downstream, overdue: Overdue) {
-        let count = |reason| self.metrics.rejected.with_label_values(&[reason]).inc();
-        match overdue {
-            Overdue::Idle => {}
-            Overdue::Head => {
-                count("slow-head");
-                downstream.end_with_slow_head();
-            }
-            Overdue::Write => {
-                count("slow-reader");
-                downstream.end_with(Ending::SlowReader);
-            }
-        }
-    }
-
-    /// hyper refuses what it cannot parse by itself (400, 414, 431), which the client's socket makes an answer of ours. Where
-    /// none was written, it is `answer`'s code all the same: to the preface of HTTP/2 hyper says nothing, and its own answer
-    /// goes to a client that has not taken an earlier one.
-    fn note_unreadable(&self, downstream: &Downstream, answer: &'static Answer) {
-        let count = |code| self.metrics.rejected.with_label_values(&[code]).inc();
-        let client = downstream.client.ip;
-        match downstream.unheard() {
-            Some(unheard) => {
-                count(unheard.code());
-                unheard.log(client);
-            }
-            None => {
-                count(answer.code);
-                Unheard::new(answer).log_unanswered(client);
-            }
-        }
     }
 
     /// Tells a connection over a limit that it is, where that costs little.

@@ -3,6 +3,7 @@
 //! A peer within `--trusted-proxies` is an ingress: what it says of the client is kept and its own address
 //! appended. Anyone else may have typed these headers by hand: they are replaced by what the socket says.
 
+use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -14,13 +15,17 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// As text.
+const LONGEST_IPV4: usize = "255.255.255.255".len();
+const LONGEST_IPV6: usize = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".len();
+
 /// The peer on the downstream connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Its address.
     pub ip: IpAddr,
     /// The address as text: every request of the connection carries it.
-    text: Box<str>,
+    text: String,
     /// Whether it is one of `--trusted-proxies`.
     pub trusted: bool,
 }
@@ -30,7 +35,10 @@ impl Client {
     /// counts as what it is.
     pub fn new(ip: IpAddr, trusted: &[IpNet]) -> Self {
         let ip = ip.to_canonical();
-        Self { ip, text: ip.to_string().into(), trusted: trusted.iter().any(|network| network.contains(&ip)) }
+        // With space for all of it: it would grow piece by piece.
+        let mut text = String::with_capacity(if ip.is_ipv4() { LONGEST_IPV4 } else { LONGEST_IPV6 });
+        let _ = write!(text, "{ip}"); // a string takes everything
+        Self { ip, text, trusted: trusted.iter().any(|network| network.contains(&ip)) }
     }
 
     /// The same address, whose word does not count: a load balancer's that did not say whom a connection is for. What

@@ -39,8 +39,6 @@ pub struct Downstream {
     /// What the connection is to become once hyper is done with it.
     tunnel: RefCell<Option<Box<Agreed>>>,
     socket: SocketState,
-    /// Counts the connection for as long as it, or the tunnel it became, lives.
-    _permit: Permit,
 }
 
 /// What is known of a client's socket, which hyper holds.
@@ -111,7 +109,8 @@ impl fmt::Display for ClientGone {
 
 impl std::error::Error for ClientGone {}
 
-/// A place among `--max-connections`, and among those of its client.
+/// A place among `--max-connections`, and among those of its client, for as long as the connection lives, or the tunnel that
+/// it became.
 #[derive(Debug)]
 pub struct Permit {
     _place: Place,
@@ -134,7 +133,7 @@ impl Permit {
 
 impl Downstream {
     /// A connection that has just been accepted.
-    pub fn new(client: Client, permit: Permit) -> Self {
+    pub fn new(client: Client) -> Self {
         Self {
             client,
             upgrading: Cell::new(false),
@@ -144,7 +143,6 @@ impl Downstream {
             under_way: Cell::new(0),
             tunnel: RefCell::default(),
             socket: SocketState::default(),
-            _permit: permit,
         }
     }
 
@@ -256,17 +254,11 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
-    use prometheus::IntGauge;
-
     use super::*;
-    use crate::limits::Places;
 
-    /// A connection of somebody's, and the gauge that counts it.
-    pub(super) fn accepted() -> (Rc<Downstream>, IntGauge) {
-        let gauge = IntGauge::new("connections", "Those of this test.").expect("a gauge");
-        let place = Places::new(1).take().expect("there is one");
-        let permit = Permit::new(place, Held::new(&gauge));
-        (Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit)), gauge)
+    /// A connection of somebody's.
+    pub(super) fn accepted() -> Rc<Downstream> {
+        Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[])))
     }
 
     fn hear(downstream: &Downstream) {
@@ -274,21 +266,19 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_idle_between_requests_and_counts_until_its_end() {
-        let (downstream, gauge) = accepted();
+    fn a_connection_is_idle_between_requests() {
+        let downstream = accepted();
         assert!(downstream.idle_since().is_some());
         downstream.begin();
         assert!(downstream.idle_since().is_none());
         let now = Instant::now();
         downstream.end(now);
-        assert_eq!((downstream.idle_since(), gauge.get()), (Some(now), 1));
-        drop(downstream);
-        assert_eq!(gauge.get(), 0);
+        assert_eq!(downstream.idle_since(), Some(now));
     }
 
     #[test]
     fn what_comes_between_requests_is_a_head() {
-        let (downstream, _) = accepted();
+        let downstream = accepted();
         assert_eq!(downstream.incomplete_head(), None, "nothing has come");
         hear(&downstream);
         assert_eq!(downstream.incomplete_head(), Some(0));
@@ -303,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_still_to_come_is_no_head() {
-        let (downstream, _) = accepted();
+        let downstream = accepted();
         downstream.begin();
         let hold = downstream.hold();
         downstream.end(Instant::now());
@@ -315,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_complete_answer_takes_back_the_reset_and_nothing_else() {
-        let (downstream, _) = accepted();
+        let downstream = accepted();
         for (ending, left) in [(Ending::CutShort, None), (Ending::Unread, Some(Ending::Unread))] {
             downstream.end_with(ending);
             downstream.is_not_cut_short();
@@ -325,7 +315,7 @@ mod tests {
 
     #[test]
     fn only_a_slow_reader_is_cut() {
-        let (downstream, _) = accepted();
+        let downstream = accepted();
         assert_eq!((downstream.cut(), downstream.stuck_write()), (None, None));
         downstream.end_with(Ending::SlowReader);
         assert_eq!(downstream.cut(), Some("slow-reader"));

@@ -165,7 +165,9 @@ mod tests {
             on_pod.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await.expect("it is read");
         };
         let (method, mut map) = (Method::POST, HeaderMap::new());
-        let (begun, ()) = tokio::join!(Exchange::new(lease, upload, patience).begin(&method, &mut map), answer);
+        let mut unsent = None;
+        let (begun, ()) =
+            tokio::join!(Exchange::new(lease, upload, patience).begin(&method, &mut map, &mut unsent), answer);
         let (_, exchange) = begun.expect("an answer");
         (Duplex::start(exchange), on_pod)
     }

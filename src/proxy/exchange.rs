@@ -62,17 +62,6 @@ pub(super) struct Patience {
     pub(super) response_body: Option<Duration>,
 }
 
-/// A failed attempt, and the request where nothing of it was sent.
-#[derive(Debug)]
-pub(super) struct Unanswered {
-    /// What happened.
-    pub(super) failure: Failure,
-    /// The request, to be sent again.
-    pub(super) unsent: Option<Upload>,
-    /// Whether it is the request's own failure, to be held against the pod: see [`NoLease`](super::upstream::NoLease).
-    pub(super) own: bool,
-}
-
 /// Why a response body broke off.
 #[derive(Debug)]
 pub(super) enum Broken {
@@ -125,12 +114,13 @@ impl Exchange {
     ///
     /// # Errors
     ///
-    /// What happened, and the request back where nothing of it left this process.
+    /// What happened; the request is put back into `unsent` where nothing of it left this process.
     pub(super) async fn begin(
         mut self: Box<Self>,
         method: &Method,
         map: &mut HeaderMap,
-    ) -> Result<(Head, Box<Self>), Unanswered> {
+        unsent: &mut Option<Upload>,
+    ) -> Result<(Head, Box<Self>), Failure> {
         let now = self.lease.since();
         self.upload.set_off(now);
         if !self.upload.is_head_only() {
@@ -145,7 +135,7 @@ impl Exchange {
         });
         match head.await {
             Ok(head) => Ok((head, self)),
-            Err(error) => Err(self.unanswered(&error)),
+            Err(error) => Err(self.unanswered(&error, unsent)),
         }
     }
 
@@ -159,7 +149,7 @@ impl Exchange {
         self.lease.poll_deadline(cx, since + patience).map(|()| overdue)
     }
 
-    fn unanswered(self, error: &NoHead) -> Unanswered {
+    fn unanswered(self, error: &NoHead, unsent: &mut Option<Upload>) -> Failure {
         let sent = self.upload.was_begun();
         tracing::debug!(%error, sent, "no answer from the pod");
         let (timed_out, stage) = match error {
@@ -176,8 +166,8 @@ impl Exchange {
             // Nobody sees it on the wire but us, and only the pod's owner can mend it.
             tracing::warn!(pod = &**self.lease.endpoint().name(), %error, "the pod's answer cannot be used");
         }
-        let unsent = (stage == Stage::Send).then_some(self.upload);
-        Unanswered { failure: Failure { stage, sent, timed_out }, unsent, own: true }
+        *unsent = (stage == Stage::Send).then_some(self.upload);
+        Failure { stage, sent, timed_out }
     }
 
     /// Sends more of the request.

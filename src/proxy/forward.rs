@@ -17,13 +17,13 @@ use super::balance::{Another, Target};
 use super::body::ResponseBody;
 use super::doubt::Doubt;
 use super::endpoint::Endpoint;
-use super::exchange::{Exchange, Patience, Unanswered};
+use super::exchange::{Exchange, Patience};
 use super::queue::Precedence;
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
-use super::upstream::{Entered, NoLease};
+use super::upstream::{Entered, Lease, NoLease};
 use super::{Downstream, Proxy, Route, speaking};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
@@ -56,6 +56,13 @@ struct Attempt<'a> {
     moved: bool,
 }
 
+/// A failed attempt.
+struct Unanswered {
+    failure: Failure,
+    /// Whether it is the request's own failure, to be held against the pod: see [`NoLease`].
+    own: bool,
+}
+
 /// What Engine.IO answers to a `sid` it does not know, with other errors of a session's.
 const SESSION_UNKNOWN: u16 = 400;
 
@@ -86,17 +93,18 @@ impl<D: Directory> Forwarding<'_, D> {
     /// Sends the request to its pod and waits for the response head.
     pub(super) async fn run(
         &self,
-        mut head: Parts,
+        head: &mut Parts,
         body: Incoming,
         route: Route,
         record: &mut Record,
     ) -> Result<Answered, GivenUp> {
         let close = !body.is_end_stream();
-        let upload = self.upload(&head, body, record).await;
-        record.upload = upload.progress();
+        // Lent to the attempts, and not handed from one to the next: a request's future has room for every copy of it.
+        let mut unsent = Some(self.upload(head, body, record).await);
+        record.upload = unsent.as_ref().and_then(Upload::progress);
         // The request's fields are written; their map takes the response's.
         head.headers.clear();
-        self.attempts(&mut head, upload, route, record).await.map_err(|reject| GivenUp { reject, close })
+        self.attempts(head, &mut unsent, route, record).await.map_err(|reject| GivenUp { reject, close })
     }
 
     /// The request as the pod gets it.
@@ -117,10 +125,11 @@ impl<D: Directory> Forwarding<'_, D> {
         }
     }
 
+    /// Attempts, for as long as they leave something `unsent` and it makes sense.
     async fn attempts(
         &self,
         head: &mut Parts,
-        mut upload: Upload,
+        unsent: &mut Option<Upload>,
         mut route: Route,
         record: &mut Record,
     ) -> Result<Answered, Reject> {
@@ -143,10 +152,11 @@ impl<D: Directory> Forwarding<'_, D> {
             }
             record.pod = Some(endpoint.name().clone());
             let entered = entered.map_err(|failure| unanswered_by(&endpoint, failure))?;
-            upload.address(match &route {
+            let room = match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
-            });
+            };
+            unsent.iter_mut().for_each(|upload| upload.address(room));
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
             let connect = match attempt {
@@ -154,17 +164,15 @@ impl<D: Directory> Forwarding<'_, D> {
                 _ => decision::dial_timeout(connect_timeout, now - started, pod_wait),
             };
             let dial = Attempt { endpoint: &endpoint, now, connect, entered, who, left: &mut left, moved };
-            let attempted = self.attempt(head, upload, dial).await;
-            let Unanswered { failure, unsent, own } = match attempted {
+            let Unanswered { failure, own } = match self.attempt(head, unsent, dial).await {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
             let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
             let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
-            let (Some(unsent), false) = (unsent, next == Next::GiveUp) else {
+            if next == Next::GiveUp || unsent.is_none() {
                 return Err(unanswered_by(&endpoint, failure));
-            };
-            upload = unsent;
+            }
             moved = next == Next::Elsewhere;
             if let Next::Wait(pause) = next {
                 route = Box::pin(self.before_next_attempt(route, head, record, pause)).await?;
@@ -239,39 +247,41 @@ impl<D: Directory> Forwarding<'_, D> {
         Ok(another == Another::Chosen)
     }
 
-    /// One attempt: a connection, and the exchange on it.
+    /// One attempt: a connection, and the exchange on it, which takes what is `unsent` and puts it back where it sent nothing.
     async fn attempt(
         &self,
         head: &mut Parts,
-        upload: Upload,
+        unsent: &mut Option<Upload>,
         Attempt { endpoint, now, connect, entered, who, left, moved }: Attempt<'_>,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = pool.lease(endpoint, entered, (now, connect), (who, left)).await;
+        let lease = self.tried(moved, pool.lease(endpoint, entered, (now, connect), (who, left)).await)?;
+        let upload = unsent.take().expect("what has been sent is not attempted again");
+        let exchange = Exchange::new(lease, upload, self.patience());
+        let reused = exchange.lease().was_reused();
+        exchange.begin(&head.method, &mut head.headers, unsent).await.map_err(|mut failure| {
+            let Failure { stage, timed_out, .. } = failure;
+            // Not for a handshake that was closed without an answer, which any client can have done to it.
+            if stage == Stage::Send || stage == Stage::Head && !timed_out && self.kind != Kind::WebSocket {
+                pool.evict(endpoint);
+            }
+            if unsent.is_some() && !reused {
+                // Accepted and closed at once, as a pod does that is going down: to be waited for like a refusal. But what
+                // accepts may be a proxy of the pod's, or a pod that has too much to do: it has its sessions still.
+                failure = Failure::of_connecting(ErrorKind::ConnectionAborted);
+            }
+            Unanswered { failure, own: true }
+        })
+    }
+
+    /// The lease, counted as a retry where the request was `moved` to its pod.
+    fn tried(&self, moved: bool, lease: Result<Lease, NoLease>) -> Result<Lease, Unanswered> {
         // A pod that has no place, or that somebody else has just found away, has not been tried.
         let is_tried = lease.as_ref().err().is_none_or(|failed| failed.own && failed.failure.stage != Stage::Queue);
         if moved && is_tried {
             self.proxy.metrics.retries.elsewhere.inc();
         }
-        let lease = match lease {
-            Ok(lease) => lease,
-            Err(NoLease { failure, own }) => return Err(Unanswered { failure, unsent: Some(upload), own }),
-        };
-        let reused = lease.was_reused();
-        let exchange = Exchange::new(lease, upload, self.patience());
-        exchange.begin(&head.method, &mut head.headers).await.map_err(|mut unanswered| {
-            let Failure { stage, timed_out, .. } = unanswered.failure;
-            // Not for a handshake that was closed without an answer, which any client can have done to it.
-            if stage == Stage::Send || stage == Stage::Head && !timed_out && self.kind != Kind::WebSocket {
-                pool.evict(endpoint);
-            }
-            if unanswered.unsent.is_some() && !reused {
-                // Accepted and closed at once, as a pod does that is going down: to be waited for like a refusal. But what
-                // accepts may be a proxy of the pod's, or a pod that has too much to do: it has its sessions still.
-                unanswered.failure = Failure::of_connecting(ErrorKind::ConnectionAborted);
-            }
-            unanswered
-        })
+        lease.map_err(|NoLease { failure, own }| Unanswered { failure, own })
     }
 
     /// Whether the request is a session's, which matters where places at a pod are limited.

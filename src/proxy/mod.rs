@@ -42,6 +42,7 @@ pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
 pub use socket::tune_listener;
+pub use upgrade::Relay;
 
 use self::balance::{Balancer, Choice};
 use self::forward::{Forwarding, GivenUp};
@@ -134,61 +135,63 @@ impl<D: Directory> Proxy<D> {
         Client::new(ip, &self.config.downstream.trusted_proxies)
     }
 
-    /// Answers one request.
+    /// Answers one request. Not an `async fn`, whose future would have the request twice: it is copied when it begins.
     ///
     /// # Errors
     ///
     /// Its client has gone within its body.
-    pub async fn handle(
+    pub fn handle(
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, ClientGone> {
-        let sound = downstream.doubts.settled().await;
+    ) -> impl Future<Output = Result<Response<ResponseBody>, ClientGone>> {
         let (mut head, body) = request.into_parts();
-        let request_id = request_id(&head, downstream.client.trusted);
-        let trusted = &self.config.downstream.trusted_proxies;
-        let client = forwarded::address(&head.headers, &downstream.client, trusted);
-        let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
-        if !sound {
-            return Ok(self.refuse(record, Reject::BehindTrailers, &body));
-        }
-        let kind = match head::inspect(&head) {
-            Ok(kind) => kind,
-            Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
-        };
-        if kind == Kind::WebSocket {
-            record.exchange = RequestKind::WebSocket;
-            downstream.upgrading.set(true);
-        }
-        if let Err(refusal) = self.admit(&head, client, kind, &body) {
-            return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
-        }
-        if head::ends_here(&head) {
-            return Ok(self.answer_in_turn(record, reject::options(), &body).await);
-        }
-        let route = match self.route(&head, &mut record).await {
-            Ok(Routed::To(route)) => route,
-            Ok(Routed::Redirected(location)) => {
-                let answer = reject::redirect(location, head.headers);
-                return Ok(self.answer_in_turn(record, answer, &body).await);
+        async move {
+            let sound = downstream.doubts.settled().await;
+            let request_id = request_id(&head, downstream.client.trusted);
+            let trusted = &self.config.downstream.trusted_proxies;
+            let client = forwarded::address(&head.headers, &downstream.client, trusted);
+            let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
+            if !sound {
+                return Ok(self.refuse(record, Reject::BehindTrailers, &body));
             }
-            Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
-        };
-        let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
-        downstream.upgrading.set(offer.is_some());
-        let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
-        let answered = forwarding.run(head, body, route, &mut record).await;
-        let response = match answered {
-            Ok(answered) => forwarding.respond(answered, record, offer),
-            Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
-            Err(given_up) => {
-                others_first(&downstream).await;
-                self.give_up(record, &given_up)
+            let kind = match head::inspect(&head) {
+                Ok(kind) => kind,
+                Err(error) => return Ok(self.refuse(record, Reject::Head(error), &body)),
+            };
+            if kind == Kind::WebSocket {
+                record.exchange = RequestKind::WebSocket;
+                downstream.upgrading.set(true);
             }
-        };
-        downstream.upgrading.set(reject::is_switch(response.status()));
-        Ok(response)
+            if let Err(refusal) = self.admit(&head, client, kind, &body) {
+                return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
+            }
+            if head::ends_here(&head) {
+                return Ok(self.answer_in_turn(record, reject::options(), &body).await);
+            }
+            let route = match self.route(&head, &mut record).await {
+                Ok(Routed::To(route)) => route,
+                Ok(Routed::Redirected(location)) => {
+                    let answer = reject::redirect(location, head.headers);
+                    return Ok(self.answer_in_turn(record, answer, &body).await);
+                }
+                Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
+            };
+            let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
+            downstream.upgrading.set(offer.is_some());
+            let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
+            let given_up = match forwarding.run(&mut head, body, route, &mut record).await {
+                Ok(answered) => {
+                    let response = forwarding.respond(answered, record, offer);
+                    downstream.upgrading.set(reject::is_switch(response.status()));
+                    return Ok(response);
+                }
+                Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
+                Err(given_up) => given_up,
+            };
+            others_first(&downstream).await;
+            Ok(self.give_up(record, &given_up))
+        }
     }
 
     /// Where the request goes, or where its browser is sent.

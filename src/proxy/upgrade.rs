@@ -1,7 +1,7 @@
 //! From a matching 101 to a tunnel: the pod's socket, and the client's taken back from hyper, each with what had been
 //! read too early.
 //!
-//! The task that serves the connection hands the client's socket over itself, once hyper has written the 101 and is done.
+//! The task that serves the connection goes on with the client's socket itself, once hyper has written the 101 and is done.
 //! hyper's own way, a future for the socket, needs another task, and a lock and a box on the way to it.
 
 use std::pin::Pin;
@@ -18,12 +18,12 @@ use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::Proxy;
 use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
 use super::tunnel::{Common, Direction, End, Tunnel};
 use super::upstream::Kept;
-use super::{Downstream, Proxy};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::drain::Member;
@@ -63,7 +63,6 @@ pub struct Agreed {
     /// What came together with the 101.
     early: Bytes,
     common: Rc<Common>,
-    member: Member,
     story: Story,
     kept: Kept,
 }
@@ -81,23 +80,23 @@ impl Agreed {
             _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),
         };
         let (pod, early, kept) = exchange.into_tunnel();
-        let (common, member) = (Rc::clone(&proxy.tunnels), proxy.roster.join());
-        Self { on_client: offer.on_client, pod, early, common, member, story, kept }
+        Self { on_client: offer.on_client, pod, early, common: Rc::clone(&proxy.tunnels), story, kept }
     }
 
-    /// Relays from now on between the pod and the client, which has been sent the 101; `early` is what it has sent already.
-    /// In a task of its own: that of the connection is larger than a tunnel has to be, and a tunnel lives long.
-    pub fn begin(self: Box<Self>, downstream: Rc<Downstream>, client: ClientSocket, early: Bytes) {
-        let Self { mut on_client, pod, early: early_down, common, member, story, kept } = *self;
+    /// The tunnel between the pod and the client, which has been sent the 101; `early` is what it has sent already. It goes
+    /// on as the `member` that its connection was. `None` where the 101 did not go out.
+    pub fn begin(self: Box<Self>, member: Member, client: ClientSocket, early: Bytes) -> Option<Box<Relay>> {
+        let Self { mut on_client, pod, early: early_down, common, story, kept } = *self;
         // Told to upgrade by itself, hyper calls its part an error of the user's; where it did not come to that, cancelled.
         let told = Pin::new(&mut on_client).poll(&mut Context::from_waker(Waker::noop()));
         if !matches!(told, Poll::Ready(Err(error)) if error.is_user()) {
-            return tracing::debug!("the 101 did not reach the client");
+            tracing::debug!("the 101 did not reach the client");
+            return None;
         }
         let (client, looked_past) = client.into_stream();
         let up = Direction::to_pod(early, looked_past);
         let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member);
-        tokio::task::spawn_local(Relay { tunnel, story, end: None, kept, _downstream: downstream });
+        Some(Box::new(Relay { tunnel, story, end: None, kept }))
     }
 }
 
@@ -114,15 +113,14 @@ struct Story {
 
 /// A tunnel from its beginning to the line at its end. A future by hand: what an `async fn` is given it holds twice, and
 /// tunnels are held by the thousand.
-struct Relay {
+#[derive(Debug)]
+pub struct Relay {
     tunnel: Tunnel,
     story: Story,
     /// How it ended. Dropped without, it was cut together with its thread's runtime.
     end: Option<End>,
     /// Its part of the pod.
     kept: Kept,
-    /// For the connection's permit.
-    _downstream: Rc<Downstream>,
 }
 
 impl Future for Relay {

@@ -35,40 +35,34 @@ pub(super) enum Overdue {
 }
 
 /// One connection's clock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Patience {
-    limits: Limits,
     /// The head that is incomplete, by its number, and since when.
     head: Option<(u64, Instant)>,
     /// The write that is not taken, by its number, and since when.
     write: Option<(u64, Instant)>,
-    /// When a write was taken last that had to wait; the beginning, where none had.
-    taken: Instant,
+    /// When a write was taken last that had to wait.
+    taken: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, head: None, write: None, taken: Instant::now(), timer: None }
-    }
-
     /// Ready when something has taken too long. Always called from the connection's task, after the connection itself:
     /// once set, the timer wakes it without being asked again.
-    pub(super) fn poll(&mut self, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Overdue> {
+    pub(super) fn poll(&mut self, limits: &Limits, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Overdue> {
         let (head, write) = (downstream.incomplete_head(), downstream.stuck_write());
         let as_before = head == self.head.map(|(number, _)| number) && write == self.write.map(|(number, _)| number);
         if as_before && self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed()) {
             return Poll::Pending;
         }
-        let now = Instant::now();
+        let mut now = Instant::now();
         if self.write.is_some() {
-            self.taken = now;
+            self.taken = Some(now);
         }
         follow(&mut self.head, head, now);
         follow(&mut self.write, write, now);
         loop {
-            let now = Instant::now();
-            let (deadline, overdue) = self.nearest(downstream.idle_since().unwrap_or(now));
+            let (deadline, overdue) = self.nearest(limits, downstream.idle_since().unwrap_or(now));
             if deadline <= now {
                 return Poll::Ready(overdue);
             }
@@ -78,15 +72,19 @@ impl Patience {
                 timer.as_mut().reset(deadline.into());
             }
             ready!(timer.as_mut().poll(cx));
+            now = Instant::now();
         }
     }
 
-    fn nearest(&self, idle_since: Instant) -> (Instant, Overdue) {
-        let head = self.head.map(|(_, since)| (since + self.limits.head, Overdue::Head));
-        let write = self.write.map(|(_, since)| (since + self.limits.write, Overdue::Write));
+    fn nearest(&self, limits: &Limits, idle_since: Instant) -> (Instant, Overdue) {
+        let head = self.head.map(|(_, since)| (since + limits.head, Overdue::Head));
+        let write = self.write.map(|(_, since)| (since + limits.write, Overdue::Write));
         // A connection with either under way is not idle, though no request has begun or all have ended.
         let under_way = [head, write].into_iter().flatten().min_by_key(|(deadline, _)| *deadline);
-        under_way.unwrap_or_else(|| (idle_since.max(self.taken) + self.limits.idle, Overdue::Idle))
+        under_way.unwrap_or_else(|| {
+            let since = self.taken.map_or(idle_since, |taken| taken.max(idle_since));
+            (since + limits.idle, Overdue::Idle)
+        })
     }
 }
 
@@ -104,11 +102,10 @@ mod tests {
     /// The nearest deadline at `now`, at which these began.
     fn nearest(now: Instant, head: bool, write: bool) -> (Duration, Overdue) {
         let second = Duration::from_secs(1);
-        let mut patience = Patience::new(Limits { idle: second, head: 10 * second, write: 60 * second });
-        patience.taken = now;
-        patience.head = head.then_some((0, now));
-        patience.write = write.then_some((0, now));
-        let (deadline, overdue) = patience.nearest(now);
+        let limits = Limits { idle: second, head: 10 * second, write: 60 * second };
+        let begun = |is_begun: bool| is_begun.then_some((0, now));
+        let patience = Patience { head: begun(head), write: begun(write), ..Patience::default() };
+        let (deadline, overdue) = patience.nearest(&limits, now);
         (deadline - now, overdue)
     }
 

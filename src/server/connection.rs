@@ -1,0 +1,190 @@
+//! A client's connection from its first byte to its last: a conversation over HTTP, and then perhaps a tunnel.
+//!
+//! One task for both: the tunnel takes over the client's socket, its place in the roster and the permit, and nothing has to be
+//! woken or scheduled in between. Each is on the heap by itself: the conversation is much the larger one, and gone before the
+//! tunnel begins, for tunnels are held by the thousand.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use hyper::server::conn::http1::Parts;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::yield_now;
+
+use super::Server;
+use super::patience::{Overdue, Patience};
+use crate::core::forwarded::Client;
+use crate::directory::Directory;
+use crate::drain::{Member, Phase};
+use crate::proxy::{Answer, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Relay, UNREADABLE, Unheard};
+
+/// A connection, to be polled to its end.
+pub(super) struct Connection {
+    stage: Stage,
+    /// Counts it, also as a tunnel.
+    _permit: Permit,
+}
+
+enum Stage {
+    /// The future gives the tunnel that the connection has become, if it has.
+    Http(Pin<Box<dyn Future<Output = Option<Box<Relay>>>>>),
+    Tunnel(Box<Relay>),
+}
+
+impl Connection {
+    /// The connection of this conversation.
+    pub(super) fn new(conversation: impl Future<Output = Option<Box<Relay>>> + 'static, permit: Permit) -> Self {
+        Self { stage: Stage::Http(Box::pin(conversation)), _permit: permit }
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.stage {
+                Stage::Http(conversation) => match ready!(conversation.as_mut().poll(cx)) {
+                    Some(tunnel) => self.stage = Stage::Tunnel(tunnel),
+                    None => return Poll::Ready(()),
+                },
+                Stage::Tunnel(tunnel) => return Pin::new(tunnel).poll(cx),
+            }
+        }
+    }
+}
+
+impl<D: Directory> Server<D> {
+    /// Speaks HTTP with a client of which it is known who it is, until the connection ends or has become a tunnel.
+    pub(super) fn converse(
+        self: Rc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        client: Client,
+        member: Member,
+    ) -> impl Future<Output = Option<Box<Relay>>> {
+        let downstream = Rc::new(Downstream::new(client));
+        let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
+        // Not an `async fn`, whose future would have its arguments twice.
+        async move {
+            let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
+            let mut connection = self.http.serve_connection(socket, service);
+            let mut patience = Patience::default();
+            let (mut told, mut noted) = (false, false);
+            let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
+            let ended = poll_fn(|cx| {
+                let mut ended = Pin::new(&mut connection).poll(cx);
+                // What is known only in part may become a handshake.
+                if ended.is_pending() && !told && downstream.doubts.is_last() {
+                    told = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                    ended = Pin::new(&mut connection).poll(cx);
+                }
+                let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
+                if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
+                    // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
+                    // the runtime's, what has come by now has been seen.
+                    let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
+                    if turn.as_mut().poll(cx).is_ready() {
+                        told = true;
+                        Pin::new(&mut connection).graceful_shutdown();
+                        ended = Pin::new(&mut connection).poll(cx);
+                    }
+                }
+                // Before the connection ends, which may take it a while: the client has its answer now.
+                if ended.is_pending() && !noted && downstream.unheard().is_some() {
+                    noted = true;
+                    self.note_unreadable(&downstream, &UNREADABLE);
+                }
+                match ended {
+                    Poll::Pending => patience.poll(&self.limits, &downstream, cx).map(|overdue| {
+                        self.cut(&downstream, overdue);
+                        Ok(())
+                    }),
+                    ended => ended,
+                }
+            });
+            if let Err(error) = ended.await {
+                tracing::debug!(%peer, %error, "connection ended");
+                if error.is_parse() && !noted {
+                    let answer = if error.is_parse_too_large() { &HEAD_TOO_LARGE } else { &UNREADABLE };
+                    self.note_unreadable(&downstream, answer);
+                }
+                return None;
+            }
+            let tunnel = downstream.take_tunnel()?;
+            let Parts { io, read_buf, .. } = connection.into_parts();
+            tunnel.begin(member, io.into_inner(), read_buf)
+        }
+    }
+
+    /// Says how a connection ends that has used up its time, and counts it.
+    fn cut(&self, downstream: &Downstream, overdue: Overdue) {
+        let count = |reason| self.metrics.rejected.with_label_values(&[reason]).inc();
+        match overdue {
+            Overdue::Idle => {}
+            Overdue::Head => {
+                count("slow-head");
+                downstream.end_with_slow_head();
+            }
+            Overdue::Write => {
+                count("slow-reader");
+                downstream.end_with(Ending::SlowReader);
+            }
+        }
+    }
+
+    /// hyper refuses what it cannot parse by itself (400, 414, 431), which the client's socket makes an answer of ours. Where
+    /// none was written, it is `answer`'s code all the same: to the preface of HTTP/2 hyper says nothing, and its own answer
+    /// goes to a client that has not taken an earlier one.
+    fn note_unreadable(&self, downstream: &Downstream, answer: &'static Answer) {
+        let count = |code| self.metrics.rejected.with_label_values(&[code]).inc();
+        let client = downstream.client.ip;
+        match downstream.unheard() {
+            Some(unheard) => {
+                count(unheard.code());
+                unheard.log(client);
+            }
+            None => {
+                count(answer.code);
+                Unheard::new(answer).log_unanswered(client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use prometheus::IntGauge;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::limits::Places;
+    use crate::metrics::Held;
+
+    #[test]
+    fn a_connection_counts_until_it_is_dropped() {
+        let gauge = IntGauge::new("connections", "Those of this test.").expect("a gauge");
+        let permit = Permit::new(Places::new(1).take().expect("there is one"), Held::new(&gauge));
+        let (end, ended) = oneshot::channel::<()>();
+        let conversation = async {
+            let _ = ended.await;
+            None
+        };
+        let mut connection = Connection::new(conversation, permit);
+        let mut poll = || Pin::new(&mut connection).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        drop(end);
+        assert!(poll().is_ready());
+        assert_eq!(gauge.get(), 1);
+        drop(connection);
+        assert_eq!(gauge.get(), 0);
+    }
+}
