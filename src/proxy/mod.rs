@@ -22,6 +22,7 @@ mod reject;
 mod socket;
 mod tunnel;
 mod upgrade;
+mod upkeep;
 mod upload;
 mod upstream;
 
@@ -112,13 +113,11 @@ enum Route {
 impl<D: Directory> Proxy<D> {
     /// The proxy of one worker thread. Has to be called on that thread's runtime.
     pub fn new(config: Arc<Config>, resolver: Resolver<D>, commons: Commons, roster: Rc<Roster>) -> Rc<Self> {
-        let pool = Pool::new(config.upstream.clone(), commons.clone());
+        let pool = Pool::open(config.upstream.clone(), commons.clone());
         let Commons { backends, limits, metrics, .. } = commons;
-        tokio::task::spawn_local(pool.sweep_forever());
         let balancer = Balancer::new(Arc::clone(&config), backends);
         let ledger = Ledger::new(Arc::clone(&metrics), Rc::clone(&roster), config.log_sample);
-        let nursery = Nursery::new(Rc::clone(&roster));
-        tokio::task::spawn_local(nursery.grow_forever());
+        let nursery = Nursery::open(Rc::clone(&roster));
         let tunnels = Rc::new(tunnel::Common {
             metrics: Arc::clone(&metrics),
             idle: config.downstream.tunnel_idle,

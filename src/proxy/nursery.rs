@@ -5,19 +5,16 @@
 //! memory of a tunnel that has ended.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::rc::Rc;
 
+use super::upkeep::every_second;
 use crate::drain::{Member, Roster};
-
-/// How often the young grow up: the first one after they have come.
-const EVERY: Duration = Duration::from_secs(1);
 
 /// The young tunnels of one worker thread.
 #[derive(Debug)]
 pub(super) struct Nursery {
     roster: Rc<Roster>,
-    /// Counts how often the young have grown up.
+    /// Counts how often the young have grown up: at the end of every second.
     year: Cell<u32>,
     /// Their places in the roster. One that has been left may be another's by now, who is woken in vain.
     young: RefCell<Vec<usize>>,
@@ -28,9 +25,15 @@ pub(super) struct Nursery {
 pub(super) struct Young(u32);
 
 impl Nursery {
-    /// An empty one.
-    pub(super) fn new(roster: Rc<Roster>) -> Rc<Self> {
-        Rc::new(Self { roster, year: Cell::new(0), young: RefCell::default() })
+    /// An empty one, for the thread whose runtime this is called on.
+    pub(super) fn open(roster: Rc<Roster>) -> Rc<Self> {
+        let nursery = Rc::new(Self::new(roster));
+        every_second(&nursery, Self::grow);
+        nursery
+    }
+
+    fn new(roster: Rc<Roster>) -> Self {
+        Self { roster, year: Cell::new(0), young: RefCell::default() }
     }
 
     /// Takes a tunnel's task in: it is polled once more when it is no longer young.
@@ -44,20 +47,7 @@ impl Nursery {
         young.0 != self.year.get()
     }
 
-    /// Lets those there are grow up, every second, for as long as the nursery lives.
-    pub(super) fn grow_forever(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
-        let nursery: Weak<Self> = Rc::downgrade(self);
-        async move {
-            loop {
-                tokio::time::sleep(EVERY).await;
-                let Some(nursery) = nursery.upgrade() else {
-                    return;
-                };
-                nursery.grow();
-            }
-        }
-    }
-
+    /// Lets those there are grow up.
     fn grow(&self) {
         self.year.set(self.year.get().wrapping_add(1));
         // With its memory: a storm is rare.

@@ -72,10 +72,11 @@ pub(super) fn limit_buffers(pod: &TcpStream) {
 ///
 /// The last address's error, or `TimedOut`.
 pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
-    let deadline = Instant::now() + timeout;
+    let mut now = Instant::now();
+    let deadline = now + timeout;
     let mut last = None;
     for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let share = deadline.saturating_duration_since(Instant::now()).div_f64(left as f64);
+        let share = deadline.saturating_duration_since(now).div_f64(left as f64);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?; // Small messages are not to wait for others.
@@ -84,6 +85,7 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
             Ok(Err(error)) => last = Some(error),
             Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
         }
+        now = Instant::now();
     }
     Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }

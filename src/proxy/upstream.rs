@@ -13,7 +13,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ pub(super) use self::places::Entered;
 use super::endpoint::{Connection, Endpoint, Idle};
 use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
+use super::upkeep::every_second;
 use super::{Commons, socket};
 use crate::backends::{Backends, InFlight, Load};
 use crate::config::UpstreamConfig;
@@ -32,9 +33,6 @@ use crate::core::address::HostPort;
 use crate::core::decision::{Failure, Stage};
 use crate::dns::{Dns, DnsError};
 use crate::metrics::{Held, Met, Metrics};
-
-/// How often idle connections past their time are looked for.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// An endpoint that nobody has asked for so long is forgotten: where pods go by their addresses, old ones pile up.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -100,8 +98,14 @@ struct Part {
 // === impl Pool ===
 
 impl Pool {
-    /// An empty pool.
-    pub(super) fn new(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
+    /// An empty pool, for the thread whose runtime this is called on.
+    pub(super) fn open(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
+        let pool = Self::new(config, commons);
+        every_second(&pool, Self::sweep);
+        pool
+    }
+
+    fn new(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
         let Commons { dns, queues, reach, backends, metrics, .. } = commons;
         Rc::new(Self { config, dns, queues, reach, backends, metrics, endpoints: RefCell::default() })
     }
@@ -277,27 +281,16 @@ impl Pool {
         self.dns.forget(&endpoint.address);
     }
 
-    /// Closes idle connections when their time has come or their pod has closed them, for as long as the pool lives.
-    pub(super) fn sweep_forever(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
-        let pool: Weak<Self> = Rc::downgrade(self);
-        async move {
-            loop {
-                tokio::time::sleep(SWEEP).await;
-                let Some(pool) = pool.upgrade() else {
-                    return;
-                };
-                let now = Instant::now();
-                pool.endpoints.borrow_mut().retain(|_, endpoint| {
-                    pool.look_where_it_leads(endpoint);
-                    let mut idle = endpoint.idle.borrow_mut();
-                    idle.retain(|idle| {
-                        idle.is_young(now, pool.config.idle) && socket::is_quiet(&idle.connection.stream)
-                    });
-                    let recent = now.saturating_duration_since(endpoint.last_used.get()) < FORGOTTEN;
-                    recent || !idle.is_empty() || Rc::strong_count(endpoint) > 1
-                });
-            }
-        }
+    /// Closes idle connections when their time has come or their pod has closed them, and forgets who is not asked for.
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.endpoints.borrow_mut().retain(|_, endpoint| {
+            self.look_where_it_leads(endpoint);
+            let mut idle = endpoint.idle.borrow_mut();
+            idle.retain(|idle| idle.is_young(now, self.config.idle) && socket::is_quiet(&idle.connection.stream));
+            let recent = now.saturating_duration_since(endpoint.last_used.get()) < FORGOTTEN;
+            recent || !idle.is_empty() || Rc::strong_count(endpoint) > 1
+        });
     }
 }
 
