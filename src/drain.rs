@@ -103,7 +103,7 @@ impl Roster {
         self.phase.get()
     }
 
-    /// A place for a new connection or tunnel. It counts from now on.
+    /// A place for a new connection, and for the tunnel that it may become. It counts from now on.
     pub fn join(self: &Rc<Self>) -> Member {
         let id = self.members.borrow_mut().insert(Waker::noop().clone());
         Member { roster: Rc::clone(self), id, enrolled: Cell::new(false) }

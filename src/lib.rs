@@ -48,7 +48,7 @@
 //! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client | `proxy/body.rs` |
-//! | a client's connection from accept to its end | `server/connection.rs` |
+//! | a client's connection to its end, also as a tunnel | `server/connection.rs` |
 //! | what is known of it; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | the log's word that a pod is unreachable | `proxy/reach.rs` |
@@ -105,7 +105,7 @@
 //! |---|---|---|
 //! | [`limits::Place`], [`limits::Seat`] | a client's connection or the tunnel it became, in its `Permit` | one less of all, and of its client |
 //! | `Held` | whatever a gauge counts | the gauge goes down |
-//! | [`drain::Member`] | a connection, a tunnel | the drain waits for one less |
+//! | [`drain::Member`] | the same | the drain waits for one less |
 //! | `Record` | a request | its metrics and its access line are written |
 //! | `Hold` | a request's body that comes after its answer | the connection may be idle |
 //! | `Doubt` | a chunked request whose end has not been seen | not dispelled: the connection takes no other request |

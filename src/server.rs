@@ -23,7 +23,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{unconstrained, yield_now};
 
-use self::connection::Connection;
 use crate::config::DownstreamConfig;
 use crate::core::forwarded::Client;
 use crate::core::prefix::Prefix;
@@ -200,7 +199,7 @@ impl<D: Directory> Server<D> {
                 let member = self.roster.join();
                 let client = self.proxy.client(peer.ip());
                 if self.announced && client.trusted {
-                    tokio::task::spawn_local(Rc::clone(self).serve_announced(stream, peer, permit, member));
+                    tokio::task::spawn_local(Rc::clone(self).serve_announced((stream, peer), client, permit, member));
                 } else {
                     // A load balancer carries many, also where it does not say whom.
                     let is_one = !client.trusted;
@@ -222,16 +221,26 @@ impl<D: Directory> Server<D> {
     }
 
     /// Serves a connection on which a load balancer says first whom it is for.
-    async fn serve_announced(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, permit: Permit, member: Member) {
+    async fn serve_announced(
+        self: Rc<Self>,
+        (mut stream, peer): (TcpStream, SocketAddr),
+        balancer: Client,
+        permit: Permit,
+        member: Member,
+    ) {
         let Ok(source) = self.announcement(&mut stream, peer).await else { return };
-        let by = self.proxy.client(source.unwrap_or_else(|| peer.ip()));
-        let is_one = !by.trusted;
-        let by = if source.is_some() { by } else { by.unbelieved() };
-        self.serve((stream, peer), (by, is_one), permit, member);
+        let (client, is_one) = match source {
+            Some(ip) => {
+                let named = self.proxy.client(ip);
+                let is_one = !named.trusted;
+                (named, is_one)
+            }
+            None => (balancer.unbelieved(), false),
+        };
+        self.serve((stream, peer), (client, is_one), permit, member);
     }
 
-    /// Serves a connection to its end, or until it has become a tunnel, in a task of its own: if the client may have it, where it
-    /// is one and not many.
+    /// Has a connection served, unless its client has as many as it may. `is_one`: it is one client's, and no load balancer's.
     fn serve(
         self: &Rc<Self>,
         (stream, peer): (TcpStream, SocketAddr),
@@ -246,8 +255,7 @@ impl<D: Directory> Server<D> {
             },
             _ => None,
         };
-        let conversation = Rc::clone(self).converse(stream, peer, client, member);
-        tokio::task::spawn_local(Connection::new(conversation, permit.seated(seat)));
+        self.attend((stream, peer), client, permit.seated(seat), member);
     }
 
     /// Whom a connection from a trusted peer is for, by its PROXY header, if that names anyone. Where there is no header, it

@@ -1,7 +1,7 @@
 //! The client's side of the proxy: what is known of the connection a request came on.
 //!
-//! Whoever serves a request says here what it comes to for the connection; the accept loop (`server`) and the socket
-//! ([`ClientSocket`]) act on it. Nothing here does I/O or waits: one without a request is timed by `server/patience.rs`.
+//! Whoever serves a request says here what it comes to for the connection; who serves that (`server/connection.rs`) and the
+//! socket ([`ClientSocket`]) act on it. Nothing here does I/O or waits: one without a request is timed by `server/patience.rs`.
 
 mod socket;
 
@@ -39,6 +39,8 @@ pub struct Downstream {
     /// What the connection is to become once hyper is done with it.
     tunnel: RefCell<Option<Box<Agreed>>>,
     socket: SocketState,
+    /// Counts the connection; the tunnel's once it has become one.
+    permit: RefCell<Option<Permit>>,
 }
 
 /// What is known of a client's socket, which hyper holds.
@@ -109,8 +111,8 @@ impl fmt::Display for ClientGone {
 
 impl std::error::Error for ClientGone {}
 
-/// A place among `--max-connections`, and among those of its client, for as long as the connection lives, or the tunnel that
-/// it became.
+/// A place among `--max-connections`, and among those of its client: for as long as the connection lives, the tunnel that it
+/// became, or what is left of a request's body that is still sent to its pod.
 #[derive(Debug)]
 pub struct Permit {
     _place: Place,
@@ -133,7 +135,7 @@ impl Permit {
 
 impl Downstream {
     /// A connection that has just been accepted.
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, permit: Permit) -> Self {
         Self {
             client,
             upgrading: Cell::new(false),
@@ -143,6 +145,7 @@ impl Downstream {
             under_way: Cell::new(0),
             tunnel: RefCell::default(),
             socket: SocketState::default(),
+            permit: RefCell::new(Some(permit)),
         }
     }
 
@@ -208,6 +211,11 @@ impl Downstream {
         self.tunnel.take()
     }
 
+    /// What counts the connection, for a tunnel that counts in its place.
+    pub(super) fn take_permit(&self) -> Option<Permit> {
+        self.permit.take()
+    }
+
     /// A request begins.
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
@@ -254,11 +262,27 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use prometheus::IntGauge;
 
-    /// A connection of somebody's.
-    pub(super) fn accepted() -> Rc<Downstream> {
-        Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[])))
+    use super::*;
+    use crate::limits::Places;
+
+    /// A connection of somebody's, and the gauge that counts it.
+    pub(super) fn accepted() -> (Rc<Downstream>, IntGauge) {
+        let gauge = IntGauge::new("connections", "Those of this test.").expect("a gauge");
+        let place = Places::new(1).take().expect("there is one");
+        let permit = Permit::new(place, Held::new(&gauge));
+        (Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit)), gauge)
+    }
+
+    #[test]
+    fn a_tunnel_counts_in_its_connections_place() {
+        let (downstream, gauge) = accepted();
+        let permit = downstream.take_permit();
+        drop(downstream);
+        assert_eq!(gauge.get(), 1);
+        drop(permit);
+        assert_eq!(gauge.get(), 0);
     }
 
     fn hear(downstream: &Downstream) {
@@ -266,19 +290,21 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_idle_between_requests() {
-        let downstream = accepted();
+    fn a_connection_is_idle_between_requests_and_counts_until_its_end() {
+        let (downstream, gauge) = accepted();
         assert!(downstream.idle_since().is_some());
         downstream.begin();
         assert!(downstream.idle_since().is_none());
         let now = Instant::now();
         downstream.end(now);
-        assert_eq!(downstream.idle_since(), Some(now));
+        assert_eq!((downstream.idle_since(), gauge.get()), (Some(now), 1));
+        drop(downstream);
+        assert_eq!(gauge.get(), 0);
     }
 
     #[test]
     fn what_comes_between_requests_is_a_head() {
-        let downstream = accepted();
+        let (downstream, _) = accepted();
         assert_eq!(downstream.incomplete_head(), None, "nothing has come");
         hear(&downstream);
         assert_eq!(downstream.incomplete_head(), Some(0));
@@ -293,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_still_to_come_is_no_head() {
-        let downstream = accepted();
+        let (downstream, _) = accepted();
         downstream.begin();
         let hold = downstream.hold();
         downstream.end(Instant::now());
@@ -305,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_complete_answer_takes_back_the_reset_and_nothing_else() {
-        let downstream = accepted();
+        let (downstream, _) = accepted();
         for (ending, left) in [(Ending::CutShort, None), (Ending::Unread, Some(Ending::Unread))] {
             downstream.end_with(ending);
             downstream.is_not_cut_short();
@@ -315,7 +341,7 @@ mod tests {
 
     #[test]
     fn only_a_slow_reader_is_cut() {
-        let downstream = accepted();
+        let (downstream, _) = accepted();
         assert_eq!((downstream.cut(), downstream.stuck_write()), (None, None));
         downstream.end_with(Ending::SlowReader);
         assert_eq!(downstream.cut(), Some("slow-reader"));

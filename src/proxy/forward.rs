@@ -63,6 +63,8 @@ struct Unanswered {
     own: bool,
 }
 
+const UNSENT: &str = "what has been sent is not attempted again";
+
 /// What Engine.IO answers to a `sid` it does not know, with other errors of a session's.
 const SESSION_UNKNOWN: u16 = 400;
 
@@ -99,7 +101,7 @@ impl<D: Directory> Forwarding<'_, D> {
         record: &mut Record,
     ) -> Result<Answered, GivenUp> {
         let close = !body.is_end_stream();
-        // Lent to the attempts, and not handed from one to the next: a request's future has room for every copy of it.
+        // Lent to the attempts, and not handed from one to the next: a request's future would have room for every copy of it.
         let mut unsent = Some(self.upload(head, body, record).await);
         record.upload = unsent.as_ref().and_then(Upload::progress);
         // The request's fields are written; their map takes the response's.
@@ -156,7 +158,7 @@ impl<D: Directory> Forwarding<'_, D> {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
             };
-            unsent.iter_mut().for_each(|upload| upload.address(room));
+            unsent.as_mut().expect(UNSENT).address(room);
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
             let connect = match attempt {
@@ -256,7 +258,7 @@ impl<D: Directory> Forwarding<'_, D> {
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
         let lease = self.tried(moved, pool.lease(endpoint, entered, (now, connect), (who, left)).await)?;
-        let upload = unsent.take().expect("what has been sent is not attempted again");
+        let upload = unsent.take().expect(UNSENT);
         let exchange = Exchange::new(lease, upload, self.patience());
         let reused = exchange.lease().was_reused();
         exchange.begin(&head.method, &mut head.headers, unsent).await.map_err(|mut failure| {

@@ -1,6 +1,6 @@
 //! The relay after a 101: bytes both ways, frames never looked at.
 //!
-//! One task a tunnel, working on the two raw sockets. It holds no buffer while nothing moves: it waits until a socket
+//! In the task of its connection, working on the two raw sockets. It holds no buffer while nothing moves: it waits until a socket
 //! is readable, borrows the worker's one large buffer, reads, writes at once, and keeps a copy only of what the other
 //! side did not take (then it stops reading: that is the backpressure). A FIN is passed on as a FIN, and the other half
 //! may linger only so long (tokio's `copy_bidirectional` would wait for ever: tokio issue 4556).

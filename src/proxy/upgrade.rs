@@ -18,12 +18,12 @@ use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Proxy;
 use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
 use super::tunnel::{Common, Direction, End, Tunnel};
 use super::upstream::Kept;
+use super::{Downstream, Permit, Proxy};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
 use crate::drain::Member;
@@ -84,8 +84,14 @@ impl Agreed {
     }
 
     /// The tunnel between the pod and the client, which has been sent the 101; `early` is what it has sent already. It goes
-    /// on as the `member` that its connection was. `None` where the 101 did not go out.
-    pub fn begin(self: Box<Self>, member: Member, client: ClientSocket, early: Bytes) -> Option<Box<Relay>> {
+    /// on as the `member` that its connection was, and counts in its place. `None` where the 101 did not go out.
+    pub fn begin(
+        self: Box<Self>,
+        member: Member,
+        downstream: &Downstream,
+        client: ClientSocket,
+        early: Bytes,
+    ) -> Option<Box<Relay>> {
         let Self { mut on_client, pod, early: early_down, common, story, kept } = *self;
         // Told to upgrade by itself, hyper calls its part an error of the user's; where it did not come to that, cancelled.
         let told = Pin::new(&mut on_client).poll(&mut Context::from_waker(Waker::noop()));
@@ -96,7 +102,7 @@ impl Agreed {
         let (client, looked_past) = client.into_stream();
         let up = Direction::to_pod(early, looked_past);
         let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member);
-        Some(Box::new(Relay { tunnel, story, end: None, kept }))
+        Some(Box::new(Relay { tunnel, story, end: None, kept, _permit: downstream.take_permit() }))
     }
 }
 
@@ -121,6 +127,8 @@ pub struct Relay {
     end: Option<End>,
     /// Its part of the pod.
     kept: Kept,
+    /// Its connection's.
+    _permit: Option<Permit>,
 }
 
 impl Future for Relay {

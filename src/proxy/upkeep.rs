@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn it_is_done_until_its_owner_is_gone() {
         let runtime = LocalRuntime::new().expect("the machine has room for a runtime");
-        runtime.block_on(async {
+        let test = async {
             let owner = Rc::new(Cell::new(0));
             every_second(&owner, |times| times.set(times.get() + 1));
             while owner.get() < 2 {
@@ -42,6 +42,8 @@ mod tests {
             while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
                 tokio::time::sleep(EVERY / 10).await;
             }
-        });
+        };
+        let done = runtime.block_on(async { tokio::time::timeout(20 * EVERY, test).await });
+        done.expect("in time");
     }
 }

@@ -302,4 +302,4 @@ impl Progress {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,14 +1,14 @@
-//! A client's connection from its first byte to its last: a conversation over HTTP, and then perhaps a tunnel.
+//! A client's connection from when it is known whose it is: a conversation over HTTP, and then perhaps a tunnel.
 //!
 //! One task for both: the tunnel takes over the client's socket, its place in the roster and the permit, and nothing has to be
-//! woken or scheduled in between. Each is on the heap by itself: the conversation is much the larger one, and gone before the
-//! tunnel begins, for tunnels are held by the thousand.
+//! woken or scheduled in between. Each is on the heap by itself: the conversation is much the larger one, and gone when the
+//! tunnel is first polled, for tunnels are held by the thousand.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
 use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
@@ -23,52 +23,33 @@ use crate::directory::Directory;
 use crate::drain::{Member, Phase};
 use crate::proxy::{Answer, ClientSocket, Downstream, Ending, HEAD_TOO_LARGE, Permit, Relay, UNREADABLE, Unheard};
 
-/// A connection, to be polled to its end.
-pub(super) struct Connection {
-    stage: Stage,
-    /// Counts it, also as a tunnel.
-    _permit: Permit,
-}
-
-enum Stage {
-    /// The future gives the tunnel that the connection has become, if it has.
-    Http(Pin<Box<dyn Future<Output = Option<Box<Relay>>>>>),
-    Tunnel(Box<Relay>),
-}
-
-impl Connection {
-    /// The connection of this conversation.
-    pub(super) fn new(conversation: impl Future<Output = Option<Box<Relay>>> + 'static, permit: Permit) -> Self {
-        Self { stage: Stage::Http(Box::pin(conversation)), _permit: permit }
-    }
-}
-
-impl Future for Connection {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match &mut self.stage {
-                Stage::Http(conversation) => match ready!(conversation.as_mut().poll(cx)) {
-                    Some(tunnel) => self.stage = Stage::Tunnel(tunnel),
-                    None => return Poll::Ready(()),
-                },
-                Stage::Tunnel(tunnel) => return Pin::new(tunnel).poll(cx),
-            }
-        }
-    }
-}
-
 impl<D: Directory> Server<D> {
-    /// Speaks HTTP with a client of which it is known who it is, until the connection ends or has become a tunnel.
-    pub(super) fn converse(
+    /// Has a connection served to its end, in a task of its own.
+    pub(super) fn attend(
+        self: &Rc<Self>,
+        (stream, peer): (TcpStream, SocketAddr),
+        client: Client,
+        permit: Permit,
+        member: Member,
+    ) {
+        let downstream = Rc::new(Downstream::new(client, permit));
+        let conversation = Box::pin(Rc::clone(self).converse(stream, peer, downstream, member));
+        tokio::task::spawn_local(async move {
+            let tunnel = conversation.await;
+            if let Some(tunnel) = tunnel {
+                tunnel.await;
+            }
+        });
+    }
+
+    /// Speaks HTTP until the connection ends or has become a tunnel.
+    fn converse(
         self: Rc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
-        client: Client,
+        downstream: Rc<Downstream>,
         member: Member,
     ) -> impl Future<Output = Option<Box<Relay>>> {
-        let downstream = Rc::new(Downstream::new(client));
         let socket = TokioIo::new(ClientSocket::new(stream, &downstream));
         // Not an `async fn`, whose future would have its arguments twice.
         async move {
@@ -119,7 +100,7 @@ impl<D: Directory> Server<D> {
             }
             let tunnel = downstream.take_tunnel()?;
             let Parts { io, read_buf, .. } = connection.into_parts();
-            tunnel.begin(member, io.into_inner(), read_buf)
+            tunnel.begin(member, &downstream, io.into_inner(), read_buf)
         }
     }
 
@@ -155,36 +136,5 @@ impl<D: Directory> Server<D> {
                 Unheard::new(answer).log_unanswered(client);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use prometheus::IntGauge;
-    use tokio::sync::oneshot;
-
-    use super::*;
-    use crate::limits::Places;
-    use crate::metrics::Held;
-
-    #[test]
-    fn a_connection_counts_until_it_is_dropped() {
-        let gauge = IntGauge::new("connections", "Those of this test.").expect("a gauge");
-        let permit = Permit::new(Places::new(1).take().expect("there is one"), Held::new(&gauge));
-        let (end, ended) = oneshot::channel::<()>();
-        let conversation = async {
-            let _ = ended.await;
-            None
-        };
-        let mut connection = Connection::new(conversation, permit);
-        let mut poll = || Pin::new(&mut connection).poll(&mut Context::from_waker(Waker::noop()));
-        assert!(poll().is_pending());
-        drop(end);
-        assert!(poll().is_ready());
-        assert_eq!(gauge.get(), 1);
-        drop(connection);
-        assert_eq!(gauge.get(), 0);
     }
 }

@@ -118,4 +118,15 @@ mod tests {
         assert_eq!(nearest(now, false, true), (Duration::from_secs(60), Overdue::Write));
         assert_eq!(nearest(now, true, true), (Duration::from_secs(10), Overdue::Head));
     }
+
+    /// What was taken last may have been taken long after its request was over.
+    #[test]
+    fn a_connection_is_idle_since_it_took_what_it_had_to_wait_for() {
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        let limits = Limits { idle: second, head: second, write: second };
+        for (taken, idle_until) in [(None, 1), (Some(now + second), 2), (Some(now - second), 1)] {
+            let patience = Patience { taken, ..Patience::default() };
+            assert_eq!(patience.nearest(&limits, now), (now + idle_until * second, Overdue::Idle));
+        }
+    }
 }

@@ -95,6 +95,21 @@ fn a_request_in_flight_is_finished() {
     assert_eq!(stage.router.wait_exit().code(), Some(0));
 }
 
+/// Also while it is not yet known whose it is.
+#[test]
+fn a_connection_that_has_not_said_whom_it_is_for_is_served() {
+    let mut stage = Stage::with(&["--proxy-protocol", "on", "--lame-duck", "0s", "--drain-timeout", "60s"]);
+    let mut client = stage.client();
+    client.send("PROXY TCP4 203.0.113.7");
+    eventually("it is counted", || stage.router.metric("pod_router_downstream_connections", &[]) > 0.5);
+    stage.router.signal("TERM");
+    eventually("nobody else can connect", || Client::try_connect(stage.router.addr()).is_err());
+    client.send(" 10.0.0.1 1 2\r\nGET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read_response().pod(), "backend-0");
+    client.expect_end();
+    assert_eq!(stage.router.wait_exit().code(), Some(0));
+}
+
 /// They have connected, for all they know, before the router closed its door.
 #[test]
 fn connections_in_the_queue_are_served() {

@@ -280,7 +280,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
         let (stream, _) = listener.accept().await.expect("it has connected");
-        let downstream = accepted();
+        let downstream = accepted().0;
         (ClientSocket::new(stream, &downstream), downstream, client)
     }
 

@@ -50,7 +50,7 @@ impl AsyncWrite for Sends {
 }
 
 /// The request that a client has sent in one piece, on its way; and that client. hyper has read what it reads unasked.
-async fn received(fields: &str, body: &str, framing: Framing) -> (Upload, DuplexStream) {
+pub(in crate::proxy) async fn received(fields: &str, body: &str, framing: Framing) -> (Upload, DuplexStream) {
     let (mut client, served) = tokio::io::duplex(64 * 1024);
     let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}");
     client.write_all(request.as_bytes()).await.expect("there is room");
@@ -72,7 +72,7 @@ async fn send(upload: &mut Upload, pod: &mut Sends) -> Result<(), SendError> {
     poll_fn(|cx| upload.poll_send(pod, cx)).await
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(in crate::proxy) fn run(test: impl Future<Output = ()>) {
     LocalRuntime::new().expect("the machine has room for a runtime").block_on(test);
 }
 
