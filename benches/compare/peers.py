@@ -110,27 +110,41 @@ def floor(name=FLOOR, port=4205, how=()):
     return Peer(name, port, [stage.FLOOR, *how, *copies], knows_rooms=False, dials=True, websocket_port=port + 1)
 
 
+def servers(pods, form):
+    """A line of a configuration for each pod."""
+    return " ".join(form.format(pod=pod, port=port) for pod, port in pods.items())
+
+
+NGINX_SERVER = "server 127.0.0.1:{port};"
+
+
+def upstreams(pods):
+    """Each pod by its name, with kept connections of its own."""
+    return servers(pods, f"upstream {{pod}} {{{{ {NGINX_SERVER} keepalive 64; keepalive_requests 1000000000; }}}}\n")
+
+
+def reference(theatre, port=4201, pods=stage.PODS, cache_seconds=2):
+    """nginx + Lua. Several run beside each other: each has a configuration of its own, by its port."""
+    values = {"PORT": str(port), "UPSTREAMS": upstreams(pods), "CACHE_SECONDS": str(cache_seconds)}
+    filled = theatre.fill("benches/peers/nginx-lua.conf", **values)
+    own = f"{filled}-{port}"
+    os.rename(filled, own)
+    return Peer(REFERENCE, port, ["nginx", "-c", own])
+
+
 def all_peers(theatre, binary):
     """Every proxy of the comparison, ours first."""
-
-    def servers(pods, form):
-        return " ".join(form.format(pod=pod, port=port) for pod, port in pods.items())
-
-    nginx = "server 127.0.0.1:{port};"
-    keep = "keepalive 64; keepalive_requests 1000000000;"
-    upstreams = servers(stage.PODS, f"upstream {{pod}} {{{{ {nginx} {keep} }}}}\n")
     lines = "server {pod} 127.0.0.1:{port}\n  "
     pods = json.dumps({pod: f"127.0.0.1:{port}" for pod, port in stage.PODS.items()})
-    lua = theatre.fill("benches/peers/nginx-lua.conf", PORT="4201", UPSTREAMS=upstreams)
-    tuned = theatre.fill("benches/peers/nginx-tuned.conf", PORT="4230", UPSTREAMS=upstreams)
-    hashes = {"HTTP": servers(stage.HTTP_PODS, nginx), "WEBSOCKET": servers(stage.ECHO_PODS, nginx)}
+    tuned = theatre.fill("benches/peers/nginx-tuned.conf", PORT="4230", UPSTREAMS=upstreams(stage.PODS))
+    hashes = {"HTTP": servers(stage.HTTP_PODS, NGINX_SERVER), "WEBSOCKET": servers(stage.ECHO_PODS, NGINX_SERVER)}
     nginx_hash = theatre.fill("benches/peers/nginx-hash.conf", PORT="4202", **hashes)
     hashes = {"HTTP": servers(stage.HTTP_PODS, lines), "WEBSOCKET": servers(stage.ECHO_PODS, lines)}
     haproxy = theatre.fill("benches/peers/haproxy.cfg", PORT="4203", **hashes)
     node = ["node", "benches/peers/node/router.mjs", "4204", str(stage.REDIS), pods]
     return [
         ours(binary, 4200),
-        Peer(REFERENCE, 4201, ["nginx", "-c", lua]),
+        reference(theatre),
         Peer(TUNED, 4230, ["nginx", "-c", tuned], only=["http", "body", "cold", "redirect", "tunnel"]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -172,6 +173,41 @@ while True:
             self.assertRegex(str(found["0"]), why)
             self.assertIsInstance(found["1"], turns.Measured)
             self.assertRaises(turns.Failed, turns.whole, found)
+
+
+class Scaling(unittest.TestCase):
+    def config(self, peer):
+        with open(peer.command[-1]) as file:
+            return file.read()
+
+    def test_references_beside_each_other_have_pods_a_cache_and_files_of_their_own(self):
+        pods = {f"backend-{n}": 4100 + n % 3 for n in range(1000)}
+        theatre = stage.Stage(0)
+        self.addCleanup(theatre.temporary.cleanup)
+        usual, few, many = (
+            self.config(peers.reference(theatre, **how))
+            for how in ({}, {"port": 4240, "pods": {"backend-0": 4100}, "cache_seconds": 3600}, {"port": 4241, "pods": pods})
+        )
+        self.assertIn("rooms:set(room, value, 2)", usual)
+        self.assertIn("rooms:set(room, value, 3600)", few)
+        self.assertEqual([text.count("keepalive 64;") for text in (usual, few, many)], [len(stage.PODS), 1, 1000])
+        self.assertIn("upstream backend-998 { server 127.0.0.1:4102; keepalive 64;", many)
+        self.assertNotRegex(usual + few + many, "@[A-Z]")
+        own, others = (re.findall(rf"{theatre.directory}\S+", text) for text in (few, many))
+        self.assertEqual((len(own), set(own) & set(others)), (4, set()))
+
+    def test_whoever_asked_redis_was_not_measured_with_its_rooms_in_the_cache(self):
+        results = {"ours": turns.Measured(20.0, counted=0.0), "theirs": turns.Measured(40.0, counted=2e-6), "third": turns.Failed("x")}
+        found = scaling.from_cache(results)
+        self.assertEqual((found["ours"], str(found["third"])), (20.0, "x"))
+        self.assertRegex(str(found["theirs"]), "theirs: 0.000002 lookups a request")
+
+    def test_both_are_in_one_row(self):
+        name = "1,000 pods"
+        each = {name: 28.52, scaling.reference_name(name): 50.14}
+        self.assertEqual(
+            scaling.line(name, scaling.beside(each, name)), "| 1,000 pods | request 28.5, nginx-lua's request 50.1 |"
+        )
 
 
 class Disturbance(unittest.TestCase):
