@@ -17,6 +17,7 @@ REFERENCE_PORT = 4240
 MOST_ROOMS = 1_000_000
 #: Until all is measured.
 CACHE_SECONDS = 3600
+#: As long as nginx keeps idle connections to pods, or those to 1,000 of them would end while others have their turns.
 LONG = [f"--cache-ttl={CACHE_SECONDS}s", "--cache-capacity=2000000", "--upstream-idle=60s"]
 
 
