@@ -174,12 +174,17 @@ impl Roster {
 // === impl Member ===
 
 impl Member {
-    /// The phase. Registers the task to be woken when it changes: call it from within the task's `poll`.
+    /// The phase. Enrols the task to be woken when it changes: call it from within the task's `poll`.
     pub fn phase(&self, waker: &Waker) -> Phase {
+        self.enrol(waker);
+        self.roster.phase()
+    }
+
+    /// From now on this task is woken when the phase changes, and by [`Roster::wake`].
+    pub fn enrol(&self, waker: &Waker) {
         if !self.enrolled.replace(true) {
             self.roster.members.borrow_mut()[self.id] = waker.clone();
         }
-        self.roster.phase()
     }
 
     /// Its place in the roster, which may be another's once it has left.

@@ -52,7 +52,8 @@
 //! | what is known of it; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | the log's word that a pod is unreachable | `proxy/reach.rs` |
-//! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs`; what a tunnel gets after its first second: `proxy/nursery.rs` |
+//! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
+//! | what a connection or tunnel gets only after its first second | `proxy/nursery.rs` |
 //! | the access line, request metrics | `proxy/record.rs`, [`metrics`] |
 //! | accepting, connection limits, slow clients | [`server`] |
 //! | a rate, how it is written and where it applies | [`core::rate`] |
@@ -73,7 +74,7 @@
 //! proxy         the path of one request
 //! backends      the pods for requests without a room
 //! directory dns who owns a room  |  where a name leads
-//! drain limits metrics probe single_flight telemetry   mechanics without domain words
+//! drain limits metrics probe single_flight telemetry timer  mechanics without domain words
 //! config        what was typed → what was meant
 //! core          values and decisions
 //! conformance   names the tests of each RFC clause; no code, imported by none
@@ -135,8 +136,9 @@
 //!   is a response parser of our own: it is strict (what two readers could understand differently ends the connection),
 //!   pure, and tested in pieces of every size.
 //! - **What happens to every request costs nothing that can be done once**: counters are found by label once a thread, a
-//!   connection has one timer that is set again only when it fires, fields go from the client's head to the pod's bytes
-//!   without a map between, and branches that are rare are boxed, because a request's future is as large as its largest.
+//!   connection has one timer that is set again only when it fires ([`timer`]), a client's none in its first second, fields
+//!   go from the client's head to the pod's bytes without a map between, and branches that are rare are boxed, because a
+//!   request's future is as large as its largest.
 //! - **mimalloc**, in its second version: 1 µs of 17 a request less than glibc's allocator, memory given back after a rush,
 //!   and, unlike its third version, no slow path for the aligned blocks that tasks and sockets are. It asks for no huge
 //!   pages: they are 14 MB for a process that needs three.
@@ -188,3 +190,4 @@ pub mod proxy;
 pub mod server;
 pub mod single_flight;
 pub mod telemetry;
+pub mod timer;

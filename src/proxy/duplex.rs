@@ -7,15 +7,14 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
 use super::exchange::{Broken, Exchange};
 use crate::core::wire::Part;
+use crate::timer::Timer;
 
 /// An exchange whose request is sent on while its response is read.
 pub(super) struct Duplex {
@@ -80,7 +79,7 @@ impl Duplex {
     /// Sends the request until it has gone, has failed, or nobody wants it any more. The client's silence has a limit; the
     /// pod's has not while its response is under way, which has limits of its own.
     async fn send(shared: Weak<Shared>) {
-        let mut timer = pin!(tokio::time::sleep(Duration::ZERO)); // set where it is polled
+        let mut timer = Timer::default();
         poll_fn(|cx| {
             let Some(shared) = shared.upgrade() else {
                 return Poll::Ready(());
@@ -92,8 +91,7 @@ impl Duplex {
                     let Some(deadline) = shared.exchange.borrow().client_deadline() else {
                         return Poll::Pending;
                     };
-                    timer.as_mut().reset(deadline.into());
-                    ready!(timer.as_mut().poll(cx));
+                    ready!(timer.poll(cx, deadline));
                     Err(Broken::SlowUpload)
                 }
             };
@@ -109,6 +107,8 @@ impl Duplex {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::{HeaderMap, Method};
     use hyper::server::conn::http1;
     use hyper::service::service_fn;

@@ -4,13 +4,11 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
 use super::queue::Queue;
 use super::socket;
@@ -19,6 +17,7 @@ use crate::core::address::HostPort;
 use crate::core::decision::Failure;
 use crate::core::session::AffinitySource;
 use crate::metrics::{Held, Met, PodMetrics, code_label};
+use crate::timer::Timer;
 
 /// A pod or a default-backend address, and the connections to it.
 #[derive(Debug)]
@@ -60,8 +59,8 @@ pub(super) struct Idle {
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    /// One timer for all exchanges: it is set again only when it fires too early, not for every request.
-    pub(super) timer: Option<Pin<Box<Sleep>>>,
+    /// One for the dial and all exchanges.
+    pub(super) timer: Timer,
     /// Whether it has been given [limits](socket::limit_buffers).
     pub(super) limited: bool,
     /// Whether the kernel [probes](socket::keep_alive) it.

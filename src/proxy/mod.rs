@@ -39,15 +39,16 @@ use hyper::body::{Body, Incoming};
 pub use body::ResponseBody;
 pub use canned::Unheard;
 pub use client::{ClientGone, ClientSocket, Downstream, Ending, Permit};
+pub use nursery::{Nursery, Young};
 pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
 pub use socket::tune_listener;
 pub use upgrade::Relay;
+pub use upkeep::SECOND;
 
 use self::balance::{Balancer, Choice};
 use self::forward::{Forwarding, GivenUp};
-use self::nursery::Nursery;
 use self::record::{Ledger, Record, RequestKind, RouteSource};
 use self::reject::Own;
 use self::upgrade::Offer;
@@ -132,6 +133,11 @@ impl<D: Directory> Proxy<D> {
     /// Judges a peer by `--trusted-proxies`.
     pub fn client(&self, ip: IpAddr) -> Client {
         Client::new(ip, &self.config.downstream.trusted_proxies)
+    }
+
+    /// The young connections and tunnels of the thread.
+    pub fn nursery(&self) -> &Nursery {
+        &self.tunnels.nursery
     }
 
     /// Answers one request. Not an `async fn`, whose future would have the request twice: it is copied when it begins.

@@ -1,8 +1,8 @@
-//! Tunnels in their first second: what matters only to those that live longer is given to them at its end. Many never come
-//! to that, and a storm of handshakes, after a restart of a pod, should cost as little as it can.
+//! Connections and tunnels in their first second: what matters only to those that live longer is given to them at its end. Many
+//! never come to that, and a storm of handshakes, after a restart of a pod, should cost as little as it can.
 //!
-//! One [`Nursery`] per worker thread. It wakes a tunnel's task and has nothing of it: a waker that is kept would keep the
-//! memory of a tunnel that has ended.
+//! One [`Nursery`] per worker thread. It wakes a task and has nothing of it: a waker that is kept would keep the memory of a
+//! connection that has ended.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,19 +10,20 @@ use std::rc::Rc;
 use super::upkeep::every_second;
 use crate::drain::{Member, Roster};
 
-/// The young tunnels of one worker thread.
+/// The young of one worker thread.
 #[derive(Debug)]
-pub(super) struct Nursery {
+pub struct Nursery {
     roster: Rc<Roster>,
     /// Counts how often the young have grown up: at the end of every second.
     year: Cell<u32>,
-    /// Their places in the roster. One that has been left may be another's by now, who is woken in vain.
-    young: RefCell<Vec<usize>>,
+    /// By place in the roster: whether somebody young has had it this year. It may be another's by now, who is woken in vain,
+    /// but once for all that have had it.
+    young: RefCell<Vec<bool>>,
 }
 
-/// Since when a tunnel is young.
+/// Since when a connection or tunnel is young.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Young(u32);
+pub struct Young(u32);
 
 impl Nursery {
     /// An empty one, for the thread whose runtime this is called on.
@@ -32,26 +33,31 @@ impl Nursery {
         nursery
     }
 
-    fn new(roster: Rc<Roster>) -> Self {
+    /// The same, where somebody else lets the young [grow](Self::grow).
+    pub(crate) fn new(roster: Rc<Roster>) -> Self {
         Self { roster, year: Cell::new(0), young: RefCell::default() }
     }
 
-    /// Takes a tunnel's task in: it is polled once more when it is no longer young.
-    pub(super) fn admit(&self, member: &Member) -> Young {
-        self.young.borrow_mut().push(member.place());
+    /// Takes a task in, which the member has [enrolled](Member::enrol): it is polled once more when it is no longer young.
+    pub fn admit(&self, member: &Member) -> Young {
+        let (place, mut young) = (member.place(), self.young.borrow_mut());
+        if place >= young.len() {
+            young.resize(place + 1, false);
+        }
+        young[place] = true;
         Young(self.year.get())
     }
 
     /// Whether it is no longer young.
-    pub(super) fn has_grown_up(&self, young: Young) -> bool {
+    pub fn has_grown_up(&self, young: Young) -> bool {
         young.0 != self.year.get()
     }
 
     /// Lets those there are grow up.
-    fn grow(&self) {
+    pub(crate) fn grow(&self) {
         self.year.set(self.year.get().wrapping_add(1));
         // With its memory: a storm is rare.
-        for place in self.young.take() {
+        for (place, _) in self.young.take().into_iter().enumerate().filter(|(_, is_young)| *is_young) {
             self.roster.wake(place);
         }
     }
@@ -61,28 +67,53 @@ impl Nursery {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
-    struct Task;
+    #[derive(Default)]
+    struct Count(AtomicUsize);
 
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {}
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A member and its task, and how often that was woken.
+    fn enrolled(roster: &Rc<Roster>) -> (Member, Arc<Count>) {
+        let (member, task) = (roster.join(), Arc::new(Count::default()));
+        member.enrol(&Waker::from(Arc::clone(&task)));
+        (member, task)
     }
 
     #[test]
     fn the_young_grow_up_once_and_nothing_is_kept_of_who_has_gone() {
         let roster = Roster::new();
         let nursery = Nursery::new(Rc::clone(&roster));
-        let (stays, leaves) = (roster.join(), roster.join());
-        let task = Arc::new(Task);
-        leaves.phase(&Waker::from(Arc::clone(&task)));
-        let young = [&stays, &leaves].map(|member| nursery.admit(member));
+        let ((leaves, gone), (stays, task)) = (enrolled(&roster), enrolled(&roster));
+        let young = [&leaves, &stays].map(|member| nursery.admit(member));
         drop(leaves);
-        assert_eq!(Arc::strong_count(&task), 1);
-        assert!(!nursery.has_grown_up(young[0]));
+        assert_eq!(Arc::strong_count(&gone), 1);
+        assert!(!nursery.has_grown_up(young[1]));
         nursery.grow();
-        assert!(nursery.has_grown_up(young[0]) && nursery.young.borrow().is_empty());
-        let next = nursery.admit(&stays);
-        assert!(!nursery.has_grown_up(next));
+        assert!(nursery.has_grown_up(young[1]) && nursery.young.borrow().is_empty());
+        assert_eq!((gone.0.load(Ordering::Relaxed), task.0.load(Ordering::Relaxed)), (0, 1));
+        nursery.grow();
+        assert_eq!(task.0.load(Ordering::Relaxed), 1, "it has grown up");
+        assert!(!nursery.has_grown_up(nursery.admit(&stays)));
+    }
+
+    #[test]
+    fn a_place_is_woken_once_however_many_have_had_it() {
+        let roster = Roster::new();
+        let nursery = Nursery::new(Rc::clone(&roster));
+        for _ in 0..10 {
+            nursery.admit(&roster.join());
+        }
+        let (last, task) = enrolled(&roster);
+        assert_eq!(last.place(), 0);
+        nursery.admit(&last);
+        nursery.grow();
+        assert_eq!(task.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -175,6 +175,11 @@ impl Record {
         self.ledger.metrics.request_duration.observe(seconds(now - self.started));
     }
 
+    /// When it was, or else the request had been read.
+    pub(super) fn answered(&self) -> Instant {
+        self.answered.map_or(self.started, |(at, _)| at)
+    }
+
     /// Bytes of the response body were handed on.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;

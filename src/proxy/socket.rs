@@ -1,6 +1,7 @@
 //! TCP sockets: how they are tuned, how a pod is dialled, and the buffer that all reads of a thread share.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -12,6 +13,8 @@ use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
+
+use crate::timer::Timer;
 
 /// The size of a thread's read buffer: large reads are what makes large messages cheap.
 pub(super) const BUFFER: usize = 64 * 1024;
@@ -65,25 +68,38 @@ pub(super) fn limit_buffers(pod: &TcpStream) {
     let _ = socket.set_recv_buffer_size(RECEIVED);
 }
 
-/// Connects to the first of `addresses` that accepts, and says which it is; all within `timeout`: each has an equal share of
-/// what is left, so that one which swallows packets leaves the others theirs.
+/// A pod that has been dialled.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) stream: TcpStream,
+    /// The one that accepted.
+    pub(super) address: SocketAddr,
+    /// What the dial was timed by, for what comes next on the connection: deadlines are later there.
+    pub(super) timer: Timer,
+}
+
+/// Connects to the first of `addresses` that accepts; all within `timeout`: each has an equal share of what is left, so that
+/// one which swallows packets leaves the others theirs.
 ///
 /// # Errors
 ///
 /// The last address's error, or `TimedOut`.
-pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<Connected> {
     let mut now = Instant::now();
-    let deadline = now + timeout;
-    let mut last = None;
+    let (deadline, mut timer, mut last) = (now + timeout, Timer::default(), None);
     for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let share = deadline.saturating_duration_since(now).div_f64(left as f64);
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
+        let share = now + deadline.saturating_duration_since(now).div_f64(left as f64);
+        let mut connecting = pin!(TcpStream::connect(address));
+        let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Pending => timer.poll(cx, share).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            connected => connected,
+        });
+        match connected.await {
+            Ok(stream) => {
                 stream.set_nodelay(true)?; // Small messages are not to wait for others.
-                return Ok((stream, *address));
+                return Ok(Connected { stream, address: *address, timer });
             }
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
+            Err(error) => last = Some(error),
         }
         now = Instant::now();
     }
@@ -196,7 +212,8 @@ mod tests {
         let alone = connect(&[silent_at], timeout).await;
         assert_eq!(alone.expect_err("it says nothing").kind(), io::ErrorKind::TimedOut);
         let connected = connect(&[silent_at, good_at], timeout).await.expect("the second accepts");
-        assert_eq!((connected.0.peer_addr().expect("connected"), connected.1), (good_at, good_at));
+        assert_eq!((connected.stream.peer_addr().expect("connected"), connected.address), (good_at, good_at));
+        assert!(connected.timer.is_running(), "for what comes next");
         connect(&[], timeout).await.expect_err("there is nobody");
     }
     #[test]

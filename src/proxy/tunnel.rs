@@ -17,12 +17,13 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
+use super::SECOND;
 use super::nursery::{Nursery, Young};
 use super::socket::{keep_alive, limit_buffers, poll_past, read_past, with_buffer};
 use crate::drain::{Member, Phase};
 use crate::metrics::Metrics;
+use crate::timer::Timer;
 
 /// From this many bytes at once on, a tunnel is taken to carry more than messages. The kernel's receive buffer has not grown
 /// by then.
@@ -68,6 +69,13 @@ pub(super) struct Common {
     pub(super) nursery: Rc<Nursery>,
 }
 
+impl Common {
+    /// Whether nothing is over before a tunnel has [grown up](Nursery), whenever it began to be waited for.
+    fn spares_the_young(&self) -> bool {
+        [Some(self.linger), Some(self.stall), self.idle].into_iter().flatten().all(|limit| limit > SECOND)
+    }
+}
+
 /// The two sides and what is under way between them. Thousands of them idle: every byte of it counts.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -84,7 +92,7 @@ pub(super) struct Tunnel {
     active: Instant,
     half_closed: Option<Instant>,
     drain_at: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 /// One direction of a tunnel.
@@ -237,12 +245,13 @@ impl Direction {
 // === impl Tunnel ===
 
 impl Tunnel {
-    /// A tunnel between two sockets, each with what goes from it.
+    /// A tunnel between two sockets, each with what goes from it, since `now`.
     pub(super) fn new(
         (client, up): (TcpStream, Direction),
         (pod, down): (TcpStream, Direction),
         common: Rc<Common>,
         member: Member,
+        now: Instant,
     ) -> Self {
         Self {
             client,
@@ -252,10 +261,10 @@ impl Tunnel {
             young: Some(common.nursery.admit(&member)),
             common,
             member,
-            active: Instant::now(),
+            active: now,
             half_closed: None,
             drain_at: None,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -334,28 +343,22 @@ impl Tunnel {
         }
     }
 
-    /// Ready when a deadline has passed; else the timer is set for the nearest one, if there is any.
+    /// Ready when a deadline has passed; else the timer is set for the nearest one, if there is any. The young need none, for
+    /// they are polled once more before any that begins with them; a drain may have begun long before.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            let deadlines = [
-                self.half_closed.map(|at| (at + self.common.linger, End::Lingered)),
-                self.common.idle.map(|idle| (self.active + idle, End::Idle)),
-                self.drain_at.map(|at| (at, End::Drained)),
-                self.down.stuck.map(|at| (at + self.common.stall, End::SlowReader)),
-                self.up.stuck.map(|at| (at + self.common.stall, End::PodStalled)),
-            ];
-            let Some((at, end)) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) else {
-                return Poll::Pending;
-            };
-            if at <= Instant::now() {
-                return Poll::Ready(end);
-            }
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
-            // Activity only moves the idle deadline away: a timer that is early is set anew when it fires.
-            if timer.deadline() > at.into() || timer.is_elapsed() {
-                timer.as_mut().reset(at.into());
-            }
-            ready!(timer.as_mut().poll(cx));
+        if self.young.is_some() && self.drain_at.is_none() && self.common.spares_the_young() {
+            return Poll::Pending;
+        }
+        let deadlines = [
+            self.half_closed.map(|at| (at + self.common.linger, End::Lingered)),
+            self.common.idle.map(|idle| (self.active + idle, End::Idle)),
+            self.drain_at.map(|at| (at, End::Drained)),
+            self.down.stuck.map(|at| (at + self.common.stall, End::SlowReader)),
+            self.up.stuck.map(|at| (at + self.common.stall, End::PodStalled)),
+        ];
+        match deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) {
+            Some((at, end)) => self.timer.poll(cx, at).map(|()| end),
+            None => Poll::Pending,
         }
     }
 }

@@ -68,11 +68,11 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// With the exchange that the 101 has ended. The 101 itself is still to be returned by the caller.
+    /// With the exchange that the 101 has ended, as the record says. The 101 itself is still to be returned by the caller.
     pub(super) fn new<D: Directory>(proxy: &Proxy<D>, exchange: Box<Exchange>, offer: Offer, record: &Record) -> Self {
         let pod = exchange.lease().endpoint().metrics();
         let story = Story {
-            started: Instant::now(),
+            started: record.answered(),
             // A copy: the id shares its space with other ids, or is a piece of what was read, and a tunnel lives long.
             request_id: HeaderValue::from_bytes(record.request_id().as_bytes()).expect("it is one"),
             room: record.room.clone(),
@@ -101,7 +101,7 @@ impl Agreed {
         }
         let (client, looked_past) = client.into_stream();
         let up = Direction::to_pod(early, looked_past);
-        let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member);
+        let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member, story.started);
         Some(Box::new(Relay { tunnel, story, end: None, kept, _permit: downstream.take_permit() }))
     }
 }

@@ -15,7 +15,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -25,6 +25,7 @@ pub(super) use self::places::Entered;
 use super::endpoint::{Connection, Endpoint, Idle};
 use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
+use super::socket::Connected;
 use super::upkeep::every_second;
 use super::{Commons, socket};
 use crate::backends::{Backends, InFlight, Load};
@@ -257,7 +258,7 @@ impl Pool {
             }
             addresses = inside;
         }
-        let (stream, reached) = socket::connect(&addresses, connect)
+        let Connected { stream, address: reached, timer } = socket::connect(&addresses, connect)
             .await
             .map_err(|error| failed(Failure::of_connecting(error.kind()), &format!("{addresses:?}: {error}")))?;
         if !socket::is_fresh(&stream) {
@@ -267,7 +268,7 @@ impl Pool {
         self.introduce(endpoint);
         let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
         let open = Held::new(&endpoint.metrics().connections);
-        Ok(Connection { stream, peer: reached, timer: None, limited: false, probed: false, open, at_address })
+        Ok(Connection { stream, peer: reached, timer, limited: false, probed: false, open, at_address })
     }
 
     /// Those addresses that lie within `--pod-networks`.
@@ -287,7 +288,9 @@ impl Pool {
         self.endpoints.borrow_mut().retain(|_, endpoint| {
             self.look_where_it_leads(endpoint);
             let mut idle = endpoint.idle.borrow_mut();
-            idle.retain(|idle| idle.is_young(now, self.config.idle) && socket::is_quiet(&idle.connection.stream));
+            // Of most the runtime knows that nothing has come: no system call for each of thousands.
+            let is_good = |stream: &TcpStream| socket::is_fresh(stream) || socket::is_quiet(stream);
+            idle.retain(|idle| idle.is_young(now, self.config.idle) && is_good(&idle.connection.stream));
             let recent = now.saturating_duration_since(endpoint.last_used.get()) < FORGOTTEN;
             recent || !idle.is_empty() || Rc::strong_count(endpoint) > 1
         });
@@ -354,16 +357,7 @@ impl Lease {
 
     /// Ready when `deadline` has passed.
     pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let timer = self.connection.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-        loop {
-            if timer.deadline() > deadline.into() || timer.is_elapsed() {
-                timer.as_mut().reset(deadline.into());
-            }
-            ready!(timer.as_mut().poll(cx));
-            if deadline <= Instant::now() {
-                return Poll::Ready(());
-            }
-        }
+        self.connection.timer.poll(cx, deadline)
     }
 
     /// Keeps the connection for the next request. Called when an exchange has ended cleanly.

@@ -83,10 +83,13 @@ impl<D: Directory> Server<D> {
                     self.note_unreadable(&downstream, &UNREADABLE);
                 }
                 match ended {
-                    Poll::Pending => patience.poll(&self.limits, &downstream, cx).map(|overdue| {
-                        self.cut(&downstream, overdue);
-                        Ok(())
-                    }),
+                    Poll::Pending => {
+                        let overdue = patience.poll(&self.limits, &downstream, (self.proxy.nursery(), &member), cx);
+                        overdue.map(|overdue| {
+                            self.cut(&downstream, overdue);
+                            Ok(())
+                        })
+                    }
                     ended => ended,
                 }
             });

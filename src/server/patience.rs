@@ -1,16 +1,16 @@
 //! How long a client's connection may take for what: to begin a request, to complete its head, to take its answer.
 //!
-//! One timer for the whole connection, set again when it fires or when something new has to be waited for, and not for
-//! every request: a request that comes and is answered in the usual way costs two looks at a flag. How long a request's
-//! body may take is watched where it is wanted (`proxy/exchange.rs`).
+//! One timer for the whole connection, looked at when it fires or when something new has to be waited for, and not for
+//! every request: a request that comes and is answered in the usual way costs two looks at a flag. A young connection has
+//! none yet: nothing is over within its first second, and many are over before that themselves. How long a request's body may
+//! take is watched where it is wanted (`proxy/exchange.rs`).
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::time::Sleep;
-
-use crate::proxy::Downstream;
+use crate::drain::Member;
+use crate::proxy::{Downstream, Nursery, SECOND, Young};
+use crate::timer::Timer;
 
 /// The limits of all connections.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,13 @@ pub(super) struct Limits {
     pub(super) head: Duration,
     /// `--write-stall`.
     pub(super) write: Duration,
+}
+
+impl Limits {
+    /// Whether nothing is over before a connection has [grown up](Nursery), whenever it began to be waited for.
+    fn spare_the_young(&self) -> bool {
+        [self.idle, self.head, self.write].into_iter().all(|limit| limit > SECOND)
+    }
 }
 
 /// What took too long.
@@ -43,37 +50,41 @@ pub(super) struct Patience {
     write: Option<(u64, Instant)>,
     /// When a write was taken last that had to wait.
     taken: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    young: Option<Young>,
+    timer: Timer,
 }
 
 impl Patience {
     /// Ready when something has taken too long. Always called from the connection's task, after the connection itself:
-    /// once set, the timer wakes it without being asked again.
-    pub(super) fn poll(&mut self, limits: &Limits, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Overdue> {
+    /// that is woken when the `member` of the `nursery` has grown up, and by the timer, without being asked again.
+    pub(super) fn poll(
+        &mut self,
+        limits: &Limits,
+        downstream: &Downstream,
+        (nursery, member): (&Nursery, &Member),
+        cx: &mut Context<'_>,
+    ) -> Poll<Overdue> {
         let (head, write) = (downstream.incomplete_head(), downstream.stuck_write());
         let as_before = head == self.head.map(|(number, _)| number) && write == self.write.map(|(number, _)| number);
-        if as_before && self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed()) {
+        let young = *self.young.get_or_insert_with(|| {
+            member.enrol(cx.waker());
+            nursery.admit(member)
+        });
+        let is_young = limits.spare_the_young() && !nursery.has_grown_up(young);
+        if as_before && (is_young || self.timer.is_running()) {
             return Poll::Pending;
         }
-        let mut now = Instant::now();
+        let now = Instant::now();
         if self.write.is_some() {
             self.taken = Some(now);
         }
         follow(&mut self.head, head, now);
         follow(&mut self.write, write, now);
-        loop {
-            let (deadline, overdue) = self.nearest(limits, downstream.idle_since().unwrap_or(now));
-            if deadline <= now {
-                return Poll::Ready(overdue);
-            }
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-            // What is over by now only moves the deadline away: a timer that is early is set anew when it fires.
-            if timer.deadline() > deadline.into() || timer.is_elapsed() {
-                timer.as_mut().reset(deadline.into());
-            }
-            ready!(timer.as_mut().poll(cx));
-            now = Instant::now();
+        if is_young {
+            return Poll::Pending;
         }
+        let (deadline, overdue) = self.nearest(limits, downstream.idle_since().unwrap_or(now));
+        self.timer.poll(cx, deadline).map(|()| overdue)
     }
 
     fn nearest(&self, limits: &Limits, idle_since: Instant) -> (Instant, Overdue) {
@@ -97,7 +108,19 @@ fn follow(since: &mut Option<(u64, Instant)>, number: Option<u64>, now: Instant)
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Wake, Waker};
+
+    use prometheus::IntGauge;
+
     use super::*;
+    use crate::core::forwarded::Client;
+    use crate::drain::Roster;
+    use crate::limits::Places;
+    use crate::metrics::Held;
+    use crate::proxy::Permit;
 
     /// The nearest deadline at `now`, at which these began.
     fn nearest(now: Instant, head: bool, write: bool) -> (Duration, Overdue) {
@@ -127,6 +150,41 @@ mod tests {
         for (taken, idle_until) in [(None, 1), (Some(now + second), 2), (Some(now - second), 1)] {
             let patience = Patience { taken, ..Patience::default() };
             assert_eq!(patience.nearest(&limits, now), (now + idle_until * second, Overdue::Idle));
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_young_have_no_timer_unless_something_is_over_within_their_first_second() {
+        let (long, gauge) =
+            (Duration::from_secs(60), IntGauge::new("connections", "Those of this test.").expect("a gauge"));
+        for (limit, is_timed) in [(long, false), (SECOND, true)] {
+            let roster = Roster::new();
+            let (nursery, member) = (Nursery::new(Rc::clone(&roster)), roster.join());
+            let permit = Permit::new(Places::new(1).take().expect("there is one"), Held::new(&gauge));
+            let downstream = Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit);
+            let limits = Limits { idle: limit, head: long, write: long };
+            let (mut patience, task) = (Patience::default(), Arc::new(Woken::default()));
+            let mut look = || {
+                let waker = Waker::from(Arc::clone(&task));
+                assert!(
+                    patience
+                        .poll(&limits, &downstream, (&nursery, &member), &mut Context::from_waker(&waker))
+                        .is_pending()
+                );
+                patience.timer.is_running()
+            };
+            assert_eq!((look(), look()), (is_timed, is_timed), "{limit:?}");
+            nursery.grow();
+            assert!(look() && task.0.load(Ordering::Relaxed), "{limit:?}: it has been woken, and has one now");
         }
     }
 }

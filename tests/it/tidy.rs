@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 20] = [
     ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
@@ -15,11 +15,15 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("probe", &["core"]),
     ("single_flight", &[]),
     ("telemetry", &["config"]),
+    ("timer", &[]),
     ("directory", &["core", "config", "metrics", "single_flight"]),
     ("dns", &["core", "single_flight"]),
     ("backends", &["config", "core", "directory", "dns", "metrics", "probe"]),
-    ("proxy", &["backends", "config", "core", "directory", "dns", "drain", "limits", "metrics", "single_flight"]),
-    ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy"]),
+    (
+        "proxy",
+        &["backends", "config", "core", "directory", "dns", "drain", "limits", "metrics", "single_flight", "timer"],
+    ),
+    ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy", "timer"]),
     ("admin", &["backends", "core", "directory", "drain", "metrics"]),
     ("dev", &["config", "core", "directory"]),
     ("cli", &["backends", "config", "core", "directory", "dns", "probe", "proxy"]),

@@ -53,12 +53,29 @@ fn an_idle_connection_to_a_pod_is_given_up() {
     assert_eq!(stage.get("/room_a").pod(), "backend-0");
 }
 
+/// One that its pod has closed counts no longer, though no request comes to find that out; one that is good is left alone.
+#[test]
+fn an_idle_connection_that_its_pod_has_closed_is_given_up() {
+    let stage = Stage::with(&["--upstream-idle", "1h", "--threads", "1"]);
+    stage.pods[0].play(script::answer_and_close("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    let connections = |pod: &str| stage.router.metric("pod_router_upstream_connections", &[("pod", pod)]);
+    stage.get("/room_b");
+    stage.get("/room_a");
+    eventually("it counts no longer", || connections("backend-0") == 0.0);
+    stage.get("/room_b");
+    assert_eq!((connections(&stage.any.addr().to_string()), stage.any.accepted()), (1.0, 1));
+}
+
 #[test]
 fn an_idle_client_connection_is_given_up() {
-    let stage = Stage::with(&["--downstream-idle", "200ms"]);
-    let mut client = stage.client();
-    client.get("/room_a");
-    client.expect_end();
+    // A young connection has no timer for what is over only after its first second.
+    for idle in ["200ms", "1500ms"] {
+        let stage = Stage::with(&["--downstream-idle", idle]);
+        let (mut client, mut silent) = (stage.client(), stage.client());
+        client.get("/room_a");
+        client.expect_end();
+        silent.expect_end();
+    }
 }
 
 /// RFC 9112 section 9.6.

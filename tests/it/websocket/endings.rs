@@ -56,7 +56,14 @@ fn rfc9110_9_3_6_the_pods_half_close_is_passed_on() {
 /// tokio's `copy_bidirectional` would wait for the other half for ever (notes/style.md E26).
 #[test]
 fn a_half_that_lingers_is_ended() {
-    let stage = Stage::with(&["--tunnel-linger", "300ms"]);
+    // A young tunnel has no timer for what is over only after its first second.
+    for linger in ["300ms", "1500ms"] {
+        expect_lingering_to_end(linger);
+    }
+}
+
+fn expect_lingering_to_end(linger: &str) {
+    let stage = Stage::with(&["--tunnel-linger", linger]);
     stage.pods[0].play(|mut conn| {
         script::accept_websocket(&mut conn)?;
         conn.wire().read_to_end()?;
