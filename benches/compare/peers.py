@@ -31,12 +31,10 @@ HANDSHAKE = (
 
 class Peer:
     """One proxy. `knows_rooms`: it asks the directory, as against hashing the room or, the floor, nothing at all. `dials`:
-    it has one pod, and a connection to it for each of a client's. `only`: the works it is measured at, if not all."""
+    it has one pod, and a connection to it for each of a client's."""
 
-    def __init__(
-        self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None, only=None
-    ):
-        self.name, self.port, self.command, self.only = name, port, command, only
+    def __init__(self, name, port, command, knows_rooms=True, dials=False, websocket_port=None, admin_port=None):
+        self.name, self.port, self.command = name, port, command
         self.knows_rooms, self.dials = knows_rooms, dials
         self.websocket_port, self.admin_port = websocket_port or port, admin_port
         self.process = None
@@ -145,7 +143,7 @@ def all_peers(theatre, binary):
     return [
         ours(binary, 4200),
         reference(theatre),
-        Peer(TUNED, 4230, ["nginx", "-c", tuned], only=["http", "body", "cold", "redirect", "tunnel"]),
+        Peer(TUNED, 4230, ["nginx", "-c", tuned]),
         Peer("nginx-hash", 4202, ["nginx", "-c", nginx_hash], knows_rooms=False),
         Peer("haproxy-hash", 4203, ["haproxy", "-f", haproxy, "-db"], knows_rooms=False),
         Peer("node", 4204, node),
