@@ -45,6 +45,7 @@
 //! | how what never became a request is answered | `proxy/canned.rs` |
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
+//! | how a socket is read and written | `proxy/direct.rs` |
 //! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client | `proxy/body.rs` |

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 
 use self::resetting::Resetting;
 use super::client::Downstream;
+use super::direct::Direct;
 use super::reject;
 use super::socket::{self, BUFFER};
 use super::upload::{SendError, Upload};
@@ -172,7 +173,7 @@ impl Exchange {
 
     /// Sends more of the request.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let sent = self.upload.poll_send(self.lease.stream(), cx);
+        let sent = self.upload.poll_send(&mut Direct(self.lease.stream()), cx);
         if sent.is_pending() && self.upload.was_begun() {
             self.lease.resets = true;
         }

@@ -9,6 +9,7 @@ mod balance;
 mod body;
 mod canned;
 mod client;
+mod direct;
 mod doubt;
 mod duplex;
 mod endpoint;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -14,6 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
+use super::direct::Direct;
 use crate::timer::Timer;
 
 /// The size of a thread's read buffer: large reads are what makes large messages cheap.
@@ -111,8 +111,7 @@ pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::
 /// anybody knowing whether the pod saw it. Bytes that nobody asked for are no response to what comes next (RFC 9112
 /// section 9.2).
 pub(super) fn is_quiet(stream: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    matches!(SockRef::from(stream).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    Direct(stream).is_quiet()
 }
 
 /// The same of a connection that has just been made, as far as the runtime knows: the kernel has told it no longer ago.
@@ -174,7 +173,7 @@ pub(super) fn with_buffer<T>(borrow: impl FnOnce(&mut [u8]) -> T) -> T {
 pub(super) fn poll_receive(stream: &mut TcpStream, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<Bytes>> {
     with_buffer(|buffer| {
         let mut buffer = ReadBuf::new(&mut buffer[..limit.min(BUFFER)]);
-        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut Direct(stream)).poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
     })
 }

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 use super::SECOND;
+use super::direct::Direct;
 use super::nursery::{Nursery, Young};
 use super::socket::{keep_alive, limit_buffers, poll_past, read_past, with_buffer};
 use crate::drain::{Member, Phase};
@@ -178,7 +179,7 @@ impl Direction {
 
     fn flush(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream, moved: &mut u64) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.pending))?;
+            let written = ready!(Pin::new(&mut Direct(sink)).poll_write(cx, &self.pending))?;
             self.pending.advance(written);
             self.count(written, moved);
             if self.pending.is_empty() {
@@ -203,7 +204,7 @@ impl Direction {
             let past = self.looked_past
                 && read_past(source, &mut buffer, &mut self.looked_past).map_err(|_| Broken::Source)?;
             if !past {
-                ready!(Pin::new(&mut *source).poll_read(cx, &mut buffer)).map_err(|_| Broken::Source)?;
+                ready!(Pin::new(&mut Direct(source)).poll_read(cx, &mut buffer)).map_err(|_| Broken::Source)?;
             }
             let read = buffer.filled();
             if read.is_empty() {
@@ -214,7 +215,7 @@ impl Direction {
                 self.limited = true;
                 limit_buffers(if self.to_pod { sink } else { source });
             }
-            let written = match Pin::new(sink).poll_write(cx, read) {
+            let written = match Pin::new(&mut Direct(sink)).poll_write(cx, read) {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
                 Poll::Pending => 0,

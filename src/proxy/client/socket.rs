@@ -19,10 +19,14 @@ use tokio::time::Sleep;
 
 use super::{Downstream, Ending, Owed, SocketState, Switch};
 use crate::proxy::canned::{self, Unheard};
+use crate::proxy::direct::Direct;
 use crate::proxy::socket::{self, with_buffer};
 
 /// Up to this many bytes, copying the parts of an answer together and one plain send cost less than a vectored write.
 const SMALL: usize = 8 * 1024;
+
+/// Into a buffer of this size or less hyper reads heads; it has a larger one where bodies come.
+const FEW: usize = 16 * 1024;
 
 /// How long what comes after an answer to a request that was not read to its end is read, so that the answer may arrive.
 const LINGER: Duration = Duration::from_secs(5);
@@ -62,8 +66,22 @@ impl ClientSocket {
         &self.downstream.socket
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
-        Pin::new(self.stream.as_mut().expect("hyper has it until it is taken"))
+    fn direct(&self) -> Direct<'_> {
+        Direct(self.stream.as_ref().expect("hyper has it until it is taken"))
+    }
+
+    /// Receives as [`Direct`] does. Into the thread's buffer first, because hyper's is not initialised, and what is more than
+    /// heads, into hyper's at once.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buffer.remaining() > FEW {
+            return Pin::new(self.stream.as_mut().expect("hyper has it until it is taken")).poll_read(cx, buffer);
+        }
+        with_buffer(|shared| {
+            let mut received = ReadBuf::new(&mut shared[..buffer.remaining()]);
+            ready!(Pin::new(&mut self.direct()).poll_read(cx, &mut received))?;
+            buffer.put_slice(received.filled());
+            Poll::Ready(Ok(()))
+        })
     }
 
     /// An error when a client has gone that is owed an answer. hyper does not look, and may have bytes that it cannot use yet
@@ -127,7 +145,7 @@ impl ClientSocket {
         let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
         let answer = canned::instead_of(hypers)?;
         let bytes = self.state().unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
-        let written = self.stream().poll_write(cx, &bytes);
+        let written = Pin::new(&mut self.direct()).poll_write(cx, &bytes);
         if written.is_ready() {
             // No head is under way any more, and more of what was none may come.
             self.state().heard.set(false);
@@ -151,7 +169,7 @@ impl ClientSocket {
             Switch::Before(0) => return Some(Poll::Ready(Ok(AND_CLOSE.len()))),
             Switch::Before(before) => before,
         };
-        let written = self.stream().poll_write(cx, &bytes[..before]);
+        let written = Pin::new(&mut self.direct()).poll_write(cx, &bytes[..before]);
         let left = match written {
             Poll::Ready(Ok(written)) => before - written,
             Poll::Ready(Err(_)) | Poll::Pending => before,
@@ -196,7 +214,7 @@ impl AsyncRead for ClientSocket {
         let before = buffer.filled().len();
         let read = match self.looked_past && self.read_past(buffer)? {
             true => Poll::Ready(Ok(())),
-            false => self.stream().poll_read(cx, buffer),
+            false => self.poll_receive(cx, buffer),
         };
         self.is_read = read.is_pending();
         if self.is_read {
@@ -215,7 +233,7 @@ impl AsyncWrite for ClientSocket {
         if let Some(written) = self.poll_edited(cx, &[IoSlice::new(bytes)]) {
             return written;
         }
-        let written = self.stream().poll_write(cx, bytes);
+        let written = Pin::new(&mut self.direct()).poll_write(cx, bytes);
         self.poll_written(cx, written)
     }
 
@@ -227,7 +245,8 @@ impl AsyncWrite for ClientSocket {
         if let Some(written) = self.poll_edited(cx, parts) {
             return written;
         }
-        let stream = self.stream();
+        let mut direct = self.direct();
+        let stream = Pin::new(&mut direct);
         let written = match parts {
             [only] => stream.poll_write(cx, only),
             _ if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL => stream.poll_write_vectored(cx, parts),
