@@ -211,7 +211,7 @@ impl Drop for Member {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::future::Future;
     use std::pin::pin;
@@ -219,10 +219,21 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake};
 
+    /// A task that counts how often it is woken.
     #[derive(Default)]
-    struct Count(AtomicUsize);
+    pub(crate) struct Wakes(AtomicUsize);
 
-    impl Wake for Count {
+    impl Wakes {
+        pub(crate) fn waker(self: &Arc<Self>) -> Waker {
+            Waker::from(Arc::clone(self))
+        }
+
+        pub(crate) fn count(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Wakes {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -240,16 +251,16 @@ mod tests {
     #[test]
     fn members_are_woken_at_a_change_and_the_last_one_ends_the_wait() {
         let roster = Roster::new();
-        let woken = Arc::new(Count::default());
-        let waker = Waker::from(Arc::clone(&woken));
+        let woken = Arc::new(Wakes::default());
+        let waker = woken.waker();
         let (one, two) = (roster.join(), roster.join());
         assert_eq!(one.phase(&waker), Phase::Serving);
         roster.enter(Phase::LameDuck);
         roster.enter(Phase::LameDuck);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "once, and only who asked");
+        assert_eq!(woken.count(), 1, "once, and only who asked");
         assert_eq!(two.phase(&waker), Phase::LameDuck);
         roster.wake(one.place());
-        assert_eq!(woken.0.swap(1, Ordering::Relaxed), 2);
+        assert_eq!(woken.count(), 2);
         roster.wake(two.place() + 1);
         assert_eq!(two.draining_since(), None);
         roster.enter(Phase::Draining);
@@ -261,9 +272,9 @@ mod tests {
         assert!(emptied.as_mut().poll(&mut cx).is_pending());
         drop(one);
         assert!(emptied.as_mut().poll(&mut cx).is_pending());
-        let before = woken.0.load(Ordering::Relaxed);
+        let before = woken.count();
         drop(two);
-        assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);
+        assert_eq!(woken.count(), before + 1);
         assert!(emptied.poll(&mut cx).is_ready());
     }
 }

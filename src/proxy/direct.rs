@@ -94,6 +94,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::proxy::socket::is_fresh;
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -116,8 +117,10 @@ mod tests {
         there.write_all(b"abc").await.expect("taken");
         here.readable().await.expect("it came");
         assert!(!Direct(&here).is_quiet());
-        assert!(matches!(look(&here, 2), Poll::Ready(Ok(read)) if read == b"ab"), "a full buffer: there may be more");
+        assert!(matches!(look(&here, 2), Poll::Ready(Ok(read)) if read == b"ab"));
+        assert!(!is_fresh(&here), "a full buffer: there may be more");
         assert!(matches!(look(&here, 2), Poll::Ready(Ok(read)) if read == b"c"));
+        assert!(is_fresh(&here), "no call is needed to know that this was all");
         assert!(look(&here, 2).is_pending());
         drop(there);
         here.readable().await.expect("it came");

@@ -6,8 +6,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
-use super::upkeep::every_second;
+use super::upkeep::{SECOND, every_second};
 use crate::drain::{Member, Roster};
 
 /// The young of one worker thread.
@@ -38,6 +39,11 @@ impl Nursery {
         Self { roster, year: Cell::new(0), young: RefCell::default() }
     }
 
+    /// Whether none of these limits is over before one has grown up, whenever what it limits began.
+    pub fn spares(limits: impl IntoIterator<Item = Duration>) -> bool {
+        limits.into_iter().all(|limit| limit > SECOND)
+    }
+
     /// Takes a task in, which the member has [enrolled](Member::enrol): it is polled once more when it is no longer young.
     pub fn admit(&self, member: &Member) -> Young {
         let (place, mut young) = (member.place(), self.young.borrow_mut());
@@ -66,24 +72,21 @@ impl Nursery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::tests::Wakes;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
 
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
+    /// A member and its task.
+    fn enrolled(roster: &Rc<Roster>) -> (Member, Arc<Wakes>) {
+        let (member, task) = (roster.join(), Arc::new(Wakes::default()));
+        member.enrol(&task.waker());
+        (member, task)
     }
 
-    /// A member and its task, and how often that was woken.
-    fn enrolled(roster: &Rc<Roster>) -> (Member, Arc<Count>) {
-        let (member, task) = (roster.join(), Arc::new(Count::default()));
-        member.enrol(&Waker::from(Arc::clone(&task)));
-        (member, task)
+    #[test]
+    fn only_limits_that_are_over_later_spare_the_young() {
+        let longer = SECOND + Duration::from_millis(1);
+        assert!(Nursery::spares([]) && Nursery::spares([longer, 60 * SECOND]));
+        assert!(!Nursery::spares([60 * SECOND, SECOND]));
     }
 
     #[test]
@@ -97,9 +100,9 @@ mod tests {
         assert!(!nursery.has_grown_up(young[1]));
         nursery.grow();
         assert!(nursery.has_grown_up(young[1]) && nursery.young.borrow().is_empty());
-        assert_eq!((gone.0.load(Ordering::Relaxed), task.0.load(Ordering::Relaxed)), (0, 1));
+        assert_eq!((gone.count(), task.count()), (0, 1));
         nursery.grow();
-        assert_eq!(task.0.load(Ordering::Relaxed), 1, "it has grown up");
+        assert_eq!(task.count(), 1, "it has grown up");
         assert!(!nursery.has_grown_up(nursery.admit(&stays)));
     }
 
@@ -114,6 +117,6 @@ mod tests {
         assert_eq!(last.place(), 0);
         nursery.admit(&last);
         nursery.grow();
-        assert_eq!(task.0.load(Ordering::Relaxed), 1);
+        assert_eq!(task.count(), 1);
     }
 }

@@ -18,7 +18,6 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
-use super::SECOND;
 use super::direct::Direct;
 use super::nursery::{Nursery, Young};
 use super::socket::{keep_alive, limit_buffers, poll_past, read_past, with_buffer};
@@ -71,14 +70,17 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// Whether nothing is over before a tunnel has [grown up](Nursery), whenever it began to be waited for.
+    /// Whether the young need no timer.
     fn spares_the_young(&self) -> bool {
-        [Some(self.linger), Some(self.stall), self.idle].into_iter().flatten().all(|limit| limit > SECOND)
+        Nursery::spares([self.linger, self.stall].into_iter().chain(self.idle))
     }
 }
 
-/// The two sides and what is under way between them. Thousands of them idle: every byte of it counts.
+/// The two sides and what is under way between them. Thousands of them idle, and every byte of it counts. Where each message
+/// is another tunnel's, so does every line of the processor's caches: this fits three, which a message needs and nothing else
+/// of a tunnel. What few have at a time is on the heap.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Tunnel {
     client: TcpStream,
     pod: TcpStream,
@@ -86,23 +88,28 @@ pub(super) struct Tunnel {
     pub(super) up: Direction,
     /// From the pod to the client.
     pub(super) down: Direction,
-    common: Rc<Common>,
     member: Member,
     /// As long as the kernel does not [probe](keep_alive) the pod.
     young: Option<Young>,
+    common: Rc<Common>,
+    ending: Option<Box<Ending>>,
     active: Instant,
-    half_closed: Option<Instant>,
-    drain_at: Option<Instant>,
     timer: Timer,
+}
+
+/// That a tunnel will end before long.
+#[derive(Debug, Default)]
+struct Ending {
+    /// Since when one direction is over and the other is not.
+    half_closed: Option<Instant>,
+    /// When it ends because the router does.
+    drain_at: Option<Instant>,
 }
 
 /// One direction of a tunnel.
 #[derive(Debug)]
 pub(super) struct Direction {
-    /// Read, and not yet taken by the other side.
-    pending: Bytes,
-    /// Since when the other side takes nothing of that. Nothing is read meanwhile.
-    stuck: Option<Instant>,
+    pending: Option<Box<Pending>>,
     /// Whether there may be something to be read of which the runtime will not tell: see [`poll_past`].
     looked_past: bool,
     to_pod: bool,
@@ -111,6 +118,15 @@ pub(super) struct Direction {
     state: State,
     /// Bytes passed on.
     pub(super) bytes: u64,
+}
+
+/// What has been read, and not yet been taken by the other side. Nothing is read meanwhile.
+#[derive(Debug)]
+struct Pending {
+    /// Never empty.
+    bytes: Bytes,
+    /// Since when nothing of it is taken.
+    stuck: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,9 +154,8 @@ impl Direction {
 
     /// From the pod, with bytes glued to its 101.
     pub(super) fn to_client(early: Bytes) -> Self {
-        // Empty `Bytes` may still hold the whole buffer they are a part of.
-        let pending = if early.is_empty() { Bytes::new() } else { early };
-        Self { pending, stuck: None, looked_past: false, to_pod: false, limited: false, state: State::Open, bytes: 0 }
+        let pending = Pending::of(early);
+        Self { pending, looked_past: false, to_pod: false, limited: false, state: State::Open, bytes: 0 }
     }
 
     /// Moves what can be moved. Ready when this direction is over; `moved` grows by the bytes that went. Where it is the
@@ -178,14 +193,12 @@ impl Direction {
     }
 
     fn flush(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream, moved: &mut u64) -> Poll<io::Result<()>> {
-        while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut Direct(sink)).poll_write(cx, &self.pending))?;
-            self.pending.advance(written);
-            self.count(written, moved);
-            if self.pending.is_empty() {
-                // An emptied `Bytes` would hold on to its allocation for as long as the tunnel idles.
-                self.pending = Bytes::new();
+        while let Some(pending) = &mut self.pending {
+            let written = ready!(Pin::new(&mut Direct(sink)).poll_write(cx, &pending.bytes))?;
+            if pending.advance(written) {
+                self.pending = None;
             }
+            self.count(written, moved);
         }
         Poll::Ready(Ok(()))
     }
@@ -222,24 +235,35 @@ impl Direction {
             };
             self.count(written, moved);
             if written < read.len() {
-                self.pending = Bytes::copy_from_slice(&read[written..]);
+                self.pending = Pending::of(Bytes::copy_from_slice(&read[written..]));
             }
             Poll::Ready(Ok(()))
         })
     }
 
-    /// Notes whether the sink holds things up, after [`Self::poll`] has moved this much.
-    fn note(&mut self, moved: u64) {
-        if self.pending.is_empty() {
-            self.stuck = None;
-        } else if moved > 0 || self.stuck.is_none() {
-            self.stuck = Some(Instant::now());
-        }
+    /// When what is pending has waited for so long, if anything is.
+    fn stuck_for(&self, stall: Duration) -> Option<Instant> {
+        self.pending.as_ref().map(|pending| pending.stuck + stall)
     }
 
     fn count(&mut self, bytes: usize, moved: &mut u64) {
         self.bytes += bytes as u64;
         *moved += bytes as u64;
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    fn of(bytes: Bytes) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, stuck: Instant::now() }))
+    }
+
+    /// Takes away what has been `written`. Whether that was all.
+    fn advance(&mut self, written: usize) -> bool {
+        self.bytes.advance(written);
+        self.stuck = Instant::now();
+        self.bytes.is_empty()
     }
 }
 
@@ -263,8 +287,7 @@ impl Tunnel {
             common,
             member,
             active: now,
-            half_closed: None,
-            drain_at: None,
+            ending: None,
             timer: Timer::default(),
         }
     }
@@ -295,10 +318,13 @@ impl Tunnel {
     }
 
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if self.member.phase(cx.waker()) == Phase::Draining && self.drain_at.is_none() {
-            let now = Instant::now();
-            let since = self.member.draining_since().unwrap_or(now);
-            self.drain_at = Some(drain_moment(since, self.common.drain, now, fastrand::f64()));
+        if self.member.phase(cx.waker()) == Phase::Draining {
+            let window = self.common.drain;
+            self.ending.get_or_insert_default().drain_at.get_or_insert_with(|| {
+                let now = Instant::now();
+                let since = self.member.draining_since().unwrap_or(now);
+                drain_moment(since, window, now, fastrand::f64())
+            });
         }
         if self.young.take_if(|young| self.common.nursery.has_grown_up(*young)).is_some() {
             keep_alive(&self.pod);
@@ -308,8 +334,6 @@ impl Tunnel {
         let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut moved_up, is_done(&self.down));
         let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut moved_down, is_done(&self.up));
         self.count(moved_up, moved_down);
-        self.up.note(moved_up);
-        self.down.note(moved_down);
         let up = match up {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::ClientReset),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::PodReset),
@@ -325,8 +349,8 @@ impl Tunnel {
         if up && down {
             return Poll::Ready(End::Closed);
         }
-        if (up || down) && self.half_closed.is_none() {
-            self.half_closed = Some(Instant::now());
+        if up || down {
+            self.ending.get_or_insert_default().half_closed.get_or_insert_with(Instant::now);
         }
         self.poll_deadline(cx)
     }
@@ -347,15 +371,16 @@ impl Tunnel {
     /// Ready when a deadline has passed; else the timer is set for the nearest one, if there is any. The young need none, for
     /// they are polled once more before any that begins with them; a drain may have begun long before.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if self.young.is_some() && self.drain_at.is_none() && self.common.spares_the_young() {
+        let (half_closed, drain_at) = self.ending.as_ref().map_or((None, None), |e| (e.half_closed, e.drain_at));
+        if self.young.is_some() && drain_at.is_none() && self.common.spares_the_young() {
             return Poll::Pending;
         }
         let deadlines = [
-            self.half_closed.map(|at| (at + self.common.linger, End::Lingered)),
+            half_closed.map(|at| (at + self.common.linger, End::Lingered)),
             self.common.idle.map(|idle| (self.active + idle, End::Idle)),
-            self.drain_at.map(|at| (at, End::Drained)),
-            self.down.stuck.map(|at| (at + self.common.stall, End::SlowReader)),
-            self.up.stuck.map(|at| (at + self.common.stall, End::PodStalled)),
+            drain_at.map(|at| (at, End::Drained)),
+            self.down.stuck_for(self.common.stall).map(|at| (at, End::SlowReader)),
+            self.up.stuck_for(self.common.stall).map(|at| (at, End::PodStalled)),
         ];
         match deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) {
             Some((at, end)) => self.timer.poll(cx, at).map(|()| end),

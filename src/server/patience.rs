@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::drain::Member;
-use crate::proxy::{Downstream, Nursery, SECOND, Young};
+use crate::proxy::{Downstream, Nursery, Young};
 use crate::timer::Timer;
 
 /// The limits of all connections.
@@ -24,9 +24,9 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Whether nothing is over before a connection has [grown up](Nursery), whenever it began to be waited for.
+    /// Whether the young need no timer.
     fn spare_the_young(&self) -> bool {
-        [self.idle, self.head, self.write].into_iter().all(|limit| limit > SECOND)
+        Nursery::spares([self.idle, self.head, self.write])
     }
 }
 
@@ -110,17 +110,16 @@ fn follow(since: &mut Option<(u64, Instant)>, number: Option<u64>, now: Instant)
 mod tests {
     use std::rc::Rc;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::{Wake, Waker};
 
     use prometheus::IntGauge;
 
     use super::*;
     use crate::core::forwarded::Client;
     use crate::drain::Roster;
+    use crate::drain::tests::Wakes;
     use crate::limits::Places;
     use crate::metrics::Held;
-    use crate::proxy::Permit;
+    use crate::proxy::{Permit, SECOND};
 
     /// The nearest deadline at `now`, at which these began.
     fn nearest(now: Instant, head: bool, write: bool) -> (Duration, Overdue) {
@@ -153,15 +152,6 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
     #[tokio::test]
     async fn the_young_have_no_timer_unless_something_is_over_within_their_first_second() {
         let (long, gauge) =
@@ -172,9 +162,9 @@ mod tests {
             let permit = Permit::new(Places::new(1).take().expect("there is one"), Held::new(&gauge));
             let downstream = Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit);
             let limits = Limits { idle: limit, head: long, write: long };
-            let (mut patience, task) = (Patience::default(), Arc::new(Woken::default()));
+            let (mut patience, task) = (Patience::default(), Arc::new(Wakes::default()));
             let mut look = || {
-                let waker = Waker::from(Arc::clone(&task));
+                let waker = task.waker();
                 assert!(
                     patience
                         .poll(&limits, &downstream, (&nursery, &member), &mut Context::from_waker(&waker))
@@ -184,7 +174,7 @@ mod tests {
             };
             assert_eq!((look(), look()), (is_timed, is_timed), "{limit:?}");
             nursery.grow();
-            assert!(look() && task.0.load(Ordering::Relaxed), "{limit:?}: it has been woken, and has one now");
+            assert!(look() && task.count() > 0, "{limit:?}: it has been woken, and has one now");
         }
     }
 }
