@@ -12,6 +12,7 @@
 //! In a Cluster the link is up while all primaries answer: fred opens a connection to each or to none. While
 //! a slot is on its way between two of them, rooms of it that have left already cannot be asked for.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use fred::interfaces::ClientLike;
 use fred::types::ConnectHandle;
 use fred::types::config::Options;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 use super::outlook::Outlook;
@@ -36,7 +38,11 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_FAILED_PINGS: u32 = 3;
 
 /// Questions in a row that may time out before the link is taken down without waiting for the next ping.
-const MAX_TIMEOUTS: u32 = 3;
+pub(super) const MAX_TIMEOUTS: u32 = 3;
+
+/// Parts that a time limit is waited for in. A question takes a thread that is behind three turns: to write it, to read what
+/// is answered, and to come back to whoever has asked.
+const PARTS: u32 = 4;
 
 /// Questions at a time, of one thread. Beyond it Redis is not asked: those before would time out as well.
 pub(super) const MAX_IN_FLIGHT: usize = 10_000;
@@ -126,9 +132,8 @@ impl Link {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             return Err(DirectoryError::Unavailable(format!("{MAX_IN_FLIGHT} questions are already waiting")));
         };
-        // This is the only deadline above fred, and both are needed. fred has it for each command, but a question may have
-        // two, and fred's clock starts late when it is busy. Yet only fred's own tells it not to write a command that still
-        // waits behind a socket which takes no more.
+        // fred has a longer deadline, for each command, because only its own tells it not to write one that still waits behind
+        // a socket which takes no more.
         let answer = async {
             match question(period.client.clone()).await {
                 // A slot of the Cluster has moved: fred does not follow (see `settings`), but knows the way now.
@@ -136,7 +141,7 @@ impl Link {
                 answer => answer,
             }
         };
-        match timeout(self.settings.timeout, answer).await {
+        match within(self.settings.timeout, answer).await {
             Ok(Ok(answer)) => {
                 if period.timeouts.load(Ordering::Relaxed) > 0 {
                     period.timeouts.store(0, Ordering::Relaxed);
@@ -200,7 +205,7 @@ impl Link {
                 () = self.doubt.notified() => {}
                 () = sleep(PING_INTERVAL) => {}
             }
-            match timeout(self.settings.timeout, session.ping()).await {
+            match within(self.settings.timeout, session.ping()).await {
                 Ok(Ok(())) => {
                     failed = 0;
                     self.set_up(&session.client);
@@ -240,6 +245,19 @@ impl Link {
         *state = State::Down(why.clone());
         self.outlook.down(was_down, &self.settings.servers(), &why);
     }
+}
+
+/// Waits for an answer as long as `limit`, as the thread has lived through it: each part of it begins when the thread has come
+/// to the end of the one before. A thread that a storm of connections keeps busy, or that is not let run for a while, hears
+/// what Redis has said long ago only then, and would take its own lateness for Redis'.
+async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut answer = pin!(answer);
+    for _ in 1..PARTS {
+        if let Ok(answer) = timeout(limit / PARTS, answer.as_mut()).await {
+            return Ok(answer);
+        }
+    }
+    timeout(limit / PARTS, answer).await
 }
 
 /// What an error other than a timeout means: a connection that failed, or an answer that says no. In a Cluster a slot may

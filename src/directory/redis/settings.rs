@@ -95,9 +95,9 @@ impl Settings {
 
     fn performance(&self) -> PerformanceConfig {
         PerformanceConfig {
-            default_command_timeout: self.timeout, // default: none
-            max_feed_count: 200,                   // default: the same; commands written before a flush
-            broadcast_channel_capacity: 32,        // default: the same; we listen to none of its events
+            default_command_timeout: 4 * self.timeout, // default: none; the link's comes first, unless the thread is late
+            max_feed_count: 200,                       // default: the same; commands written before a flush
+            broadcast_channel_capacity: 32,            // default: the same; we listen to none of its events
         }
     }
 }
