@@ -8,7 +8,7 @@ mod slow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::support::{Router, Stage, eventually};
+use crate::support::{Router, Stage, StopOnDrop, eventually};
 
 /// A room of the bystander's.
 const QUIET: &str = "/room_quiet";
@@ -35,10 +35,11 @@ fn beside_a_bystander<T>(stage: &Stage, attack: impl FnOnce() -> T) -> T {
                 served.fetch_add(2, Ordering::SeqCst);
             }
         });
+        let ending = StopOnDrop(&over);
         let made = attack();
         // An attack that is over at once has disturbed nobody yet.
         eventually("the bystander is served", || bystander.is_finished() || served.load(Ordering::SeqCst) >= 20);
-        over.store(true, Ordering::SeqCst);
+        drop(ending);
         bystander.join().expect("the bystander has had its answers");
         made
     })

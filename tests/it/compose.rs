@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::support::{Client, Process, own_ip};
+use crate::support::{Client, Process, StopOnDrop, own_ip};
 
 /// The first port of `deploy/compose/run-local`, and how many it takes.
 const PORT: u16 = 8080;
@@ -166,9 +166,9 @@ fn a_router_that_ends_fails_no_request() {
         for is_kept in [true, false] {
             scope.spawn(move || ask(is_kept));
         }
+        let _has_gone = StopOnDrop(&has_gone);
         let stop = demo.stop_router_command("router-2");
         let stopped = Command::new("sh").args(["-c", &stop]).output().expect("sh is there");
-        has_gone.store(true, Ordering::Relaxed);
         assert!(stopped.status.success(), "{stopped:?}");
     });
     let ended = |line: &str| line.starts_with("router-2 | ") && line.contains(r#""message":"drained""#);

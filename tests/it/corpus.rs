@@ -26,7 +26,7 @@ use serde_json::Value as Json;
 
 use self::case::{Case, End};
 use self::ledger::Ledger;
-use crate::support::{Client, PATIENCE, Stage, eventually};
+use crate::support::{Client, PATIENCE, Stage, StopOnDrop, eventually};
 
 /// The pause between two of a bystander's requests.
 const PACE: Duration = Duration::from_millis(5);
@@ -72,15 +72,6 @@ fn bystander(stage: &Stage, room: &str, stop: &AtomicBool) {
     }
 }
 
-/// Stops the bystanders, also where `work` fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 /// Runs `work` while two bystanders use the router.
 fn among_bystanders<T>(stage: &Stage, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
@@ -90,7 +81,7 @@ fn among_bystanders<T>(stage: &Stage, work: impl FnOnce() -> T) -> T {
             scope.spawn(move || bystander(stage, room, stop))
         });
         let made = {
-            let _stop = Stop(&stop);
+            let _stop = StopOnDrop(&stop);
             work()
         };
         bystanders.into_iter().for_each(|one| one.join().expect("see above"));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{RealPod, Redis, Router, eventually};
+use crate::support::{RealPod, Redis, Router, StopOnDrop, eventually};
 
 const THREADS: u32 = 10;
 /// Of each thread: together they make 500 requests a second.
@@ -52,7 +52,6 @@ impl Scene {
         let (stop, router, pod) = (AtomicBool::new(false), &self.router, &mut self.pods[1]);
         let ejections = || router.metric("pod_router_ejections_total", &[("pod", "backend-1")]);
         let (samples, ejected) = thread::scope(|scope| {
-            // A failure here would else wait for threads that nobody stops.
             let _stopped = StopOnDrop(&stop);
             let threads: Vec<_> = (0..THREADS)
                 .map(|n| {
@@ -89,15 +88,6 @@ impl Cost {
     fn say(&self, pod: &str) {
         let Self { requests, before, after } = self;
         eprintln!("{pod}: {before} of {requests} requests failed before it was ejected, {after} after");
-    }
-}
-
-/// Ends the load, whatever happens.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::alerts::{queries, rules};
 use super::tools::{items, path, read, text};
-use crate::support::{Client, PATIENCE, Pod, Pods, Process, Redis, Router, eventually, script};
+use crate::support::{Client, PATIENCE, Pod, Pods, Process, Redis, Router, StopOnDrop, eventually, script};
 
 /// What a panel shows where nothing is wrong: zeros. All others have to show more than that.
 const QUIET_PANELS: [&str; 7] = [
@@ -105,15 +105,6 @@ impl Prometheus {
     #[track_caller]
     fn get(&self, target: &str) -> Json {
         Client::connect(self.addr).request(get(target)).json()
-    }
-}
-
-/// Ends the load when dropped, also by a failure: its threads are waited for.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -228,7 +219,7 @@ fn every_query_finds_what_two_routers_under_load_measure() {
     let stop = AtomicBool::new(false);
     let missing = thread::scope(|scope| {
         routers.iter().for_each(|router| drop(scope.spawn(|| load(router, &stop))));
-        let _stop = Stop(&stop);
+        let _stop = StopOnDrop(&stop);
         ask_until_answered(&prometheus, expectations())
     });
     assert!(missing.is_empty(), "without a value:\n{}", missing.join("\n"));

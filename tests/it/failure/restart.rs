@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::support::{Client, Stage, eventually};
+use crate::support::{Client, Stage, StopOnDrop, eventually};
 
 /// How often the pod dies.
 const DEATHS: usize = 5;
@@ -21,6 +21,7 @@ fn a_restart_under_load_costs_only_what_the_pod_had_seen() {
     let (failed, answered, over) = (Mutex::new(Vec::new()), AtomicUsize::new(0), AtomicBool::new(false));
     let addr = stage.router.addr();
     thread::scope(|scope| {
+        let _over = StopOnDrop(&over);
         for thread in 0..4 {
             let (failed, answered, over) = (&failed, &answered, &over);
             scope.spawn(move || {
@@ -60,7 +61,6 @@ fn a_restart_under_load_costs_only_what_the_pod_had_seen() {
         }
         let before = answered.load(Ordering::SeqCst);
         eventually("requests are answered", || answered.load(Ordering::SeqCst) > before + 50);
-        over.store(true, Ordering::SeqCst);
     });
 
     let received = stage.pods[0].received();

@@ -20,7 +20,7 @@ pub(crate) mod script;
 mod stage;
 mod wire;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +43,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The pause between two looks at a condition.
 const GLANCE: Duration = Duration::from_millis(5);
+
+/// Tells threads to stop when it is dropped, also by a failure: a scope waits for them, and would for ever.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Waits until `condition` holds; fails, naming `what`, when it does not within [`PATIENCE`].
 #[track_caller]
