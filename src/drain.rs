@@ -51,7 +51,8 @@ pub struct Roster {
 #[derive(Debug)]
 pub struct Member {
     roster: Rc<Roster>,
-    id: usize,
+    /// See [`Self::place`]. Of 32 bits, because tunnels are held by the thousand.
+    place: u32,
     enrolled: Cell<bool>,
 }
 
@@ -105,8 +106,9 @@ impl Roster {
 
     /// A place for a new connection, and for the tunnel that it may become. It counts from now on.
     pub fn join(self: &Rc<Self>) -> Member {
-        let id = self.members.borrow_mut().insert(Waker::noop().clone());
-        Member { roster: Rc::clone(self), id, enrolled: Cell::new(false) }
+        let place = self.members.borrow_mut().insert(Waker::noop().clone());
+        let place = u32::try_from(place).expect("there are fewer open files");
+        Member { roster: Rc::clone(self), place, enrolled: Cell::new(false) }
     }
 
     /// Follows the signal until [`Phase::Draining`], waking every member at each change.
@@ -183,13 +185,13 @@ impl Member {
     /// From now on this task is woken when the phase changes, and by [`Roster::wake`].
     pub fn enrol(&self, waker: &Waker) {
         if !self.enrolled.replace(true) {
-            self.roster.members.borrow_mut()[self.id] = waker.clone();
+            self.roster.members.borrow_mut()[self.place()] = waker.clone();
         }
     }
 
     /// Its place in the roster, which may be another's once it has left.
     pub fn place(&self) -> usize {
-        self.id
+        self.place as usize
     }
 
     /// When the drain began, if it has.
@@ -201,7 +203,7 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         // The waker goes last, when nothing is borrowed: it may be what keeps another member's task alive.
-        let _waker = self.roster.members.borrow_mut().remove(self.id);
+        let _waker = self.roster.members.borrow_mut().remove(self.place());
         if self.roster.is_empty()
             && let Some(waiting) = self.roster.waiting.borrow_mut().take()
         {

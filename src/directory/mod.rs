@@ -21,8 +21,8 @@ const SKEW_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The source of truth about rooms. Cheap to clone: a handle, for the thread it was made on.
 ///
-/// Every method has to end within the deadline its implementation was made with, queueing included: nobody above has
-/// another for it.
+/// Every method has to end within the deadline its implementation was made with, queueing included, but for the time by which
+/// its thread is late: nobody above has another for it.
 pub trait Directory: Clone + Send + Sync + 'static {
     /// A handle for the thread this is called on, and for its runtime: what it keeps open lives there.
     fn attach(&self) -> Self;

@@ -69,13 +69,6 @@ pub(super) struct Common {
     pub(super) nursery: Rc<Nursery>,
 }
 
-impl Common {
-    /// Whether the young need no timer.
-    fn spares_the_young(&self) -> bool {
-        Nursery::spares([self.linger, self.stall].into_iter().chain(self.idle))
-    }
-}
-
 /// The two sides and what is under way between them. Thousands of them idle, and every byte of it counts. Where each message
 /// is another tunnel's, so does every line of the processor's caches: this fits three, which a message needs and nothing else
 /// of a tunnel. What few have at a time is on the heap.
@@ -96,6 +89,8 @@ pub(super) struct Tunnel {
     active: Instant,
     timer: Timer,
 }
+
+const _: () = assert!(size_of::<Tunnel>() <= 3 * 64, "three lines");
 
 /// That a tunnel will end before long.
 #[derive(Debug, Default)]
@@ -123,7 +118,7 @@ pub(super) struct Direction {
 /// What has been read, and not yet been taken by the other side. Nothing is read meanwhile.
 #[derive(Debug)]
 struct Pending {
-    /// Never empty.
+    /// Never empty: what has been emptied may hold on to the whole buffer it was a part of, for as long as the tunnel idles.
     bytes: Bytes,
     /// Since when nothing of it is taken.
     stuck: Instant,
@@ -195,8 +190,11 @@ impl Direction {
     fn flush(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream, moved: &mut u64) -> Poll<io::Result<()>> {
         while let Some(pending) = &mut self.pending {
             let written = ready!(Pin::new(&mut Direct(sink)).poll_write(cx, &pending.bytes))?;
-            if pending.advance(written) {
+            pending.bytes.advance(written);
+            if pending.bytes.is_empty() {
                 self.pending = None;
+            } else {
+                pending.stuck = Instant::now();
             }
             self.count(written, moved);
         }
@@ -241,8 +239,8 @@ impl Direction {
         })
     }
 
-    /// When what is pending has waited for so long, if anything is.
-    fn stuck_for(&self, stall: Duration) -> Option<Instant> {
+    /// When the sink will have taken nothing for so long, if anything is pending.
+    fn stalled_at(&self, stall: Duration) -> Option<Instant> {
         self.pending.as_ref().map(|pending| pending.stuck + stall)
     }
 
@@ -257,13 +255,6 @@ impl Direction {
 impl Pending {
     fn of(bytes: Bytes) -> Option<Box<Self>> {
         (!bytes.is_empty()).then(|| Box::new(Self { bytes, stuck: Instant::now() }))
-    }
-
-    /// Takes away what has been `written`. Whether that was all.
-    fn advance(&mut self, written: usize) -> bool {
-        self.bytes.advance(written);
-        self.stuck = Instant::now();
-        self.bytes.is_empty()
     }
 }
 
@@ -371,16 +362,17 @@ impl Tunnel {
     /// Ready when a deadline has passed; else the timer is set for the nearest one, if there is any. The young need none, for
     /// they are polled once more before any that begins with them; a drain may have begun long before.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Common { linger, stall, idle, .. } = *self.common;
         let (half_closed, drain_at) = self.ending.as_ref().map_or((None, None), |e| (e.half_closed, e.drain_at));
-        if self.young.is_some() && drain_at.is_none() && self.common.spares_the_young() {
+        if self.young.is_some() && drain_at.is_none() && Nursery::spares([linger, stall].into_iter().chain(idle)) {
             return Poll::Pending;
         }
         let deadlines = [
-            half_closed.map(|at| (at + self.common.linger, End::Lingered)),
-            self.common.idle.map(|idle| (self.active + idle, End::Idle)),
+            half_closed.map(|at| (at + linger, End::Lingered)),
+            idle.map(|idle| (self.active + idle, End::Idle)),
             drain_at.map(|at| (at, End::Drained)),
-            self.down.stuck_for(self.common.stall).map(|at| (at, End::SlowReader)),
-            self.up.stuck_for(self.common.stall).map(|at| (at, End::PodStalled)),
+            self.down.stalled_at(stall).map(|at| (at, End::SlowReader)),
+            self.up.stalled_at(stall).map(|at| (at, End::PodStalled)),
         ];
         match deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) {
             Some((at, end)) => self.timer.poll(cx, at).map(|()| end),

@@ -23,13 +23,6 @@ pub(super) struct Limits {
     pub(super) write: Duration,
 }
 
-impl Limits {
-    /// Whether the young need no timer.
-    fn spare_the_young(&self) -> bool {
-        Nursery::spares([self.idle, self.head, self.write])
-    }
-}
-
 /// What took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
@@ -70,7 +63,7 @@ impl Patience {
             member.enrol(cx.waker());
             nursery.admit(member)
         });
-        let is_young = limits.spare_the_young() && !nursery.has_grown_up(young);
+        let is_young = Nursery::spares([limits.idle, limits.head, limits.write]) && !nursery.has_grown_up(young);
         if as_before && (is_young || self.timer.is_running()) {
             return Poll::Pending;
         }

@@ -166,7 +166,7 @@ fn a_router_that_ends_fails_no_request() {
         for is_kept in [true, false] {
             scope.spawn(move || ask(is_kept));
         }
-        let _has_gone = StopOnDrop(&has_gone);
+        let _end = StopOnDrop(&has_gone);
         let stop = demo.stop_router_command("router-2");
         let stopped = Command::new("sh").args(["-c", &stop]).output().expect("sh is there");
         assert!(stopped.status.success(), "{stopped:?}");

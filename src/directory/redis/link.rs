@@ -23,7 +23,6 @@ use fred::interfaces::ClientLike;
 use fred::types::ConnectHandle;
 use fred::types::config::Options;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 use super::outlook::Outlook;
@@ -38,11 +37,14 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_FAILED_PINGS: u32 = 3;
 
 /// Questions in a row that may time out before the link is taken down without waiting for the next ping.
-pub(super) const MAX_TIMEOUTS: u32 = 3;
+const MAX_TIMEOUTS: u32 = 3;
 
-/// Parts that a time limit is waited for in. A question takes a thread that is behind three turns: to write it, to read what
-/// is answered, and to come back to whoever has asked.
-const PARTS: u32 = 4;
+/// Parts that a time limit is waited for in, at most. A command takes a thread that is behind three turns: to write it, to read
+/// what is answered, and to come back to whoever has asked. A question may have two.
+const MOST_PARTS: u32 = 8;
+
+/// The shortest such part: the runtime's clock counts milliseconds, and each part may be one longer.
+const LEAST_PART: Duration = Duration::from_millis(10);
 
 /// Questions at a time, of one thread. Beyond it Redis is not asked: those before would time out as well.
 pub(super) const MAX_IN_FLIGHT: usize = 10_000;
@@ -132,8 +134,6 @@ impl Link {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             return Err(DirectoryError::Unavailable(format!("{MAX_IN_FLIGHT} questions are already waiting")));
         };
-        // fred has a longer deadline, for each command, because only its own tells it not to write one that still waits behind
-        // a socket which takes no more.
         let answer = async {
             match question(period.client.clone()).await {
                 // A slot of the Cluster has moved: fred does not follow (see `settings`), but knows the way now.
@@ -142,16 +142,16 @@ impl Link {
             }
         };
         match within(self.settings.timeout, answer).await {
-            Ok(Ok(answer)) => {
+            Some(Ok(answer)) => {
                 if period.timeouts.load(Ordering::Relaxed) > 0 {
                     period.timeouts.store(0, Ordering::Relaxed);
                 }
                 Ok(answer)
             }
-            Ok(Err(error)) if *error.kind() != ErrorKind::Timeout => {
+            Some(Err(error)) if *error.kind() != ErrorKind::Timeout => {
                 Err(unanswered(&error, period.client.is_clustered()))
             }
-            Ok(Err(_)) | Err(_) => {
+            Some(Err(_)) | None => {
                 if period.timeouts.fetch_add(1, Ordering::Relaxed) + 1 == MAX_TIMEOUTS {
                     self.distrust(&period);
                 }
@@ -206,15 +206,15 @@ impl Link {
                 () = sleep(PING_INTERVAL) => {}
             }
             match within(self.settings.timeout, session.ping()).await {
-                Ok(Ok(())) => {
+                Some(Ok(())) => {
                     failed = 0;
                     self.set_up(&session.client);
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     failed += 1;
                     self.set_down(in_words(&error));
                 }
-                Err(_) => {
+                None => {
                     failed += 1;
                     self.set_down("a ping timed out".to_owned());
                 }
@@ -247,17 +247,18 @@ impl Link {
     }
 }
 
-/// Waits for an answer as long as `limit`, as the thread has lived through it: each part of it begins when the thread has come
-/// to the end of the one before. A thread that a storm of connections keeps busy, or that is not let run for a while, hears
-/// what Redis has said long ago only then, and would take its own lateness for Redis'.
-async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, Elapsed> {
+/// Waits for an answer, but for no longer than `limit` where the thread is on time. The limit is waited for in parts, and each
+/// begins when the thread has come to the end of the one before: a thread that a storm of connections keeps busy, or that is
+/// not let run for a while, hears late what Redis has said long ago, and would take its own lateness for Redis'.
+async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
+    let parts = u32::try_from(limit.as_millis() / LEAST_PART.as_millis()).unwrap_or(MOST_PARTS).clamp(1, MOST_PARTS);
     let mut answer = pin!(answer);
-    for _ in 1..PARTS {
-        if let Ok(answer) = timeout(limit / PARTS, answer.as_mut()).await {
-            return Ok(answer);
+    for _ in 0..parts {
+        if let Ok(answer) = timeout(limit / parts, answer.as_mut()).await {
+            return Some(answer);
         }
     }
-    timeout(limit / PARTS, answer).await
+    None
 }
 
 /// What an error other than a timeout means: a connection that failed, or an answer that says no. In a Cluster a slot may
@@ -328,7 +329,27 @@ impl Drop for Session {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use tokio::task::yield_now;
+
     use super::*;
+
+    /// Each turn of the thread takes longer than there is time for an answer, which has come after two commands.
+    #[tokio::test]
+    async fn a_thread_that_is_late_has_its_turns_all_the_same() {
+        let limit = 8 * LEAST_PART;
+        let answer = async {
+            for _ in 0..6 {
+                std::thread::sleep(limit);
+                yield_now().await;
+            }
+        };
+        assert_eq!(within(limit, answer).await, Some(()));
+        for limit in [Duration::ZERO, LEAST_PART / 10, limit] {
+            assert_eq!(within(limit, pending::<()>()).await, None);
+        }
+    }
 
     #[test]
     fn attempts_come_slower_and_slower_but_never_slower_than_one_a_second() {

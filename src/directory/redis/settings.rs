@@ -95,9 +95,11 @@ impl Settings {
 
     fn performance(&self) -> PerformanceConfig {
         PerformanceConfig {
-            default_command_timeout: 4 * self.timeout, // default: none; the link's comes first, unless the thread is late
-            max_feed_count: 200,                       // default: the same; commands written before a flush
-            broadcast_channel_capacity: 32,            // default: the same; we listen to none of its events
+            // Default: the same, none. The link has one for each question, which knows when its thread is late. So what nobody
+            // waits for any more may still be written: it reads, or gives away a room that nobody has.
+            default_command_timeout: Duration::ZERO,
+            max_feed_count: 200,            // default: the same; commands written before a flush
+            broadcast_channel_capacity: 32, // default: the same; we listen to none of its events
         }
     }
 }

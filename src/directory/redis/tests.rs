@@ -256,16 +256,14 @@ async fn a_lookup_in_flight_fails_with_its_connection() {
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
-/// The answer has been there for long when the thread looks, and so has the end of the time.
+/// Its time is over before the thread has come to writing the question.
 #[tokio::test]
 async fn that_the_thread_was_late_is_not_taken_for_redis_being_away() {
     let redis = Server::start(&[]);
     let directory = connected(&redis.url()).await;
-    for _ in 0..super::link::MAX_TIMEOUTS {
-        let room = room("room_a");
-        let (answer, ()) = tokio::join!(directory.lookup(&room), async { std::thread::sleep(2 * TIMEOUT) });
-        assert_eq!(answer, Ok(Answer::Unassigned));
-    }
+    let room = room("room_a");
+    let (answer, ()) = tokio::join!(directory.lookup(&room), async { std::thread::sleep(5 * TIMEOUT) });
+    assert_eq!(answer, Ok(Answer::Unassigned));
     assert!(directory.is_up());
 }
 
