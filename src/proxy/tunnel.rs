@@ -409,6 +409,31 @@ impl End {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn who_takes_a_little_is_not_stuck() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mut reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+        let mut sink = listener.accept().await.expect("it has connected").0;
+        // More than the kernel takes at once.
+        let mut direction = Direction::to_client(vec![7; 64 * 1024 * 1024].into());
+        let mut flush = |sink: &mut TcpStream| {
+            let (mut cx, mut moved) = (Context::from_waker(std::task::Waker::noop()), 0);
+            assert!(direction.flush(&mut cx, sink, &mut moved).is_pending());
+            (moved, direction.stalled_at(Duration::ZERO).expect("not all was taken"))
+        };
+        let (_, before) = flush(&mut sink);
+        let mut buffer = vec![0; 1024 * 1024];
+        let (moved, after) = loop {
+            tokio::io::AsyncReadExt::read(&mut reader, &mut buffer).await.expect("there is more");
+            let flushed = flush(&mut sink);
+            if flushed.0 > 0 {
+                break flushed;
+            }
+            assert_eq!(flushed.1, before, "nothing was taken");
+        };
+        assert!(moved > 0 && after > before);
+    }
+
     #[test]
     fn whenever_a_tunnel_begins_it_ends_within_the_drain() {
         let (since, window) = (Instant::now(), Duration::from_secs(30));
