@@ -37,6 +37,8 @@ def arguments():
     option("--seconds", metavar="S", type=number(0.1, float), help="time for each load (2)")
     tunnels = number(1, int, 9500)
     option("--tunnels", metavar="N", type=tunnels, default=5000, help="idle tunnels for the memory of one (5000)")
+    talking = {"type": tunnels, "default": works.TALKING, "metavar": "N"}
+    option("--talking", **talking, help=f"tunnels that messages go over, {works.SPEAKING} at a time ({works.TALKING:,})")
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
     instead("--runtimes", action="store_true", help="instead: a runtime a core against one for all threads")
@@ -53,7 +55,8 @@ def arguments():
         parser.error("--only goes with the comparison and with --profile")
     if chosen.profile and chosen.only != keys and not set(chosen.only) <= set(profile.KEYS):
         parser.error(f"--profile: there are {', '.join(profile.KEYS)}")
-    everything = chosen.only == keys and chosen.peers == peers.NAMES and chosen.reps >= 5 and chosen.seconds >= 2
+    usual = chosen.only == keys and chosen.peers == peers.NAMES and chosen.talking == works.TALKING
+    everything = usual and chosen.reps >= 5 and chosen.seconds >= 2
     default = results if everything else stage.SCRATCH
     chosen.complete_out, chosen.out = chosen.out or default, chosen.out or stage.SCRATCH
     return chosen
@@ -63,7 +66,7 @@ class Run:
     """What the works need to know."""
 
     def __init__(self, chosen):
-        self.seconds, self.tunnels = chosen.seconds, chosen.tunnels
+        self.seconds, self.tunnels, self.talking = chosen.seconds, chosen.tunnels, chosen.talking
         self.cold_used = {}  # by peer, how many of the cold rooms it has seen
         self.started = time.monotonic()
         self.cold_rooms = 0

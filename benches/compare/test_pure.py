@@ -246,7 +246,7 @@ class Command(unittest.TestCase):
 
     def test_options_are_checked_by_themselves(self):
         self.assertEqual(self.run_it("--quick", "--check-options"), (0, ""))
-        for wrong in ["--only=htp", "--reps=0", "--tunnels=10000", "--binary=/bin/true", "--binary=/nowhere", "--quik"]:
+        for wrong in ["--only=htp", "--reps=0", "--tunnels=10000", "--talking=0", "--binary=/bin/true", "--binary=/nowhere", "--quik"]:
             status, said = self.run_it(wrong, "--check-options")
             self.assertEqual(status, 2, wrong)
             self.assertIn(f"error: {'unrecognized' if wrong == '--quik' else 'argument'}", said)

@@ -19,7 +19,7 @@ PATHS = ["/none/%d", "/none/%d?EIO=4&transport=polling", "/none/%d?EIO=4&transpo
 class Run:
     """What the works need to know."""
 
-    seconds, cold_used, cold_rooms = 3, {}, 300_000
+    seconds, cold_used, cold_rooms, talking = 3, {}, 300_000, works.TALKING
 
 
 def rooms(binary):

@@ -87,11 +87,15 @@ def handshake(run, row):
     return turns.measure(run.seconds, row, begin)
 
 
-def messages(run, row, tunnels=lambda peer: 1000, in_flight=50):
+#: How many tunnels have a message under way at a time, and how many there are for them to take turns.
+SPEAKING, TALKING = 50, 1000
+
+
+def messages(run, row, tunnels=None, in_flight=SPEAKING):
     """Many tunnels of which a few speak at a time. Only messages are counted, not the handshakes before them."""
 
     def begin(peer):
-        return Talking.messages(peer.websocket, tunnels(peer), in_flight, 3600).go()
+        return Talking.messages(peer.websocket, tunnels(peer) if tunnels else run.talking, in_flight, 3600).go()
 
     return turns.measure(run.seconds, row, begin)
 
