@@ -104,8 +104,6 @@ impl<D: Directory> Forwarding<'_, D> {
         // Lent to the attempts, and not handed from one to the next: a request's future would have room for every copy of it.
         let mut unsent = Some(self.upload(head, body, record).await);
         record.upload = unsent.as_ref().and_then(Upload::progress);
-        // The request's fields are written; their map takes the response's.
-        head.headers.clear();
         self.attempts(head, &mut unsent, route, record).await.map_err(|reject| GivenUp { reject, close })
     }
 
@@ -135,13 +133,11 @@ impl<D: Directory> Forwarding<'_, D> {
         mut route: Route,
         record: &mut Record,
     ) -> Result<Answered, Reject> {
-        let started = record.started();
-        if let Route::Backend(_) = &route {
-            self.proxy.balancer.deposit();
-        }
         let UpstreamConfig { connect_timeout, pod_wait, queue_timeout, max_connections, .. } =
             self.proxy.config.upstream;
         let (mut moved, mut left) = (false, queue_timeout);
+        // Since when the pod is tried: what it took to get there, a lookup or others' turns, is not waited for the pod.
+        let mut since = None;
         for attempt in 0.. {
             let (mut endpoint, who) = (self.endpoint(&route), self.precedence(&route, record));
             // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
@@ -161,23 +157,28 @@ impl<D: Directory> Forwarding<'_, D> {
             unsent.as_mut().expect(UNSENT).address(room);
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
+            let since = *since.get_or_insert(now);
             let connect = match attempt {
                 0 => connect_timeout,
-                _ => decision::dial_timeout(connect_timeout, now - started, pod_wait),
+                _ => decision::dial_timeout(connect_timeout, now - since, pod_wait),
             };
             let dial = Attempt { endpoint: &endpoint, now, connect, entered, who, left: &mut left, moved };
             let Unanswered { failure, own } = match self.attempt(head, unsent, dial).await {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
-            let elsewhere = self.note_failure(&mut route, failure, own)? && unsent.is_some();
-            let next = decision::after_failure(failure, attempt, started.elapsed(), pod_wait, elsewhere);
+            let elsewhere = match self.note_failure(&mut route, failure, own) {
+                Ok(elsewhere) => elsewhere && unsent.is_some(),
+                Err(reject) => return Err(unanswered(&endpoint, reject)),
+            };
+            let next = decision::after_failure(failure, attempt, since.elapsed(), pod_wait, elsewhere);
             if next == Next::GiveUp || unsent.is_none() {
                 return Err(unanswered_by(&endpoint, failure));
             }
             moved = next == Next::Elsewhere;
             if let Next::Wait(pause) = next {
-                route = Box::pin(self.before_next_attempt(route, head, record, pause)).await?;
+                let next = Box::pin(self.before_next_attempt(route, head, record, pause)).await;
+                route = next.map_err(|reject| unanswered(&endpoint, reject))?;
             }
         }
         unreachable!("the attempts end by returning")
@@ -406,10 +407,16 @@ impl<D: Directory> Forwarding<'_, D> {
 
 /// How the attempts end where this was the last one, and counted for the pod.
 fn unanswered_by(endpoint: &Endpoint, failure: Failure) -> Reject {
-    if !matches!(failure.stage, Stage::Upload | Stage::Gone) {
-        endpoint.count_unanswered();
+    if matches!(failure.stage, Stage::Upload | Stage::Gone) {
+        return Reject::Pod(failure);
     }
-    Reject::Pod(failure)
+    unanswered(endpoint, Reject::Pod(failure))
+}
+
+/// The same for whatever reason, which was not the client's.
+fn unanswered(endpoint: &Endpoint, reject: Reject) -> Reject {
+    endpoint.count_unanswered();
+    reject
 }
 
 fn name_of(route: &Route) -> &str {

@@ -257,6 +257,7 @@ impl<D: Directory> Proxy<D> {
         let upgrading = record.exchange == RequestKind::WebSocket;
         let choice = self.balancer.choose(head, upgrading, record.client())?;
         self.admit_stranger(&choice, record.client()).map_err(Reject::Admission)?;
+        self.balancer.deposit();
         Ok(Route::Backend(choice))
     }
 

@@ -50,7 +50,8 @@ pub(super) struct Pool {
     reach: Reach,
     backends: Arc<Backends>,
     metrics: Arc<Metrics>,
-    /// By pod name, or `host:port` of a default backend: bounded by the pods and backends there are.
+    /// By pod name, or `host:port` of a default backend: bounded by the pods and backends there are, and by
+    /// how long one that only a client's `sid` named is [remembered](FORGOTTEN).
     endpoints: RefCell<HashMap<Arc<str>, Rc<Endpoint>>>,
 }
 
@@ -183,7 +184,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Stage::Queue`], [`Stage::Resolve`], [`Stage::Confine`] or [`Stage::Connect`]; nothing was sent.
+    /// [`Stage::Queue`], [`Stage::Resolve`], [`Stage::Confine`], [`Stage::Connect`] or [`Stage::Local`]; nothing was sent.
     pub(super) async fn lease(
         &self,
         endpoint: &Rc<Endpoint>,

@@ -56,7 +56,7 @@ struct Hop {
 }
 
 /// Reads the head at the start of `received`, as far as it is there, and says how long it is. The fields go into `map`,
-/// which has to be empty.
+/// once they are all there, in place of what it holds.
 ///
 /// # Errors
 ///
@@ -75,6 +75,7 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let hop = Hop::read(response.headers, version)?;
     let named = headers::Named::collect(connection_lines(response.headers));
+    map.clear();
     copy_fields(response.headers, received, &named, status, map)?;
     let body = hop.body(method, status);
     // None is a reason as well: hyper would make one up, "<none>" where it knows no other.

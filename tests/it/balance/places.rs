@@ -1,6 +1,7 @@
 //! Places at pods (`--pod-max-connections`) for requests that no pod in particular has to answer.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::{AFFINITY_KEY, cookie_of, get_with_cookie, poll, tunnel};
 use crate::support::{Client, Conn, Pod, Pods, Redis, Router, eventually, script};
@@ -106,4 +107,20 @@ fn a_tunnel_that_its_pod_has_ended_takes_no_place_there() {
     pods[0].play(serve);
     eventually("its place is free", || router.get("/").status() == 200);
     assert_eq!(router.metric("pod_router_websocket_connections", &[]), 1.0, "the client has not said goodbye");
+}
+
+/// Whoever has waited for a place waits for the pod as long as anybody: else its restart would fail its whole queue at once.
+#[test]
+fn what_was_waited_for_a_place_is_not_waited_for_the_pod() {
+    let (redis, mut pods) = stage(1);
+    let wait = Duration::from_secs(1);
+    let router = router(&redis, &pods, &["--pod-wait", "1s", "--pod-queue-timeout", "10m"]);
+    let _tunnels = take_all(&router, &pods);
+    let (mut waiting, since) = (router.client(), Instant::now());
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    router.wait_metric(QUEUED, &[("pod", "backend-0")], 1.0);
+    eventually("it has waited for longer", || since.elapsed() > wait);
+    pods.get_mut(0).kill();
+    router.wait_metric("pod_router_upstream_connect_failures_total", &[("pod", "backend-0")], 2.0);
+    assert_eq!(waiting.read_response().expect_error(503), "pod-unreachable");
 }

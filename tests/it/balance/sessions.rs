@@ -352,3 +352,39 @@ fn a_cookie_of_another_replica_leads_to_a_pod_that_this_one_does_not_list() {
         assert_eq!(ask(&session).head.value("x-pod-router-error"), Some("session-unknown"));
     }
 }
+
+/// A room whose pod is away is deleted while its request waits: what is left is a request of the browser's session.
+#[test]
+fn a_request_whose_room_ends_while_it_waits_stays_in_its_session() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(3));
+    let affinity = ["--session-affinity", "off", "--affinity-cookie", "c", "--affinity-key", AFFINITY_KEY];
+    let router = knowing(&redis, &pods)
+        .default_backend(pods.iter().skip(1))
+        .args(&["--pod-wait", "60s", "--cache-negative", "1ms"])
+        .args(&affinity)
+        .start_ready();
+    let first = router.get("/");
+    redis.assign("room_a", 0);
+    pods.get_mut(0).unbind();
+    let mut waiting = router.client();
+    waiting.send(get_with_cookie("/room_a", &cookie_of(&first)));
+    router.wait_metric("pod_router_upstream_connect_failures_total", &[("pod", "backend-0")], 1.0);
+    redis.command(&["DEL", "room:room_a:pod"]);
+    let answer = waiting.read_response();
+    assert_eq!((answer.pod(), answer.head.has("set-cookie")), (first.pod(), false));
+    let unanswered = |pod: &str| router.metric("pod_router_upstream_requests_total", &[("pod", pod), ("code", "none")]);
+    assert_eq!(unanswered("backend-0"), 0.0, "it was answered in the end");
+}
+
+#[test]
+fn a_session_whose_pod_is_away_is_counted_as_unanswered_by_it() {
+    let (redis, mut pods) = (Redis::start(), Pods::start(2));
+    let router = super::router(&redis, &pods, &["--session-affinity", "sid"]);
+    pods.get_mut(1).unbind();
+    for requests in [1.0, 2.0] {
+        assert_eq!(router.get(&poll("backend-1~x")).status(), 400);
+        let count = |name: &str, label| router.metric(name, &[("pod", "backend-1"), label]);
+        assert_eq!(count("pod_router_upstream_requests_total", ("code", "none")), requests);
+        assert_eq!(count("pod_router_picks_total", ("source", "sid")), requests);
+    }
+}
