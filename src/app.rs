@@ -27,11 +27,14 @@ use crate::drain::{Phase, Roster, Signal, Watch};
 use crate::limits::{Limiter, Limits, Places, Seats};
 use crate::metrics::Metrics;
 use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
-use crate::server::{Server, listen, listen_again};
+use crate::server::{MAX_REFUSALS, Server, listen, listen_again};
 use crate::telemetry;
 
-/// Open files that are no client's and no pod's: listeners, epoll instances, Redis, probes and scrapes.
+/// Open files of the process that are no client's and no pod's: probes and scrapes, checks of pods, the control thread's own.
 const RESERVED_FILES: usize = 64;
+
+/// The same of each worker thread: clients that are told that there is no place, a listener, epoll, Redis.
+const RESERVED_FILES_EACH: usize = MAX_REFUSALS + 8;
 
 /// A router that has its addresses and is not serving yet.
 #[derive(Debug)]
@@ -113,7 +116,7 @@ impl App {
     pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
         let Self { mut config, data, admin: admin_listener, address, admin_address } = self;
         let max_connections = &mut config.downstream.max_connections;
-        *max_connections = within_open_files(*max_connections);
+        *max_connections = within_open_files(*max_connections, config.threads);
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         announce_series(&metrics, &config);
@@ -215,12 +218,12 @@ async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
 /// Raises the limit of open files as far as it goes, and returns how many connections fit into it, `max_connections` at
 /// most: a client and its pod take one file each. With more, connections would be refused by an accept that fails, without
 /// an answer, and those that are accepted would find no file left for their pod, nor a probe one for itself.
-fn within_open_files(max_connections: usize) -> usize {
+fn within_open_files(max_connections: usize, threads: usize) -> usize {
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
         tracing::warn!(%error, "the limit of open files could not be raised");
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
     });
-    let fitting = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVED_FILES).max(2) / 2;
+    let fitting = fitting(usize::try_from(limit).unwrap_or(usize::MAX), threads);
     if fitting < max_connections {
         tracing::warn!(
             limit,
@@ -230,6 +233,12 @@ fn within_open_files(max_connections: usize) -> usize {
         );
     }
     fitting.min(max_connections)
+}
+
+/// How many connections fit into so many open files, with room for all else; half of the files are theirs in any case.
+fn fitting(files: usize, threads: usize) -> usize {
+    let reserved = RESERVED_FILES + threads * RESERVED_FILES_EACH;
+    (files - reserved.min(files / 2)).max(2) / 2
 }
 
 /// Series whose labels are known are there from the start: an alert on a rate needs the zero before the first one.
@@ -336,5 +345,15 @@ mod tests {
         let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), run).await });
         let error = ended.expect("it ends by itself").expect_err("and not as if it had been asked to");
         assert!(error.to_string().contains("worker"), "{error}");
+    }
+
+    #[test]
+    fn connections_leave_files_for_whoever_is_refused_and_for_the_process() {
+        let taken = |files, threads| 2 * fitting(files, threads) + threads * MAX_REFUSALS + RESERVED_FILES;
+        for (files, threads) in [(1024, 1), (20_000, 2), (20_000, 64), (1_048_576, 8)] {
+            let taken = taken(files, threads);
+            assert!(taken <= files && taken + threads * 10 > files, "{taken} of {files} with {threads} threads");
+        }
+        assert_eq!((fitting(200, 64), fitting(0, 1)), (50, 1), "where there are few, half of them");
     }
 }

@@ -41,8 +41,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Between two lines in the log about the same trouble with connections, which may come by the thousand.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
-/// Connections over the limit that are told so at one time; more are closed without a word.
-const MAX_REFUSALS: usize = 64;
+/// Connections over the limit that a thread tells so at one time; more are closed without a word.
+pub(crate) const MAX_REFUSALS: usize = 64;
 
 /// How long such a connection may take to read that it was refused.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
@@ -178,8 +178,11 @@ impl<D: Directory> Server<D> {
         yield_now().await;
         for _ in 0..BACKLOG {
             let next = unconstrained(poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))));
-            let Poll::Ready(Ok(accepted)) = next.await else { break };
-            self.accepted(Ok(accepted)).await;
+            let Poll::Ready(accepted) = next.await else { break };
+            if accepted.as_ref().is_err_and(|error| !ended_before(error)) {
+                break;
+            }
+            self.accepted(accepted).await;
         }
         drop(listener);
         if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
@@ -206,8 +209,7 @@ impl<D: Directory> Server<D> {
                     self.serve((stream, peer), (client, is_one), permit, member);
                 }
             }
-            // The client's own end of it (accept(2) passes these on): the next one may be fine.
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
+            Err(error) if ended_before(&error) => {
                 tracing::debug!(%error, "a connection ended before it was accepted");
             }
             Err(error) => {
@@ -293,4 +295,9 @@ impl<D: Directory> Server<D> {
             refusals.set(refusals.get() - 1);
         });
     }
+}
+
+/// Whether a connection ended before it was accepted (accept(2) passes that on): the next one may be fine.
+fn ended_before(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
 }

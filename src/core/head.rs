@@ -188,6 +188,9 @@ fn is_websocket(head: &Parts) -> bool {
         && offers_websocket(&head.headers)
         && head.headers.get_all(SEC_WEBSOCKET_KEY).iter().count() == 1
         && head.headers.contains_key(SEC_WEBSOCKET_VERSION)
+        // What `Connection` names is this hop's, and does not go on: the pod would get half of a handshake.
+        && !connection_options(&head.headers)
+            .any(|option| [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].iter().any(|part| option.eq_ignore_ascii_case(part.as_str().as_bytes())))
 }
 
 /// Whether these headers ask to switch to exactly the WebSocket protocol.
@@ -230,6 +233,11 @@ mod tests {
         }
         let twice: Vec<_> = HANDSHAKE.into_iter().chain([HANDSHAKE[3]]).collect();
         assert_eq!(inspect(&head(&twice)), Ok(Kind::Http), "two keys");
+        for named in ["Upgrade, Sec-WebSocket-Key", "sec-websocket-version,upgrade"] {
+            let mut parts = head(&HANDSHAKE);
+            parts.headers.insert("connection", HeaderValue::from_static(named));
+            assert_eq!(inspect(&parts), Ok(Kind::Http), "{named}");
+        }
         let mut post = head(&HANDSHAKE);
         post.method = Method::POST;
         assert_eq!(inspect(&post), Ok(Kind::Http));
