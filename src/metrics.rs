@@ -64,7 +64,7 @@ pub struct Metrics {
     pub tunnel_bytes: TunnelBytes,
     /// `pod_router_rejected_total{reason}`.
     pub rejected: IntCounterVec,
-    /// `pod_router_unassigned_rooms_total`: requests that name a room and go to no pod of its own.
+    /// `pod_router_unassigned_rooms_total`: requests whose room had no pod, and that were not refused for it.
     pub unassigned_rooms: IntCounter,
     /// `pod_router_affinity_misses_total`: a pod answered 400 to a request with a `sid`.
     pub affinity_misses: IntCounter,

@@ -42,7 +42,7 @@ def arguments():
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--scaling", action="store_true", help="instead: how our cost grows with rooms, pods, tunnels, threads")
     instead("--runtimes", action="store_true", help="instead: a runtime a core against one for all threads")
-    instead("--profile", action="store_true", help="instead: functions, system calls, allocations (http,cold or --only)")
+    instead("--profile", action="store_true", help=f"instead: functions, system calls, allocations ({','.join(profile.USUAL)} or --only)")
     results = commandline.RESULTS
     option("--out", metavar="DIR", type=commandline.directory, help=f"where the results go ({results}, but {stage.SCRATCH} unless all was measured)")
     chosen = parser.chosen()

@@ -21,7 +21,7 @@ GROUP = "pod_router_bench"
 #: Works whose load is nothing but units of it.
 KEYS = ("http", "connection", "handshake", "body", "cold", "redirect")
 WORKS = [work for work in works.WORKS if work.key in KEYS]
-USUAL = ["http", "cold"]
+USUAL = ["http", "handshake", "cold", "redirect"]
 
 #: Functions and system calls below these are not shown.
 LEAST_PERCENT, LEAST_CALLS = 0.7, 0.005

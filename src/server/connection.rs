@@ -60,12 +60,12 @@ impl<D: Directory> Server<D> {
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
             let ended = poll_fn(|cx| {
                 let mut ended = Pin::new(&mut connection).poll(cx);
-                // What is known only in part may become a handshake.
                 if ended.is_pending() && !told && downstream.doubts.is_last() {
                     told = true;
                     Pin::new(&mut connection).graceful_shutdown();
                     ended = Pin::new(&mut connection).poll(cx);
                 }
+                // What is known only in part may become a handshake.
                 let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
                 if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
                     // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
