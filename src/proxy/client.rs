@@ -8,6 +8,7 @@ mod socket;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Instant;
 
 pub use socket::ClientSocket;
@@ -56,6 +57,9 @@ struct SocketState {
     own_answer: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
+    /// Whether the connection ends with the answer that is owed.
+    is_last: Cell<bool>,
+    cork: Cell<Cork>,
     switch: Cell<Switch>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
     unheard: OnceCell<Box<Unheard>>,
@@ -71,6 +75,17 @@ enum Owed {
     Answer,
     /// What is left of it in hyper's buffer: the request is over.
     Rest,
+}
+
+/// What the kernel holds back of the last answer, so that it goes in one packet with the connection's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Cork {
+    #[default]
+    None,
+    /// Until the end, which hyper comes to in the turn in which it has written the answer.
+    ForTheEnd,
+    /// It has not: it waits for something else, and the answer waits no longer.
+    TooLong,
 }
 
 /// How far a 101 has gone, which must not say `close`: hyper adds that where the handshake has said it (`enforce_version`).
@@ -221,6 +236,19 @@ impl Downstream {
         self.requests.set(self.requests.get() + 1);
         self.socket.owed.set(Owed::Answer);
         self.resume();
+    }
+
+    /// It is the connection's last, by the client's own word.
+    pub(super) fn note_last(&self) {
+        self.socket.is_last.set(true);
+    }
+
+    /// hyper's turn is over, and it waits. What it has written goes out, if only at its next turn, which is soon.
+    pub fn waits(&self, cx: &Context<'_>) {
+        if self.socket.cork.get() == Cork::ForTheEnd {
+            self.socket.cork.set(Cork::TooLong);
+            cx.waker().wake_by_ref();
+        }
     }
 
     fn resume(&self) {

@@ -42,6 +42,18 @@ impl Direct<'_> {
         }
     }
 
+    /// Writes as [`AsyncWrite::poll_write`] does, where the end of the connection follows at once: both go in one packet. Until
+    /// then the kernel holds the last packet back, for 0.2 s or until [`Self::release`].
+    pub(super) fn poll_write_last(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll(cx, Interest::WRITABLE, bytes.len(), || send(self.0, bytes, SendFlags::NOSIGNAL | SendFlags::MORE))
+    }
+
+    /// Has go what is held back: the end does not follow yet.
+    pub(super) fn release(&self) {
+        // Which it is set to already; to set it is what makes the kernel look (tcp(7)).
+        let _ = self.0.set_nodelay(true);
+    }
+
     /// Whether nothing has come and the peer has not closed, by the kernel's own word.
     pub(super) fn is_quiet(&self) -> bool {
         recv(self.0, &mut [0], RecvFlags::PEEK) == Err(Errno::AGAIN)

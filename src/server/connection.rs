@@ -84,6 +84,7 @@ impl<D: Directory> Server<D> {
                 }
                 match ended {
                     Poll::Pending => {
+                        downstream.waits(cx);
                         let overdue = patience.poll(&self.limits, &downstream, (self.proxy.nursery(), &member), cx);
                         overdue.map(|overdue| {
                             self.cut(&downstream, overdue);

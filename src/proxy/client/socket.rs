@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::{Downstream, Ending, Owed, SocketState, Switch};
+use super::{Cork, Downstream, Ending, Owed, SocketState, Switch};
 use crate::proxy::canned::{self, Unheard};
 use crate::proxy::direct::Direct;
 use crate::proxy::socket::{self, with_buffer};
@@ -82,6 +82,16 @@ impl ClientSocket {
             buffer.put_slice(received.filled());
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// Writes an answer, or a part of it. Its last part on a connection that ends with it goes together with the end: one packet
+    /// less, and the client is woken once.
+    fn poll_answer(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.state().is_last.get() || self.state().owed.get() != Owed::Rest {
+            return Pin::new(&mut self.direct()).poll_write(cx, bytes);
+        }
+        self.state().cork.set(Cork::ForTheEnd);
+        self.direct().poll_write_last(cx, bytes)
     }
 
     /// An error when a client has gone that is owed an answer. hyper does not look, and may have bytes that it cannot use yet
@@ -233,7 +243,7 @@ impl AsyncWrite for ClientSocket {
         if let Some(written) = self.poll_edited(cx, &[IoSlice::new(bytes)]) {
             return written;
         }
-        let written = Pin::new(&mut self.direct()).poll_write(cx, bytes);
+        let written = self.poll_answer(cx, bytes);
         self.poll_written(cx, written)
     }
 
@@ -245,18 +255,18 @@ impl AsyncWrite for ClientSocket {
         if let Some(written) = self.poll_edited(cx, parts) {
             return written;
         }
-        let mut direct = self.direct();
-        let stream = Pin::new(&mut direct);
         let written = match parts {
-            [only] => stream.poll_write(cx, only),
-            _ if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL => stream.poll_write_vectored(cx, parts),
+            [only] => self.poll_answer(cx, only),
+            _ if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL => {
+                Pin::new(&mut self.direct()).poll_write_vectored(cx, parts)
+            }
             _ => with_buffer(|buffer| {
                 let mut length = 0;
                 for part in parts {
                     buffer[length..length + part.len()].copy_from_slice(part);
                     length += part.len();
                 }
-                stream.poll_write(cx, &buffer[..length])
+                self.poll_answer(cx, &buffer[..length])
             }),
         };
         self.poll_written(cx, written)
@@ -270,6 +280,10 @@ impl AsyncWrite for ClientSocket {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state().owed.get() == Owed::Rest {
             self.state().owed.set(Owed::Nothing);
+        }
+        if self.state().cork.get() == Cork::TooLong {
+            self.state().cork.set(Cork::None);
+            self.direct().release();
         }
         match self.poll_gone(cx) {
             Poll::Ready(gone) => Poll::Ready(Err(gone)),
@@ -287,147 +301,4 @@ impl AsyncWrite for ClientSocket {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    use super::super::tests::accepted;
-    use super::*;
-
-    /// A client's socket, what is known of it, and the client.
-    async fn connected() -> (ClientSocket, Rc<Downstream>, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
-        let (stream, _) = listener.accept().await.expect("it has connected");
-        let downstream = accepted().0;
-        (ClientSocket::new(stream, &downstream), downstream, client)
-    }
-
-    #[tokio::test]
-    async fn parts_are_written_whole_and_what_is_taken_is_noted() {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
-        for length in [3, SMALL + 1] {
-            let long = vec![b'x'; length];
-            let parts = [IoSlice::new(b"a"), IoSlice::new(&long)];
-            let written = std::future::poll_fn(|cx| Pin::new(&mut socket).poll_write_vectored(cx, &parts)).await;
-            assert_eq!(written.expect("taken"), length + 1);
-            let mut read = vec![0; length + 1];
-            client.read_exact(&mut read).await.expect("it came");
-            assert!(read.starts_with(b"ax") && read.ends_with(b"x"));
-        }
-        assert_eq!(downstream.socket.taken.get(), 2);
-    }
-
-    /// Without a request, what hyper says is its answer to what it could not read.
-    #[tokio::test]
-    async fn what_hyper_says_by_itself_is_said_in_our_words() {
-        let (mut socket, downstream, mut client) = connected().await;
-        let hypers = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(socket.write(hypers).await.expect("taken"), hypers.len(), "hyper is told that it was its own");
-        drop(socket);
-        let mut read = String::new();
-        client.read_to_string(&mut read).await.expect("an end");
-        assert!(read.contains("x-pod-router-error: bad-request\r\n"), "{read}");
-        assert_eq!(downstream.unheard().map(Unheard::code), Some("bad-request"));
-    }
-
-    #[tokio::test]
-    async fn an_answer_to_a_request_is_left_alone() {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
-        let pods = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-        socket.write_all(pods).await.expect("taken");
-        drop(socket);
-        let mut read = Vec::new();
-        client.read_to_end(&mut read).await.expect("an end");
-        assert_eq!(read, pods);
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_is_cut_short_ends_with_a_reset() {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
-        socket.write_all(b"half").await.expect("taken");
-        downstream.end_with(Ending::CutShort);
-        drop(socket);
-        let ended = client.read_to_end(&mut Vec::new()).await;
-        assert_eq!(ended.expect_err("no orderly end").kind(), ErrorKind::ConnectionReset);
-    }
-
-    /// Also behind more than the kernel takes at once.
-    #[tokio::test]
-    async fn a_101_goes_without_close_and_nothing_else_is_left_out() {
-        const BEFORE: &str = "HTTP/1.1 200 OK\r\nconnection: upgrade, close\r\n\r\n";
-        const HEAD: &str =
-            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n";
-        for times in [0, 1, 200_000] {
-            let (mut socket, downstream, mut client) = connected().await;
-            downstream.socket.switch.set(Switch::Agreed);
-            let before = BEFORE.repeat(times);
-            let write = async {
-                socket.write_all([&before, HEAD].concat().as_bytes()).await.expect("taken");
-                drop(socket);
-            };
-            let mut read = String::new();
-            let (_, ended) = tokio::join!(write, client.read_to_string(&mut read));
-            ended.expect("an end");
-            let left = read.strip_prefix(&before).expect("what came before is as it was");
-            assert_eq!(left, HEAD.replace(", close", ""));
-            assert!(times < 2 || downstream.socket.taken.get() > 1, "it was taken at once");
-        }
-    }
-
-    /// Nothing else would tell of it before `--write-stall`.
-    #[tokio::test]
-    async fn a_client_that_goes_is_noticed_while_it_takes_nothing() {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
-        let bytes = vec![b'x'; 64 * 1024];
-        let mut write = |cx: &mut Context<'_>| Pin::new(&mut socket).poll_write(cx, &bytes);
-        std::future::poll_fn(|cx| {
-            while write(cx).map(|written| written.expect("taken")).is_ready() {}
-            Poll::Ready(())
-        })
-        .await;
-        client.shutdown().await.expect("open");
-        let gone = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| write(cx))).await;
-        assert_eq!(gone.expect("in time").expect_err("it has gone").kind(), ErrorKind::ConnectionAborted);
-    }
-
-    /// What was sent ahead is answered by turns, and a request that has come alone at once.
-    #[tokio::test]
-    async fn an_own_answer_is_the_first_once_nothing_is_to_be_read() {
-        let (mut socket, downstream, mut client) = connected().await;
-        client.write_all(b"two").await.expect("taken");
-        let mut read = [0; 2];
-        socket.read_exact(&mut read).await.expect("it came");
-        assert!(downstream.is_first_own_answer() && !downstream.is_first_own_answer());
-        socket.read_exact(&mut read[..1]).await.expect("it came");
-        assert!(!downstream.is_first_own_answer(), "that was there already");
-        let more = std::future::poll_fn(|cx| {
-            Poll::Ready(Pin::new(&mut socket).poll_read(cx, &mut ReadBuf::new(&mut read)).is_ready())
-        });
-        assert!(!more.await);
-        assert!(downstream.is_first_own_answer());
-    }
-
-    /// With a byte unread, as behind a body, hyper would not learn of the client's end.
-    #[tokio::test]
-    async fn a_client_that_goes_is_noticed_behind_what_it_has_sent_and_nothing_of_that_is_lost() {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
-        client.write_all(b"ahead").await.expect("taken");
-        let mut look = |cx: &mut Context<'_>| Pin::new(&mut socket).poll_flush(cx);
-        std::future::poll_fn(|cx| look(cx)).await.expect("it is there");
-        client.shutdown().await.expect("open");
-        let gone = std::future::poll_fn(|cx| match look(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(error),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        });
-        assert_eq!(gone.await.kind(), ErrorKind::ConnectionAborted);
-        let mut read = [0; 5];
-        socket.read_exact(&mut read).await.expect("still there");
-        assert_eq!(&read, b"ahead");
-    }
-}
+mod tests;
