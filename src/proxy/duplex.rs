@@ -9,6 +9,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use tokio::task::AbortHandle;
 
@@ -76,8 +77,8 @@ impl Duplex {
         self.shared.exchange.borrow_mut().poll_part(cx)
     }
 
-    /// Sends the request until it has gone, has failed, or nobody wants it any more. The client's silence has a limit; the
-    /// pod's has not while its response is under way, which has limits of its own.
+    /// Sends the request until it has gone, has failed, or nobody wants it any more. Whoever holds it up has a limit. Who reads
+    /// the response need not say when it begins to wait for the pod: that ends no earlier than what is waited for here.
     async fn send(shared: Weak<Shared>) {
         let mut timer = Timer::default();
         poll_fn(|cx| {
@@ -88,11 +89,9 @@ impl Duplex {
             let sent = match sent {
                 Poll::Ready(sent) => sent,
                 Poll::Pending => {
-                    let Some(deadline) = shared.exchange.borrow().client_deadline() else {
-                        return Poll::Pending;
-                    };
+                    let (deadline, broken) = shared.exchange.borrow().upload_deadline(Instant::now());
                     ready!(timer.poll(cx, deadline));
-                    Err(Broken::SlowUpload)
+                    Err(broken)
                 }
             };
             if let Err(broken) = sent {
@@ -179,7 +178,7 @@ mod tests {
         let ended = runtime.block_on(async {
             let (duplex, _pod) = early().await;
             let task = duplex.sending.0.clone();
-            let waits_for_pod = || duplex.exchange().client_deadline().is_none();
+            let waits_for_pod = || matches!(duplex.exchange().upload_deadline(Instant::now()).1, Broken::Stalled);
             let mut looks = 0;
             while looks < 100 || !waits_for_pod() {
                 tokio::task::yield_now().await;

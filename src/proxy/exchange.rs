@@ -19,7 +19,7 @@ use http::{HeaderMap, Method};
 use tokio::net::TcpStream;
 
 use self::resetting::Resetting;
-use super::client::Downstream;
+use super::client::{Downstream, Ending};
 use super::direct::Direct;
 use super::reject;
 use super::socket::{self, BUFFER};
@@ -48,14 +48,16 @@ pub(super) struct Exchange {
     body: Decoder,
     keep_alive: bool,
     patience: Patience,
-    /// Since when more of the response is waited for; kept only where there is a limit to that.
+    /// Since when more of the response is waited for; kept only where there is a limit to that, as there is while the request
+    /// has not gone.
     awaited: Option<Instant>,
 }
 
 /// How long may pass without anything happening.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// `--response-timeout`: until the response head; or, after an early answer, until the pod takes more of the request.
+    /// `--response-timeout`: until the response head; or, after an early one, until the pod takes more of the request or sends
+    /// more of its answer.
     pub(super) response: Duration,
     /// `--request-body-idle`: until more of the request's body comes.
     pub(super) request_body: Duration,
@@ -70,7 +72,7 @@ pub(super) enum Broken {
     Connection(io::Error),
     /// The pod's framing is wrong, or the connection closed too early.
     Body(BodyError),
-    /// Nothing more came for `--response-body-idle`.
+    /// Nothing more came for `--response-body-idle`; or for `--response-timeout`, and nothing more of the request went.
     Stalled,
     /// The client's request body is malformed, as was found while the response was under way.
     Upload(hyper::Error),
@@ -140,14 +142,14 @@ impl Exchange {
         }
     }
 
-    /// Ready when nothing has happened for too long. Whoever is waited for is the one who is slow.
+    /// Ready when nothing has happened since `now` for too long. Whoever is waited for is the one who is slow.
     fn poll_overdue(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<NoHead> {
-        let since = self.upload.moved().unwrap_or(now);
-        let (patience, overdue) = match self.upload.awaits_client() {
-            true => (self.patience.request_body, NoHead::SlowUpload),
-            false => (self.patience.response, NoHead::Timeout),
+        let moved = self.upload.moved().unwrap_or(now);
+        let (deadline, overdue) = match self.upload.awaits_client() {
+            true => (moved + self.patience.request_body, NoHead::SlowUpload),
+            false => (moved.max(now) + self.patience.response, NoHead::Timeout),
         };
-        self.lease.poll_deadline(cx, since + patience).map(|()| overdue)
+        self.lease.poll_deadline(cx, deadline).map(|()| overdue)
     }
 
     fn unanswered(self, error: &NoHead, unsent: &mut Option<Upload>) -> Failure {
@@ -237,10 +239,16 @@ impl Exchange {
         Poll::Ready(Ok(()))
     }
 
-    /// When the client has been silent for too long, if it is the one who is waited for.
-    pub(super) fn client_deadline(&self) -> Option<Instant> {
-        let since = self.upload.moved().filter(|_| self.upload.awaits_client())?;
-        Some(since + self.patience.request_body)
+    /// When the request will have waited for too long while the response is under way, and for whom, as things are `now`.
+    ///
+    /// The pod is the one who is slow where it neither takes nor sends anything. While nobody asks for more of its answer, it
+    /// may wait for its client in turn, which has a limit of its own (`--write-stall`); from then on it has all of its time.
+    pub(super) fn upload_deadline(&self, now: Instant) -> (Instant, Broken) {
+        let moved = self.upload.moved().unwrap_or(now);
+        match self.upload.awaits_client() {
+            true => (moved + self.patience.request_body, Broken::SlowUpload),
+            false => (self.awaited.unwrap_or(now).max(moved) + self.patience.response, Broken::Stalled),
+        }
     }
 
     /// The next piece of the response body; `None` at its end. Sends nothing: where the request has not gone, `duplex.rs`
@@ -266,11 +274,13 @@ impl Exchange {
 
     /// Ready when nothing more has come of the response for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(patience) = self.patience.response_body else {
+        let patience = self.patience.response_body;
+        if patience.is_none() && self.upload.is_complete() {
             return Poll::Pending;
-        };
+        }
         let since = *self.awaited.get_or_insert_with(Instant::now);
-        self.lease.poll_deadline(cx, since + patience)
+        // Amid the request there is a limit without that, which who sends it sees to (`duplex.rs`).
+        patience.map_or(Poll::Pending, |patience| self.lease.poll_deadline(cx, since + patience))
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
@@ -300,7 +310,7 @@ impl Exchange {
             self.lease.resets = false;
         }
         if !self.keep_alive || self.upload.was_abandoned() || !self.received.is_empty() {
-            return;
+            return self.leave(downstream);
         }
         if self.upload.is_complete() {
             return self.lease.into_lease().give_back();
@@ -308,6 +318,7 @@ impl Exchange {
         // The pod has answered without waiting for the rest of the request, and may still want it. But a pod that says
         // something more after that would say it to the next request: the connection carries no other.
         let hold = downstream.hold();
+        let downstream = Rc::clone(downstream);
         let now = Instant::now();
         tokio::task::spawn_local(async move {
             let sent = poll_fn(|cx| match self.poll_send(cx) {
@@ -316,8 +327,17 @@ impl Exchange {
             });
             sent.await; // however it ends, so does the connection
             self.lease.resets = !self.upload.is_complete();
+            self.leave(&downstream);
             drop(hold);
         });
+    }
+
+    /// Closes the connection. The client has its answer, and where not all of its request has been taken, it may be sending
+    /// on: hyper ends its connection as soon as the body is dropped.
+    fn leave(self: Box<Self>, downstream: &Downstream) {
+        if self.upload.has_untaken() {
+            downstream.end_with(Ending::Unread);
+        }
     }
 
     /// The raw connection after a switch of protocols, what came of the new one already, and what counts it.
@@ -376,7 +396,7 @@ impl fmt::Display for Broken {
             Self::Body(BodyError::CutOff) => f.write_str("the pod closed the connection within its response"),
             Self::Body(BodyError::Chunk) => f.write_str("the pod's chunked coding is broken"),
             Self::Body(BodyError::TooLarge) => f.write_str("the pod's chunk extensions or trailers are too large"),
-            Self::Stalled => f.write_str("--response-body-idle is over"),
+            Self::Stalled => f.write_str("--response-body-idle, or --response-timeout amid the request, is over"),
             Self::Limit => f.write_str("the client's body is longer than --max-body"),
             Self::Upload(error) => write!(f, "the client's body is malformed: {error}"),
             Self::Gone(error) => write!(f, "the client has gone: {error}"),
@@ -388,62 +408,4 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, Interest};
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::core::wire::request::Framing;
-    use crate::proxy::upload::tests::{received, run};
-    use crate::proxy::upstream::tests::{lease, pool};
-
-    #[test]
-    fn a_head_in_tiny_pieces_is_seldom_copied() {
-        let piece = Bytes::from_static(b"x");
-        let (mut received, mut moves) = (Bytes::new(), 0);
-        for _ in 0..MAX_HEAD {
-            let before = received.as_ptr();
-            received = append(received, Bytes::copy_from_slice(&piece));
-            moves += usize::from(received.as_ptr() != before);
-        }
-        assert_eq!(received, vec![b'x'; MAX_HEAD]);
-        assert!(moves < 50, "moved {moves} times");
-    }
-
-    /// Only that may go to another pod.
-    #[test]
-    fn what_has_not_been_sent_is_given_back() {
-        run(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-            let (pool, address) = (pool(), listener.local_addr().expect("a bound socket").to_string());
-            let endpoint = pool.listed("pod", &address.parse().expect("an address"));
-            for (reads, expected) in [(false, (Stage::Send, false)), (true, (Stage::Head, true))] {
-                let mut lease = lease(&pool, &endpoint).await.expect("somebody listens");
-                let (mut pod, _) = listener.accept().await.expect("it was dialled");
-                let resets = async {
-                    if reads {
-                        pod.read_exact(&mut [0; 15]).await.expect("the request comes");
-                    }
-                    socket2::SockRef::from(&pod).set_linger(Some(Duration::ZERO)).expect("a live socket");
-                    drop(pod);
-                };
-                let (mut upload, _client) = received("", "", Framing::None).await;
-                upload.address(None);
-                let patience = Duration::from_secs(3600);
-                let patience = Patience { response: patience, request_body: patience, response_body: None };
-                let (method, mut map, mut unsent) = (Method::POST, HeaderMap::new(), None);
-                let failure = if reads {
-                    let exchange = Exchange::new(lease, upload, patience);
-                    tokio::join!(exchange.begin(&method, &mut map, &mut unsent), resets).0
-                } else {
-                    resets.await;
-                    lease.stream().ready(Interest::ERROR).await.expect("it is told");
-                    Exchange::new(lease, upload, patience).begin(&method, &mut map, &mut unsent).await
-                };
-                let failure = failure.expect_err("the pod has gone");
-                assert_eq!((failure.stage, failure.sent), expected);
-                assert_eq!(unsent.is_some(), !failure.sent);
-            }
-        });
-    }
-}
+mod tests;

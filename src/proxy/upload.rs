@@ -35,6 +35,8 @@ pub(super) struct Upload {
     on_demand: bool,
     sent: bool,
     abandoned: bool,
+    /// Whether it was before its body had come to its end.
+    untaken: bool,
     progress: Option<Rc<Progress>>,
     /// Whether it has ended where the client says, where that is not certain.
     doubt: Option<Doubt>,
@@ -97,6 +99,7 @@ impl Upload {
             on_demand: false,
             sent: false,
             abandoned: false,
+            untaken: false,
             progress,
             doubt: None,
         }
@@ -152,7 +155,7 @@ impl Upload {
 
     /// Sends no more of it: the pod has stopped reading. The connection can carry nothing else.
     pub(super) fn abandon(&mut self) {
-        self.abandoned = true;
+        (self.abandoned, self.untaken) = (true, self.has_untaken());
         self.lead = (Vec::new(), 0);
         (self.data, self.tail, self.body) = (Bytes::new(), b"", None);
         self.doubt = None;
@@ -162,6 +165,11 @@ impl Upload {
     /// Whether the pod stopped reading before all of it had gone.
     pub(super) fn was_abandoned(&self) -> bool {
         self.abandoned
+    }
+
+    /// Whether there is more of its body than has been taken from the client.
+    pub(super) fn has_untaken(&self) -> bool {
+        self.untaken || self.body.is_some()
     }
 
     /// When the body last moved, if there is one: a long upload is no silence of the pod's.

@@ -1,5 +1,6 @@
 //! The timeout chain (notes/correctness.md section 3.4): each wait has its own limit, and none is taken for another.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -187,6 +188,66 @@ fn a_body_that_stops_amid_its_response_is_cut() {
     assert!(rejected(&stage, "slow-body") > 0.5);
     let line = stage.router.access_line(head.value("x-request-id").unwrap_or_default());
     assert_eq!(line["error"], "slow-body");
+}
+
+/// It has begun to answer in time, and would have both its own connection and its client's for as long as it likes.
+#[test]
+fn a_pod_that_neither_takes_nor_sends_anything_amid_its_response_is_cut() {
+    let stage = Stage::with(&["--response-timeout", "300ms"]);
+    let over = Gate::shared();
+    let held = Arc::clone(&over);
+    stage.pods[0].play(move |mut conn| {
+        conn.request()?;
+        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        held.wait();
+        Ok(())
+    });
+    let mut client = stage.client();
+    let sink = client.wire().stream().try_clone().expect("a socket can be shared");
+    client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {FLOOD}\r\n\r\n"));
+    let sending = thread::spawn(move || (&sink).write_all(&vec![b'x'; FLOOD]));
+    let head = client.read_head();
+    assert_eq!(client.read_chunk().as_deref(), Some(&b"hello"[..]));
+    assert!(client.read_body(&head).is_err(), "it looks complete");
+    assert!(sending.join().expect("sending does not panic").is_err(), "somebody has taken all of it");
+    let line = stage.router.access_line(head.value("x-request-id").unwrap_or_default());
+    assert_eq!((&line["error"], rejected(&stage, "pod-stalled") > 0.5), (&"pod-stalled".into(), true), "{line}");
+    over.open();
+}
+
+/// Nor is one that waits for its client to take more of the answer, nor that has to read only once all of it is taken.
+#[test]
+fn a_pod_that_answers_before_it_reads_is_not_cut() {
+    let stage = Stage::with(&["--response-timeout", "2s", "--header-timeout", "200ms"]);
+    let gates: Vec<_> = (0..12).map(|_| Gate::shared()).collect();
+    let taken = Gate::shared();
+    let (held, reads) = (gates.clone(), Arc::clone(&taken));
+    stage.pods[0].play(move |mut conn| {
+        let head = conn.request()?;
+        conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", held.len() + FLOOD))?;
+        for gate in &held {
+            gate.wait();
+            conn.send("x")?;
+        }
+        conn.send(vec![b'x'; FLOOD])?;
+        reads.wait();
+        conn.read_body(&head, |_| {})
+    });
+    let mut client = stage.client();
+    let sink = client.wire().stream().try_clone().expect("a socket can be shared");
+    client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {FLOOD}\r\n\r\n"));
+    let sending = thread::spawn(move || (&sink).write_all(&vec![b'x'; FLOOD]));
+    client.read_head();
+    for gate in &gates {
+        sit_out(&stage, 1);
+        gate.open();
+        assert_eq!(client.read_exact(1), b"x");
+    }
+    sit_out(&stage, 12);
+    assert_eq!(client.read_exact(FLOOD).len(), FLOOD);
+    taken.open();
+    sending.join().expect("sending does not panic").expect("the pod takes all of it");
+    assert_eq!(client.get("/").pod(), "any", "the client's connection lives on");
 }
 
 /// The silence of a client that has its answer already is one all the same.

@@ -190,16 +190,28 @@ fn an_early_answer_reaches_the_client_that_is_still_sending() {
     assert!(stage.any.received().is_empty());
 }
 
-/// Sends a large upload, unread or not, while it waits for the answer; returns the answer's status.
-fn status_amid_upload(stage: &Stage, target: &str) -> u16 {
-    const LEN: u64 = 16 * 1024 * 1024;
+/// More than the sockets' buffers hold.
+const FLOOD: u64 = 16 * 1024 * 1024;
+
+/// A request whose body is this long, in either framing. Who asks for one chunk sends the same bytes.
+fn uploads(target: &str, len: u64) -> [String; 2] {
+    [format!("Content-Length: {len}\r\n\r\n"), format!("Transfer-Encoding: chunked\r\n\r\n{len:x}\r\n")]
+        .map(|framing| format!("POST {target} HTTP/1.1\r\nHost: a\r\n{framing}"))
+}
+
+/// Sends a large upload while it waits for the answer, and as much again once that is there; returns the answer's status.
+/// Nobody may turn the sender away: one that stops at an error, or whose kernel drops with the connection what has come on
+/// it, would not have read the answer (RFC 9112 section 9.6).
+#[track_caller]
+fn status_amid_upload(stage: &Stage, upload: &str) -> u16 {
     let mut client = stage.client();
     let sink = client.wire().stream().try_clone().expect("a socket can be shared");
-    client.send(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n"));
-    let sending = thread::spawn(move || Pattern::pieces(LEN).try_for_each(|piece| (&sink).write_all(piece)));
+    let flood = move || Pattern::pieces(FLOOD).try_for_each(|piece| (&sink).write_all(piece));
+    client.send(upload);
+    let sending = thread::spawn(move || flood().map(|()| flood));
     let status = client.read_response().status();
-    // Taken whole or turned away: not left hanging.
-    let _ = sending.join().expect("sending does not panic");
+    let sent = sending.join().expect("sending does not panic").and_then(|flood| flood());
+    assert!(sent.is_ok(), "after {status}, to {upload:?}: {sent:?}");
     status
 }
 
@@ -212,9 +224,12 @@ fn an_early_answer_reaches_a_client_that_never_stops_sending() {
         conn.half_close();
         conn.until_closed()
     });
-    for _ in 0..10 {
-        assert_eq!(status_amid_upload(&stage, "/room_a"), 413);
-        assert_eq!(status_amid_upload(&stage, "/room%5Fa"), 400, "the router's own answer");
+    for (target, status) in [("/room_a", 413), ("/room%5Fa", 400)] {
+        for upload in uploads(target, 2 * FLOOD) {
+            for _ in 0..5 {
+                assert_eq!(status_amid_upload(&stage, &upload), status);
+            }
+        }
     }
 }
 
@@ -227,8 +242,38 @@ fn an_early_answer_is_found_though_its_pod_has_gone() {
         conn.request()?;
         conn.send("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nmuch")
     });
-    for _ in 0..20 {
-        assert_eq!(status_amid_upload(&stage, "/room_a"), 413);
+    for upload in uploads("/room_a", 2 * FLOOD) {
+        for _ in 0..10 {
+            assert_eq!(status_amid_upload(&stage, &upload), 413);
+        }
+    }
+}
+
+/// Neither a pod that goes later nor one that takes nothing more, once the client has its answer.
+#[test]
+fn who_wants_no_more_after_an_early_answer_does_not_turn_its_client_away() {
+    let stage = Stage::with(&["--response-timeout", "300ms"]);
+    for goes in [true, false] {
+        for upload in uploads("/room_a", 2 * FLOOD) {
+            let answered = Gate::shared();
+            let held = Arc::clone(&answered);
+            stage.pods[0].play(move |mut conn| {
+                conn.request()?;
+                conn.send("HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nmuch")?;
+                held.wait();
+                Ok(())
+            });
+            let mut client = stage.client();
+            client.send(&upload);
+            assert_eq!(client.read_response().text(), "much");
+            if goes {
+                answered.open();
+                eventually("the pod has gone", || stage.pods[0].open() == 0);
+            }
+            let sent = Pattern::pieces(2 * FLOOD).try_for_each(|piece| client.try_send(piece));
+            answered.open();
+            assert!(sent.is_ok(), "the pod goes: {goes}, to {upload:?}: {sent:?}");
+        }
     }
 }
 
