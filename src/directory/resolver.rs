@@ -137,14 +137,7 @@ impl<D: Directory> Resolver<D> {
             return known;
         }
         // Boxed: most requests do not come here, and the future of a request is as large as its largest branch.
-        let resolution = Box::pin(self.ask(room, newer_than)).await;
-        let lookups = &self.known.metrics.lookups;
-        match resolution {
-            Resolution::Fresh(_) => lookups.miss.inc(),
-            Resolution::Stale(_) => lookups.stale.inc(),
-            Resolution::Unknown => lookups.error.inc(),
-        }
-        resolution
+        Box::pin(self.ask(room, newer_than)).await
     }
 
     /// The room's pod, where the directory need not be asked for it.
@@ -161,6 +154,7 @@ impl<D: Directory> Resolver<D> {
         known
     }
 
+    /// The remembered answer, where it is still fresh: counted as such.
     fn counted(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Resolution> {
         let lookups = &self.known.metrics.lookups;
         let answer = self.known.remembered(room, now, newer_than)?;
@@ -169,14 +163,14 @@ impl<D: Directory> Resolver<D> {
         Some(Resolution::Fresh(answer))
     }
 
-    /// Joins the question under way, or asks.
+    /// Joins the question under way, or asks; counted by what came of it, and by the cache where that has got an answer since.
     async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
         let key = Key::new(room.clone().into_owned());
         loop {
             if !self.directory.is_up() {
-                return self.known.without_directory(room, Instant::now());
+                return self.counted_miss(self.known.without_directory(room, Instant::now()));
             }
-            let known = || self.known.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
+            let known = || self.counted(room, Instant::now(), newer_than);
             let joined = self.known.lookups.join(&key, known, |room| {
                 let resolver = self.clone();
                 // Boxed where it begins: it would be moved several times, and a question to Redis is large.
@@ -184,17 +178,28 @@ impl<D: Directory> Resolver<D> {
             });
             match joined {
                 Joined::Known(resolution) => return resolution,
-                Joined::Begun(leading) => return leading.await.unwrap_or(Resolution::Unknown),
+                Joined::Begun(leading) => return self.counted_miss(leading.await.unwrap_or(Resolution::Unknown)),
                 Joined::UnderWay(mut flight) => {
                     let landed = flight.land().await;
                     if let Some(resolution) = landed
                         && newer_than.is_none_or(|moment| flight.started() > moment)
                     {
-                        return resolution;
+                        return self.counted_miss(resolution);
                     }
                 }
             }
         }
+    }
+
+    /// What the cache had no answer for: a question to the directory came to this, whoever put it, or could not be put.
+    fn counted_miss(&self, resolution: Resolution) -> Resolution {
+        let lookups = &self.known.metrics.lookups;
+        match resolution {
+            Resolution::Fresh(_) => lookups.miss.inc(),
+            Resolution::Stale(_) => lookups.stale.inc(),
+            Resolution::Unknown => lookups.error.inc(),
+        }
+        resolution
     }
 
     /// Places an unassigned room: chooses a pod by the heartbeats and claims the room for it. Whoever wins a race, what

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -162,6 +163,24 @@ async fn however_many_ask_the_directory_is_asked_once() {
     }
     assert_eq!(case.asked(), 1);
     assert!(case.resolver.known.lookups.is_idle());
+}
+
+/// The hit rate is by requests: who waits for another's question has found nothing in the cache either.
+#[tokio::test]
+async fn who_waits_for_a_question_has_missed_and_who_finds_its_answer_has_not() {
+    for (answer, is_hit) in [(assigned(1, 10), true), (Answer::Unassigned, false)] {
+        let case = Case::new(HOUR, HOUR, HOUR, answer.clone());
+        case.script.gate.forget_permits(1000);
+        let opens = async { case.script.gate.add_permits(1) };
+        let (first, second, ()) = tokio::join!(case.resolves(), case.resolves(), opens);
+        let fresh = Resolution::Fresh(answer);
+        assert_eq!((&first, &second, case.asked()), (&fresh, &fresh, 1));
+        // As one that looked before the answer came, and asks after it.
+        assert_eq!(case.resolver.ask(&room("room_a"), None).await, fresh);
+        let lookups = &case.metrics.lookups;
+        let counts = [&lookups.miss, &lookups.hit, &lookups.negative].map(IntCounter::get);
+        assert_eq!((counts, case.asked()), ([2, u64::from(is_hit), u64::from(!is_hit)], 1));
+    }
 }
 
 #[tokio::test]
