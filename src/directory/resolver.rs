@@ -21,7 +21,7 @@ use super::heartbeats::Heartbeats;
 use super::memory::now_ms;
 use super::{Directory, DirectoryError, SKEW_MS};
 use crate::config::DirectoryConfig;
-use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
+use crate::core::assignment::{Answer, Assignment, Epoch, Heartbeat, PodId, Resolution};
 use crate::core::placement::Limits;
 use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
@@ -62,6 +62,8 @@ struct Entry {
     confirmed: Instant,
     /// For an answer that is no assignment: the last one before it, and when that was confirmed.
     before: Option<Box<(Assignment, Instant)>>,
+    /// The lower epoch that the directory last went back to from the last assignment, if it has. Boxed: few ever do.
+    below: Option<Box<Epoch>>,
 }
 
 /// What an answer brings that the log may have to tell.
@@ -73,6 +75,8 @@ enum News {
     Answer,
     /// It goes back to a lower epoch, and is not followed.
     Regression,
+    /// It is still there, or once more.
+    SameRegression,
 }
 
 /// Why a new room could not be placed.
@@ -93,6 +97,13 @@ impl Entry {
             Answer::Assigned(assignment) => Some((assignment.clone(), self.confirmed)),
             Answer::Unassigned | Answer::Unusable(_) => self.before.as_deref().cloned(),
         }
+    }
+
+    /// What a lower `epoch` is after this: news only where the directory had been up to date until now, and not where it has
+    /// been at that one before, as where one replica lags and another does not.
+    fn regression(&self, epoch: Epoch) -> News {
+        let is_at_one = self.confirmed != self.asked;
+        if is_at_one || self.below.as_deref() == Some(&epoch) { News::SameRegression } else { News::Regression }
     }
 }
 
@@ -315,9 +326,14 @@ impl Known {
         let (answer, news) = self.remember(room, answer, asked);
         // The log is told with the lock free: other rooms' answers need not wait for it. And here it is told, not for each
         // request that an answer refuses.
+        if matches!(news, News::Regression | News::SameRegression) {
+            self.metrics.epoch_regressions.inc();
+        }
         match (news, &answer) {
+            (News::SameRegression, Answer::Assigned(Assignment { pod, epoch })) => {
+                tracing::debug!(room = room.as_str(), %pod, %epoch, "the directory is still at a lower epoch");
+            }
             (News::Regression, Answer::Assigned(Assignment { pod, epoch })) => {
-                self.metrics.epoch_regressions.inc();
                 tracing::warn!(room = room.as_str(), %pod, %epoch, "the directory went back to a lower epoch; keeping the higher one");
             }
             (News::Answer, Answer::Assigned(Assignment { pod, epoch }))
@@ -329,7 +345,7 @@ impl Known {
                 let (reason, why) = (why.as_str(), why.sentence());
                 tracing::warn!(room = room.as_str(), reason, why, "unusable directory value");
             }
-            (News::Answer | News::Regression | News::None, _) => {}
+            (News::Answer | News::Regression | News::SameRegression | News::None, _) => {}
         }
         answer
     }
@@ -342,10 +358,11 @@ impl Known {
         let seen = last.as_ref().map(|(last, _)| last.epoch);
         let last = last.filter(|(_, confirmed)| self.may_be_stale(*confirmed, asked));
         let mut news = News::Answer;
-        let mut entry = Entry { answer, asked, confirmed: asked, before: None };
+        let mut entry = Entry { answer, asked, confirmed: asked, before: None, below: None };
         match (&entry.answer, last, &held) {
-            (Answer::Assigned(new), Some((last, confirmed)), _) if last.epoch > new.epoch => {
-                (entry.answer, entry.confirmed, news) = (Answer::Assigned(last), confirmed, News::Regression);
+            (Answer::Assigned(new), Some((last, confirmed)), Some(held)) if last.epoch > new.epoch => {
+                (entry.below, news) = (Some(Box::new(new.epoch)), held.regression(new.epoch));
+                (entry.answer, entry.confirmed) = (Answer::Assigned(last), confirmed);
             }
             (Answer::Assigned(new), Some((last, _)), _) if last.epoch < new.epoch => {}
             // A claim, say, was answered while this question was under way.
@@ -353,6 +370,10 @@ impl Known {
             (Answer::Assigned(new), _, _) if seen == Some(new.epoch) => news = News::None,
             (Answer::Assigned(_), _, _) => {}
             (Answer::Unassigned | Answer::Unusable(_), last, _) => entry.before = last.map(Box::new),
+        }
+        let told = held.and_then(|held| held.below).filter(|_| entry.below.is_none());
+        if told.is_some() && entry.last_assignment().map(|(last, _)| last.epoch) == seen {
+            entry.below = told;
         }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);

@@ -328,6 +328,42 @@ async fn the_log_is_told_with_the_lock_free() {
     });
 }
 
+/// A replica of Redis that lags says the same at each question, and another one in between does not.
+#[tokio::test]
+async fn of_a_regression_the_log_hears_when_it_begins() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    let lines = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&lines);
+    let log = tracing_subscriber::fmt().with_writer(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::io::sink()
+    });
+    let steps = [
+        (assigned(2, 11), 0, 0, "the assignment"),
+        (assigned(1, 10), 1, 1, "a lower epoch"),
+        (assigned(1, 10), 1, 2, "still"),
+        (assigned(1, 9), 1, 3, "it has not been up to date since"),
+        (assigned(2, 11), 1, 3, "it has now"),
+        (assigned(1, 9), 1, 4, "the same once more"),
+        (Answer::Unassigned, 1, 4, "the room's last assignment is known all the same"),
+        (assigned(1, 9), 1, 5, "and the regression"),
+        (assigned(2, 11), 1, 5, "up to date"),
+        (assigned(1, 10), 2, 6, "another one"),
+        (assigned(2, 12), 2, 6, "a new assignment"),
+        (assigned(1, 10), 3, 7, "below that"),
+    ];
+    tracing::subscriber::with_default(log.finish(), || {
+        for (answer, warned, counted, what) in steps {
+            case.resolver.known.learn(&room("room_a"), answer, Instant::now());
+            assert_eq!(
+                (lines.load(Ordering::SeqCst), case.metrics.epoch_regressions.get()),
+                (warned, counted),
+                "{what}"
+            );
+        }
+    });
+}
+
 #[tokio::test]
 async fn placing_spreads_rooms_between_two_heartbeats() {
     let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
