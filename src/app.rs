@@ -22,7 +22,7 @@ use crate::backends::{self, Backends};
 use crate::config::{Config, DownstreamConfig};
 use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
-use crate::dns::Dns;
+use crate::dns::{Dns, MOST_LOOKUPS};
 use crate::drain::{Phase, Roster, Signal, Watch};
 use crate::limits::{Limiter, Limits, Places, Seats};
 use crate::metrics::Metrics;
@@ -35,6 +35,11 @@ const RESERVED_FILES: usize = 64;
 
 /// The same of each worker thread: clients that are told that there is no place, a listener, epoll, Redis.
 const RESERVED_FILES_EACH: usize = MAX_REFUSALS + 8;
+
+/// How many threads of a runtime may block, each for something of its own: lookups of names, all of which together leave
+/// some for the rest (the address of Redis, `resolv.conf`), so that nothing ever queues. tokio's default.
+const BLOCKING_THREADS: usize = 512;
+const _: () = assert!(MOST_LOOKUPS < BLOCKING_THREADS);
 
 /// A router that has its addresses and is not serving yet.
 #[derive(Debug)]
@@ -80,7 +85,8 @@ impl Drop for Alive {
 ///
 /// The system has no epoll instance or no thread left.
 pub fn local_runtime() -> io::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build_local(LocalOptions::default())
 }
 
 impl App {

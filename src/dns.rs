@@ -6,23 +6,25 @@
 //!
 //! That a name does not exist is an answer; that nobody could say is none, and never told as one: a name server that is
 //! away says nothing about the pods. While it is, the addresses that a name had last are used, for `--dns-stale` and until a
-//! connection to one fails. The log is told of a silence once a name, and of its end.
+//! connection to one fails. The log is told of a silence once a name, and of its end. Lookups that hang are counted until
+//! they end, and past a bound no other is begun (`dns/system.rs`): that is no answer either.
 //!
 //! Full names are resolved with a trailing dot: it keeps the search list of a cluster's resolv.conf (`ndots:5`) from
 //! turning one question into four. `Host` never carries it.
 
 mod srv;
+mod system;
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dns_lookup::LookupErrorKind;
 use prometheus::IntCounter;
 
+pub use self::system::MOST_LOOKUPS;
+use self::system::{Asked, System};
 use crate::core::address::HostPort;
 use crate::single_flight::SingleFlight;
 
@@ -35,23 +37,18 @@ const NEGATIVE: Duration = Duration::from_secs(1);
 /// How long the first who might use such an address waits for a better answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The longest wait for one answer; resolv.conf's own default is 5 s a try.
-const DEADLINE: Duration = Duration::from_secs(5);
-
 /// So many names are kept before it is looked which of them are over.
 const FEW: usize = 64;
 
 /// So many silences are kept in mind. Of a name that is asked for no more nobody hears the end.
 const MANY: usize = 1024;
 
-/// A name with this many dots is a full one: `service.namespace.svc.cluster.local` has four.
-const QUALIFIED: usize = 4;
-
 /// The cache, shared by all worker threads. What is over is dropped before it grows.
 #[derive(Clone, Debug, Default)]
 pub struct Dns {
     known: Arc<Mutex<Names>>,
     asking: SingleFlight<HostPort, Answer>,
+    system: System,
     /// For how long past its time an address is used while nobody can say.
     stale: Duration,
     /// Counts the answers that were such addresses.
@@ -85,13 +82,6 @@ struct Names {
 enum Tell {
     Log,
     Nobody,
-}
-
-/// What came of a question to the system's resolver.
-enum Asked {
-    Answered(Answer),
-    /// Nothing, for as long as one may wait.
-    Silence,
 }
 
 #[derive(Clone, Debug)]
@@ -186,13 +176,14 @@ impl Dns {
         let question = |target| {
             let dns = self.clone();
             async move {
-                let asked = ask(&target).await;
-                if tell == Tell::Log {
-                    dns.note_silence(&target, matches!(asked, Asked::Silence));
+                let asked = dns.system.ask(&target).await;
+                // Of what was not asked nothing new is known.
+                if tell == Tell::Log && asked != Asked::Refused {
+                    dns.note_silence(&target, asked == Asked::Silence);
                 }
                 let answer = match asked {
                     Asked::Answered(answer) => answer,
-                    Asked::Silence => Err(DnsError::Unanswered),
+                    Asked::Silence | Asked::Refused => Err(DnsError::Unanswered),
                 };
                 dns.remember(target, answer.clone(), Instant::now());
                 answer
@@ -281,35 +272,6 @@ impl fmt::Display for DnsError {
 
 impl std::error::Error for DnsError {}
 
-/// A pod's full name gets a trailing dot; a short one (`backend-service`, `backend.default`) needs the search list.
-fn as_asked(host: &str) -> Cow<'_, str> {
-    if host.matches('.').count() >= QUALIFIED && !host.ends_with('.') { format!("{host}.").into() } else { host.into() }
-}
-
-/// Asks the system's resolver once.
-async fn ask(target: &HostPort) -> Asked {
-    let (name, port) = (as_asked(&target.host).into_owned(), target.port);
-    let lookup = tokio::task::spawn_blocking(move || {
-        let found = dns_lookup::lookup_host(&name).map_err(|error| error.kind())?;
-        Ok(found.map(|ip| SocketAddr::new(ip, port)).collect::<Arc<[_]>>())
-    });
-    // The lookup's thread ends only with the process.
-    let Ok(Ok(found)) = tokio::time::timeout(DEADLINE, lookup).await else {
-        return Asked::Silence;
-    };
-    Asked::Answered(match found {
-        Ok(addresses) if !addresses.is_empty() => Ok(addresses),
-        Ok(_) | Err(LookupErrorKind::NoName | LookupErrorKind::NoData) => {
-            tracing::debug!(address = %target, "the name has no address");
-            Err(DnsError::NoAddress)
-        }
-        Err(kind) => {
-            tracing::debug!(address = %target, ?kind, "name not resolved");
-            Err(DnsError::Unanswered)
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,15 +298,6 @@ mod tests {
         });
         let found = hears.recv_timeout(Duration::from_secs(20)).expect("it takes no lock").expect("literal");
         assert_eq!(*found, ["[::1]:7".parse().expect("an address")]);
-    }
-
-    #[test]
-    fn only_a_full_name_is_asked_for_as_such() {
-        let pod = "backend-0.backend.default.svc.cluster.local";
-        assert_eq!(as_asked(pod), format!("{pod}."));
-        for short in ["localhost", "backend-service", "backend.default.svc", "a.b.c.d.e."] {
-            assert_eq!(as_asked(short), short);
-        }
     }
 
     #[tokio::test]

@@ -79,12 +79,13 @@ pub struct Metrics {
     pods: Pods,
 }
 
-/// Results of asking for a room's pod.
+/// Results of asking for a room's pod, one for whoever asks. How often the directory was asked for them, the count of
+/// `pod_router_directory_duration_seconds` says.
 #[derive(Debug)]
 pub struct Lookups {
     /// A remembered assignment, fresh.
     pub hit: IntCounter,
-    /// The directory was asked and answered.
+    /// Not remembered: the directory answered, to this request's question or to another's that it waited for.
     pub miss: IntCounter,
     /// A remembered assignment, past its time, because the directory cannot be asked.
     pub stale: IntCounter,

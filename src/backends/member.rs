@@ -12,7 +12,7 @@ use super::load::Load;
 use crate::core::address::HostPort;
 use crate::core::balance::{Availability, Candidate, slow_start, stable_hash};
 use crate::core::check::{Checks, Health, Verdict};
-use crate::core::ejection::{EjectionLimits, Outlier, Standing};
+use crate::core::ejection::{EjectionLimits, Outlier, Standing, TrialNumber};
 use crate::metrics::PodMetrics;
 
 /// One pod of a set.
@@ -83,6 +83,7 @@ impl Found {
 #[derive(Debug)]
 pub struct Trial {
     member: Arc<Member>,
+    number: TrialNumber,
     limits: EjectionLimits,
     is_decided: bool,
 }
@@ -129,7 +130,7 @@ impl Member {
     pub(super) fn with_past_of(self, before: &Self) -> Self {
         let mut past = before.state().clone();
         // Who has the trial decides on that one.
-        past.outlier.abandon_trial();
+        past.outlier.forget_trial();
         self.note_whether_special(&past);
         *self.state() = past;
         self
@@ -216,8 +217,8 @@ impl Member {
 
     /// Takes the trial of a pod on probation; `None` if there is none, or somebody else has it.
     pub fn begin_trial(self: &Arc<Self>, limits: EjectionLimits, now: Instant) -> Option<Trial> {
-        let begun = self.state().outlier.begin_trial(limits, now);
-        begun.then(|| Trial { member: Arc::clone(self), limits, is_decided: false })
+        let number = self.state().outlier.begin_trial(limits, now)?;
+        Some(Trial { member: Arc::clone(self), number, limits, is_decided: false })
     }
 
     /// When its ejection ends or has ended, while it is not back.
@@ -232,8 +233,13 @@ impl Member {
 
     /// It is back, with nothing held against it.
     pub(super) fn readmit(&self) {
+        self.note_return(Outlier::readmit);
+    }
+
+    /// Something has happened by which it may be back.
+    fn note_return(&self, is_back: impl FnOnce(&mut Outlier) -> bool) {
         let mut state = self.state();
-        if state.outlier.readmit() {
+        if is_back(&mut state.outlier) {
             tracing::info!(prefix = &*self.prefix, pod = &*self.name, "back among the backends");
             self.start_warming(&mut state);
         }
@@ -309,20 +315,20 @@ impl Trial {
     /// The pod has answered: it is back.
     pub fn passed(mut self) {
         self.is_decided = true;
-        self.member.readmit();
+        self.member.note_return(|outlier| outlier.pass_trial(self.number));
     }
 
     /// It has failed: it is out for as long again.
     pub fn failed(mut self) {
         self.is_decided = true;
-        self.member.state().outlier.fail_trial(self.limits, Instant::now());
+        self.member.state().outlier.fail_trial(self.number, self.limits, Instant::now());
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
         if !self.is_decided {
-            self.member.state().outlier.abandon_trial();
+            self.member.state().outlier.abandon_trial(self.number);
         }
     }
 }
@@ -382,6 +388,24 @@ mod tests {
         assert_eq!(after(&[Bad, Bad, Good]), Availability::Down);
         assert!(member.failed(LIMITS, Instant::now(), true));
         assert_eq!(after(&[Good]), Availability::Probation);
+    }
+
+    /// Its client goes away in the end, or the pod's connection does.
+    #[test]
+    fn a_trial_that_took_too_long_ends_no_other() {
+        let member = member(Duration::ZERO);
+        assert!(member.failed(LIMITS, Instant::now(), true));
+        let due = |trials: u32| Instant::now() + LIMITS.timeout * (trials + 1);
+        let begin = |now| member.begin_trial(LIMITS, now);
+        let [left, failed] = [0, 1].map(|trials| begin(due(trials)).expect("the one before took too long"));
+        let now = due(2);
+        let current = begin(now).expect("and so did this one");
+        let until = member.ejected_until();
+        drop(left);
+        failed.failed();
+        assert!(begin(now).is_none() && member.ejected_until() == until, "one at a time");
+        drop(current);
+        assert!(begin(now).is_some());
     }
 
     #[test]

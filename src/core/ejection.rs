@@ -3,9 +3,10 @@
 //! nginx's `max_fails` and `fail_timeout`: so many failures within that time, and the pod is out for as long. Successes in
 //! between wipe nothing out, as a pod that fails every other request is no good one: failures lapse with time. Then the
 //! pod is on probation: one request at a time is let through to it, its trial, and only that decides. One that has not
-//! ended within the same time, because its client is slow, keeps the pod no longer: another one may try. A pod that was away
-//! and is back, by its health checks, is on probation at once. Only requests without a room ask: a room's pod is never
-//! replaced.
+//! ended within the same time, because its client is slow, keeps the pod no longer: another one may try, and is the trial
+//! from then on. How the earlier one ends is no matter any more, unless the pod answers it: that it does is what was to be
+//! found out, and a pod that takes longer than this time for each answer would else never be back. A pod that was away and
+//! is back, by its health checks, is on probation at once. Only requests without a room ask: a room's pod is never replaced.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -25,14 +26,28 @@ pub struct Outlier {
     /// The latest failures, oldest first: no more than eject, and none while it is ejected.
     failures: VecDeque<Instant>,
     ejection: Option<Ejection>,
+    /// How many trials there have been: their numbers, of which none is used again.
+    trials: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ejection {
     until: Instant,
-    /// Until when its trial is waited for, if one is under way.
-    trial: Option<Instant>,
+    /// The last trial that was before it.
+    after: TrialNumber,
+    trial: Option<UnderWay>,
 }
+
+/// A trial that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UnderWay {
+    number: TrialNumber,
+    until: Instant,
+}
+
+/// Which of a pod's trials it is: one that another has taken the place of must not end that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrialNumber(u64);
 
 /// Whether a pod gets new requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +65,7 @@ impl Outlier {
     pub fn standing(&self, now: Instant) -> Standing {
         match self.ejection {
             None => Standing::In,
-            Some(Ejection { until, trial }) if now < trial.unwrap_or(until) => Standing::Ejected,
+            Some(Ejection { until, trial, .. }) if now < trial.map_or(until, |trial| trial.until) => Standing::Ejected,
             Some(_) => Standing::Probation,
         }
     }
@@ -81,22 +96,30 @@ impl Outlier {
         let ejected = self.failures.len() == enough && may_eject;
         if ejected {
             self.failures.clear();
-            self.ejection = Some(Ejection { until: now + limits.timeout, trial: None });
+            self.eject(limits, now);
         }
         ejected
     }
 
-    /// Takes the trial of a pod on probation; `false` where there is none to take. It has to be ended.
-    pub fn begin_trial(&mut self, limits: EjectionLimits, now: Instant) -> bool {
-        let free = self.standing(now) == Standing::Probation;
-        if let Some(ejection) = self.ejection.as_mut().filter(|_| free) {
-            ejection.trial = Some(now + limits.timeout);
-        }
-        free
+    /// Takes the trial of a pod on probation; `None` where there is none to take. It has to be ended.
+    pub fn begin_trial(&mut self, limits: EjectionLimits, now: Instant) -> Option<TrialNumber> {
+        let is_due = self.standing(now) == Standing::Probation;
+        let ejection = self.ejection.as_mut().filter(|_| is_due)?;
+        self.trials += 1;
+        let number = TrialNumber(self.trials);
+        ejection.trial = Some(UnderWay { number, until: now + limits.timeout });
+        Some(number)
     }
 
-    /// The trial has come to nothing either way: the pod is on probation again.
-    pub fn abandon_trial(&mut self) {
+    /// This trial has come to nothing either way: the pod is on probation again, unless another has taken its place.
+    pub fn abandon_trial(&mut self, number: TrialNumber) {
+        if self.is_under_way(number) {
+            self.forget_trial();
+        }
+    }
+
+    /// Nobody knows any more how its trial ends: the pod is on probation again.
+    pub fn forget_trial(&mut self) {
         if let Some(ejection) = &mut self.ejection {
             ejection.trial = None;
         }
@@ -109,17 +132,31 @@ impl Outlier {
         }
     }
 
-    /// The trial has failed: the pod is out for as long again.
-    pub fn fail_trial(&mut self, limits: EjectionLimits, now: Instant) {
-        if let Some(ejection) = &mut self.ejection {
-            *ejection = Ejection { until: now + limits.timeout, trial: None };
+    /// This trial has failed: the pod is out for as long again, unless another has taken its place.
+    pub fn fail_trial(&mut self, number: TrialNumber, limits: EjectionLimits, now: Instant) {
+        if self.is_under_way(number) {
+            self.eject(limits, now);
         }
+    }
+
+    /// The pod has answered this trial, and is back: also where another has taken its place, but not where one has failed
+    /// since, or the pod was back in between. Whether it was ejected.
+    pub fn pass_trial(&mut self, number: TrialNumber) -> bool {
+        self.ejection.is_some_and(|ejection| number > ejection.after) && self.readmit()
     }
 
     /// The pod is back, with nothing held against it: its trial has passed, or too many are out. Whether it was ejected.
     pub fn readmit(&mut self) -> bool {
         self.failures.clear();
         self.ejection.take().is_some()
+    }
+
+    fn eject(&mut self, limits: EjectionLimits, now: Instant) {
+        self.ejection = Some(Ejection { until: now + limits.timeout, after: TrialNumber(self.trials), trial: None });
+    }
+
+    fn is_under_way(&self, number: TrialNumber) -> bool {
+        self.ejection.and_then(|ejection| ejection.trial).is_some_and(|trial| trial.number == number)
     }
 }
 
@@ -170,26 +207,64 @@ mod tests {
         assert_eq!(standings, [Standing::Ejected, Standing::Ejected, Standing::Probation]);
     }
 
+    /// Its trial, which is due.
+    fn tried(pod: &mut Outlier, now: Instant) -> TrialNumber {
+        pod.begin_trial(LIMITS, now).expect("it is due")
+    }
+
     #[test]
     fn one_trial_at_a_time_decides() {
         let start = Instant::now();
         let (mut pod, _) = failing(start, &[0, 0, 0]);
-        assert!(!pod.begin_trial(LIMITS, at(start, 29)), "it is not due");
-        assert!(pod.begin_trial(LIMITS, at(start, 30)) && !pod.begin_trial(LIMITS, at(start, 30)));
+        assert_eq!(pod.begin_trial(LIMITS, at(start, 29)), None, "it is not due");
+        tried(&mut pod, at(start, 30));
+        assert_eq!(pod.begin_trial(LIMITS, at(start, 30)), None);
         assert_eq!(pod.standing(at(start, 59)), Standing::Ejected, "others wait for the trial");
         assert_eq!(pod.standing(at(start, 60)), Standing::Probation, "and not for ever");
-        assert!(pod.begin_trial(LIMITS, at(start, 60)) && !pod.begin_trial(LIMITS, at(start, 61)));
-        pod.abandon_trial();
+        let second = tried(&mut pod, at(start, 60));
+        assert_eq!(pod.begin_trial(LIMITS, at(start, 61)), None);
+        pod.abandon_trial(second);
         assert_eq!(pod.standing(at(start, 62)), Standing::Probation, "another one may try at once");
-        assert!(pod.begin_trial(LIMITS, at(start, 99)));
-        pod.fail_trial(LIMITS, at(start, 100));
+        let third = tried(&mut pod, at(start, 99));
+        pod.fail_trial(third, LIMITS, at(start, 100));
         assert_eq!([129, 130].map(|s| pod.standing(at(start, s))), [Standing::Ejected, Standing::Probation]);
-        assert!(pod.begin_trial(LIMITS, at(start, 130)) && pod.readmit());
-        assert_eq!((pod.standing(at(start, 130)), &pod), (Standing::In, &Outlier::default()));
+        let last = tried(&mut pod, at(start, 130));
+        assert!(pod.pass_trial(last));
+        assert_eq!(pod.standing(at(start, 130)), Standing::In);
         // What ends too late changes nothing any more.
-        pod.abandon_trial();
-        pod.fail_trial(LIMITS, at(start, 131));
-        assert_eq!(pod, Outlier::default());
+        pod.failed(LIMITS, at(start, 130), true);
+        let back = pod.clone();
+        assert!(!pod.pass_trial(third));
+        pod.abandon_trial(last);
+        pod.fail_trial(last, LIMITS, at(start, 131));
+        assert_eq!(pod, back);
+    }
+
+    #[test]
+    fn a_trial_that_another_took_the_place_of_does_not_end_that_one() {
+        let start = Instant::now();
+        let (mut pod, _) = failing(start, &[0, 0, 0]);
+        let (late, current) = (tried(&mut pod, at(start, 30)), tried(&mut pod, at(start, 60)));
+        let before = pod.clone();
+        pod.abandon_trial(late);
+        pod.fail_trial(late, LIMITS, at(start, 61));
+        assert_eq!(pod, before, "the client of the late one is gone, or its pod's connection is");
+        pod.fail_trial(current, LIMITS, at(start, 62));
+        assert!(!pod.pass_trial(late), "a later one has failed");
+        assert_eq!([91, 92].map(|s| pod.standing(at(start, s))), [Standing::Ejected, Standing::Probation]);
+    }
+
+    /// Else a pod that is slow would never be back: each of its answers comes to a trial that is none any more.
+    #[test]
+    fn an_answer_to_an_earlier_trial_is_one_all_the_same() {
+        let start = Instant::now();
+        let (mut pod, _) = failing(start, &[0, 0, 0]);
+        let (late, current) = (tried(&mut pod, at(start, 30)), tried(&mut pod, at(start, 60)));
+        assert!(pod.pass_trial(late));
+        assert_eq!(pod.standing(at(start, 60)), Standing::In);
+        assert!((0..3).any(|_| pod.failed(LIMITS, at(start, 61), true)), "and goes by other failures");
+        assert!(!pod.pass_trial(current), "which it was no trial of");
+        assert_eq!(pod.standing(at(start, 62)), Standing::Ejected);
     }
 
     #[test]
@@ -198,10 +273,10 @@ mod tests {
         let (mut pod, _) = failing(start, &[0, 0, 0]);
         pod.shorten(at(start, 10));
         assert_eq!(pod.standing(at(start, 10)), Standing::Probation);
-        assert!(pod.begin_trial(LIMITS, at(start, 11)));
+        let trial = tried(&mut pod, at(start, 11));
         pod.shorten(at(start, 12));
         assert_eq!(pod.standing(at(start, 12)), Standing::Ejected, "the trial that is under way decides");
-        pod.fail_trial(LIMITS, at(start, 13));
+        pod.fail_trial(trial, LIMITS, at(start, 13));
         assert_eq!([42, 43].map(|s| pod.standing(at(start, s))), [Standing::Ejected, Standing::Probation]);
         pod.shorten(at(start, 99));
         assert_eq!(pod.ejected_until(), Some(at(start, 43)), "what is over is not over later");

@@ -21,7 +21,7 @@ use super::heartbeats::Heartbeats;
 use super::memory::now_ms;
 use super::{Directory, DirectoryError, SKEW_MS};
 use crate::config::DirectoryConfig;
-use crate::core::assignment::{Answer, Assignment, Heartbeat, PodId, Resolution};
+use crate::core::assignment::{Answer, Assignment, Epoch, Heartbeat, PodId, Resolution};
 use crate::core::placement::Limits;
 use crate::core::room::RoomId;
 use crate::metrics::{Metrics, seconds};
@@ -62,6 +62,8 @@ struct Entry {
     confirmed: Instant,
     /// For an answer that is no assignment: the last one before it, and when that was confirmed.
     before: Option<Box<(Assignment, Instant)>>,
+    /// The lower epoch that the directory last went back to from the last assignment, if it has. Boxed: few ever do.
+    below: Option<Box<Epoch>>,
 }
 
 /// What an answer brings that the log may have to tell.
@@ -73,6 +75,8 @@ enum News {
     Answer,
     /// It goes back to a lower epoch, and is not followed.
     Regression,
+    /// It is still there, or once more.
+    SameRegression,
 }
 
 /// Why a new room could not be placed.
@@ -93,6 +97,13 @@ impl Entry {
             Answer::Assigned(assignment) => Some((assignment.clone(), self.confirmed)),
             Answer::Unassigned | Answer::Unusable(_) => self.before.as_deref().cloned(),
         }
+    }
+
+    /// What a lower `epoch` is after this: news only where the directory had been up to date until now, and not where it has
+    /// been at that one before, as where one replica lags and another does not.
+    fn regression(&self, epoch: Epoch) -> News {
+        let is_at_one = self.confirmed != self.asked;
+        if is_at_one || self.below.as_deref() == Some(&epoch) { News::SameRegression } else { News::Regression }
     }
 }
 
@@ -137,14 +148,7 @@ impl<D: Directory> Resolver<D> {
             return known;
         }
         // Boxed: most requests do not come here, and the future of a request is as large as its largest branch.
-        let resolution = Box::pin(self.ask(room, newer_than)).await;
-        let lookups = &self.known.metrics.lookups;
-        match resolution {
-            Resolution::Fresh(_) => lookups.miss.inc(),
-            Resolution::Stale(_) => lookups.stale.inc(),
-            Resolution::Unknown => lookups.error.inc(),
-        }
-        resolution
+        Box::pin(self.ask(room, newer_than)).await
     }
 
     /// The room's pod, where the directory need not be asked for it.
@@ -161,6 +165,7 @@ impl<D: Directory> Resolver<D> {
         known
     }
 
+    /// The remembered answer, where it is still fresh: counted as such.
     fn counted(&self, room: &RoomId<'_>, now: Instant, newer_than: Option<Instant>) -> Option<Resolution> {
         let lookups = &self.known.metrics.lookups;
         let answer = self.known.remembered(room, now, newer_than)?;
@@ -169,14 +174,14 @@ impl<D: Directory> Resolver<D> {
         Some(Resolution::Fresh(answer))
     }
 
-    /// Joins the question under way, or asks.
+    /// Joins the question under way, or asks; counted by what came of it, and by the cache where that has got an answer since.
     async fn ask(&self, room: &RoomId<'_>, newer_than: Option<Instant>) -> Resolution {
         let key = Key::new(room.clone().into_owned());
         loop {
             if !self.directory.is_up() {
-                return self.known.without_directory(room, Instant::now());
+                return self.counted_miss(self.known.without_directory(room, Instant::now()));
             }
-            let known = || self.known.remembered(room, Instant::now(), newer_than).map(Resolution::Fresh);
+            let known = || self.counted(room, Instant::now(), newer_than);
             let joined = self.known.lookups.join(&key, known, |room| {
                 let resolver = self.clone();
                 // Boxed where it begins: it would be moved several times, and a question to Redis is large.
@@ -184,17 +189,28 @@ impl<D: Directory> Resolver<D> {
             });
             match joined {
                 Joined::Known(resolution) => return resolution,
-                Joined::Begun(leading) => return leading.await.unwrap_or(Resolution::Unknown),
+                Joined::Begun(leading) => return self.counted_miss(leading.await.unwrap_or(Resolution::Unknown)),
                 Joined::UnderWay(mut flight) => {
                     let landed = flight.land().await;
                     if let Some(resolution) = landed
                         && newer_than.is_none_or(|moment| flight.started() > moment)
                     {
-                        return resolution;
+                        return self.counted_miss(resolution);
                     }
                 }
             }
         }
+    }
+
+    /// What the cache had no answer for: a question to the directory came to this, whoever put it, or could not be put.
+    fn counted_miss(&self, resolution: Resolution) -> Resolution {
+        let lookups = &self.known.metrics.lookups;
+        match resolution {
+            Resolution::Fresh(_) => lookups.miss.inc(),
+            Resolution::Stale(_) => lookups.stale.inc(),
+            Resolution::Unknown => lookups.error.inc(),
+        }
+        resolution
     }
 
     /// Places an unassigned room: chooses a pod by the heartbeats and claims the room for it. Whoever wins a race, what
@@ -310,9 +326,14 @@ impl Known {
         let (answer, news) = self.remember(room, answer, asked);
         // The log is told with the lock free: other rooms' answers need not wait for it. And here it is told, not for each
         // request that an answer refuses.
+        if matches!(news, News::Regression | News::SameRegression) {
+            self.metrics.epoch_regressions.inc();
+        }
         match (news, &answer) {
+            (News::SameRegression, Answer::Assigned(Assignment { pod, epoch })) => {
+                tracing::debug!(room = room.as_str(), %pod, %epoch, "the directory is still at a lower epoch");
+            }
             (News::Regression, Answer::Assigned(Assignment { pod, epoch })) => {
-                self.metrics.epoch_regressions.inc();
                 tracing::warn!(room = room.as_str(), %pod, %epoch, "the directory went back to a lower epoch; keeping the higher one");
             }
             (News::Answer, Answer::Assigned(Assignment { pod, epoch }))
@@ -324,7 +345,7 @@ impl Known {
                 let (reason, why) = (why.as_str(), why.sentence());
                 tracing::warn!(room = room.as_str(), reason, why, "unusable directory value");
             }
-            (News::Answer | News::Regression | News::None, _) => {}
+            (News::Answer | News::Regression | News::SameRegression | News::None, _) => {}
         }
         answer
     }
@@ -337,10 +358,11 @@ impl Known {
         let seen = last.as_ref().map(|(last, _)| last.epoch);
         let last = last.filter(|(_, confirmed)| self.may_be_stale(*confirmed, asked));
         let mut news = News::Answer;
-        let mut entry = Entry { answer, asked, confirmed: asked, before: None };
+        let mut entry = Entry { answer, asked, confirmed: asked, before: None, below: None };
         match (&entry.answer, last, &held) {
-            (Answer::Assigned(new), Some((last, confirmed)), _) if last.epoch > new.epoch => {
-                (entry.answer, entry.confirmed, news) = (Answer::Assigned(last), confirmed, News::Regression);
+            (Answer::Assigned(new), Some((last, confirmed)), Some(held)) if last.epoch > new.epoch => {
+                (entry.below, news) = (Some(Box::new(new.epoch)), held.regression(new.epoch));
+                (entry.answer, entry.confirmed) = (Answer::Assigned(last), confirmed);
             }
             (Answer::Assigned(new), Some((last, _)), _) if last.epoch < new.epoch => {}
             // A claim, say, was answered while this question was under way.
@@ -348,6 +370,10 @@ impl Known {
             (Answer::Assigned(new), _, _) if seen == Some(new.epoch) => news = News::None,
             (Answer::Assigned(_), _, _) => {}
             (Answer::Unassigned | Answer::Unusable(_), last, _) => entry.before = last.map(Box::new),
+        }
+        let told = held.and_then(|held| held.below).filter(|_| entry.below.is_none());
+        if told.is_some() && entry.last_assignment().map(|(last, _)| last.epoch) == seen {
+            entry.below = told;
         }
         let answer = entry.answer.clone();
         self.cache.insert(room.clone().into_owned(), entry);

@@ -282,6 +282,45 @@ fn the_log_is_told_of_a_silence_and_of_its_end() {
     assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN", "{warnings:?}");
 }
 
+/// Each blocks a thread for as long as resolv.conf says, here for minutes, and whoever waited for it has left long before.
+#[test]
+fn names_that_clients_make_up_take_no_more_than_so_many_threads() {
+    /// `dns::MOST_LOOKUPS`.
+    const BOUND: usize = 256;
+    let Some(names) = NameServer::start() else { return };
+    let redis = Redis::start();
+    names.fall_silent();
+    let builder = Router::builder().nameserver(&names).redis(&redis).args(&NO_NAME).args(&["--pod-wait", "0s"]);
+    let template = "{pod}.backend.{namespace}.svc.cluster.local:1";
+    let router = builder.arg("--pod-address", template).args(&["--threads", "1"]).start_ready();
+    let ask = |ordinal: usize| {
+        let client = router.client();
+        client.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", poll(&format!("backend-{ordinal}~x"))));
+        client
+    };
+    let full = "too many lookups hang: no other name is looked up";
+    let mut waiting = Vec::new();
+    // Not all at once: no question may be lost on its way.
+    while waiting.len() < BOUND {
+        waiting.extend((waiting.len()..waiting.len() + 32).map(ask));
+        eventually("they are asked for", || names.asked().len() == waiting.len());
+    }
+    waiting.extend((BOUND..BOUND + 50).map(ask));
+    for mut client in waiting {
+        assert_eq!(client.read_response().expect_error(503), "pod-unreachable");
+    }
+    // They still hang where nobody waits for them any more.
+    let last = ask(BOUND + 50).read_response();
+    assert_eq!((&*last.expect_error(503), names.asked().len()), ("pod-unreachable", BOUND));
+    router.access_line(last.head.value("x-request-id").unwrap_or_default());
+    let logs = router.logs();
+    let warned = logs.iter().filter(|line| line["message"] == full);
+    assert_eq!(warned.map(|line| line["level"].as_str()).collect::<Vec<_>>(), [Some("WARN")]);
+    // Of those that were never asked for there is no silence to tell of.
+    let silences = logs.iter().filter(|line| line["message"] == "the resolver did not answer in time");
+    assert_eq!(silences.count(), BOUND);
+}
+
 /// On the control thread it is the name of Redis.
 #[test]
 fn a_second_signal_does_not_wait_for_the_name_of_redis() {

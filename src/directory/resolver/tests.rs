@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -164,6 +165,24 @@ async fn however_many_ask_the_directory_is_asked_once() {
     assert!(case.resolver.known.lookups.is_idle());
 }
 
+/// The hit rate is by requests: who waits for another's question has found nothing in the cache either.
+#[tokio::test]
+async fn who_waits_for_a_question_has_missed_and_who_finds_its_answer_has_not() {
+    for (answer, is_hit) in [(assigned(1, 10), true), (Answer::Unassigned, false)] {
+        let case = Case::new(HOUR, HOUR, HOUR, answer.clone());
+        case.script.gate.forget_permits(1000);
+        let opens = async { case.script.gate.add_permits(1) };
+        let (first, second, ()) = tokio::join!(case.resolves(), case.resolves(), opens);
+        let fresh = Resolution::Fresh(answer);
+        assert_eq!((&first, &second, case.asked()), (&fresh, &fresh, 1));
+        // As one that looked before the answer came, and asks after it.
+        assert_eq!(case.resolver.ask(&room("room_a"), None).await, fresh);
+        let lookups = &case.metrics.lookups;
+        let counts = [&lookups.miss, &lookups.hit, &lookups.negative].map(IntCounter::get);
+        assert_eq!((counts, case.asked()), ([2, u64::from(is_hit), u64::from(!is_hit)], 1));
+    }
+}
+
 #[tokio::test]
 async fn the_first_askers_death_does_not_fail_the_others() {
     let case = Case::new(HOUR, HOUR, HOUR, assigned(1, 10));
@@ -305,6 +324,42 @@ async fn the_log_is_told_with_the_lock_free() {
         for (answer, told) in answers.into_iter().zip([1, 1, 2, 3]) {
             case.resolver.known.learn(&room("room_a"), answer, Instant::now());
             assert_eq!(lines.load(Ordering::SeqCst), told);
+        }
+    });
+}
+
+/// A replica of Redis that lags says the same at each question, and another one in between does not.
+#[tokio::test]
+async fn of_a_regression_the_log_hears_when_it_begins() {
+    let case = Case::new(HOUR, HOUR, HOUR, Answer::Unassigned);
+    let lines = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&lines);
+    let log = tracing_subscriber::fmt().with_writer(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::io::sink()
+    });
+    let steps = [
+        (assigned(2, 11), 0, 0, "the assignment"),
+        (assigned(1, 10), 1, 1, "a lower epoch"),
+        (assigned(1, 10), 1, 2, "still"),
+        (assigned(1, 9), 1, 3, "it has not been up to date since"),
+        (assigned(2, 11), 1, 3, "it has now"),
+        (assigned(1, 9), 1, 4, "the same once more"),
+        (Answer::Unassigned, 1, 4, "the room's last assignment is known all the same"),
+        (assigned(1, 9), 1, 5, "and the regression"),
+        (assigned(2, 11), 1, 5, "up to date"),
+        (assigned(1, 10), 2, 6, "another one"),
+        (assigned(2, 12), 2, 6, "a new assignment"),
+        (assigned(1, 10), 3, 7, "below that"),
+    ];
+    tracing::subscriber::with_default(log.finish(), || {
+        for (answer, warned, counted, what) in steps {
+            case.resolver.known.learn(&room("room_a"), answer, Instant::now());
+            assert_eq!(
+                (lines.load(Ordering::SeqCst), case.metrics.epoch_regressions.get()),
+                (warned, counted),
+                "{what}"
+            );
         }
     });
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::support::{Stage, eventually, together, wait_for};
 
 #[test]
@@ -114,6 +116,11 @@ fn a_lower_epoch_does_not_replace_a_higher_one() {
         assert_eq!(stage.get("/room_e").pod(), "backend-1");
         monitor.lookups("room_e") >= 3
     });
+    // A state, however often it is met.
+    eventually("all are counted", || stage.router.metric("pod_router_epoch_regressions_total", &[]) >= 2.0);
+    let is_warning = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains("lower epoch"));
+    stage.router.wait_log("the warning", is_warning);
+    assert_eq!(stage.router.logs().iter().filter(|line| is_warning(line)).count(), 1);
     stage.redis.assign_at("room_e", 0, 3000);
     eventually("the higher epoch is followed", || stage.get("/room_e").pod() == "backend-0");
     let head = wait_for("the pod has a request", || stage.pods[0].received().pop()).head;
