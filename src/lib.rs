@@ -95,7 +95,7 @@
 //!    setting, a metric and a test.
 //! 8. Every wait has a deadline; nothing queues without a bound. Requests that wait for a pod are bounded by
 //!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`, questions for
-//!    heartbeats by one at a time and the same.
+//!    heartbeats by one at a time and the same, lookups of names by a number in the process (`dns/system.rs`).
 //! 9. Passwords, query strings, path parameters (`sid`s, tokens) and header values never reach a log line or a label.
 //! 10. Every library default the router depends on is set explicitly, with the default in a comment.
 //!
@@ -116,6 +116,7 @@
 //! | `InFlight` | a request or tunnel at a pod | the pod's load goes down |
 //! | `Trial` | the request that tries an ejected pod | without an answer: another may try |
 //! | `Departure` | the one lookup that others wait for | without an answer: somebody else asks |
+//! | `Lookup` in `dns/system.rs` | the thread that looks a name up, however long nobody has waited for it | one less is under way |
 //!
 //! # Decisions
 //!
