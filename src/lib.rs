@@ -1,7 +1,8 @@
 //! # pod-router
 //!
 //! A room-affinity reverse proxy: a request that names a room reaches the one pod that owns it. This page is the
-//! architecture; the README says how to run it.
+//! architecture; the README says how to run it. What it promises whoever runs it (settings, routes, fields, metrics, the log)
+//! is called the contract.
 //!
 //! ```text
 //!                    control thread                      worker thread, one per core

@@ -183,7 +183,8 @@ pub struct UpstreamConfig {
     pub queue_timeout: Duration,
     /// `--pod-wait`: how long a request is held while its pod refuses connections.
     pub pod_wait: Duration,
-    /// `--response-timeout`: to the response head, from the last movement of the request body.
+    /// `--response-timeout`: to the response head, from the last movement of the request body; and for what a pod has not taken
+    /// of that body by then.
     pub response_timeout: Duration,
     /// `--response-body-idle`: a response of which nothing more comes; `None` when it is off.
     pub response_body_idle: Option<Duration>,

@@ -1,4 +1,4 @@
-//! One test per bug, named and linked to what taught it: our commit, or the thread that notes/style.md cites.
+//! One test per bug, named and linked to what taught it: our commit, or the thread that reported it elsewhere.
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use crate::support::{Redis, Router, Stage, eventually, script};
 
-/// The metrics of interface.md, with their types and labels.
+/// The metrics that users rely on, with their types and labels.
 const METRICS: [(&str, &str, &[&str]); 12] = [
     ("pod_router_requests_total", "counter", &["kind", "code", "source"]),
     ("pod_router_request_duration_seconds", "histogram", &[]),

@@ -1,5 +1,5 @@
 //! What takes its time, in real time: keep-alive against a real Node server with its default of 5 s, where no request may
-//! be lost to a connection that has just been closed (notes/correctness.md section 3.4), and silence.
+//! be lost to a connection that has just been closed, and silence.
 
 use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -155,7 +155,7 @@ fn rfc9110_6_5_1_request_trailers_are_dropped() {
     assert_eq!((head.value("x-room-id"), head.value("x-forwarded-for")), (Some("room_a"), Some("127.0.0.1")));
 }
 
-/// A poll is asked once, alone, and not again: an overlap ends an Engine.IO session (notes/correctness.md section 1.3).
+/// A poll is asked once, alone, and not again: an overlap ends an Engine.IO session.
 #[test]
 fn a_poll_is_one_request_whatever_becomes_of_it() {
     let stage = Stage::with(&["--response-timeout", "300ms", "--pod-wait", "2s"]);

@@ -1,4 +1,4 @@
-//! The timeout chain (notes/correctness.md section 3.4): each wait has its own limit, and none is taken for another.
+//! The timeout chain: each wait has its own limit, and none is taken for another.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -44,7 +44,7 @@ fn a_pod_that_says_close_is_dialled_again() {
     assert_eq!(stage.pods[0].accepted(), 5);
 }
 
-/// hyper's default would keep them 90 s; Node closes after 5 s (notes/correctness.md section 3.4).
+/// hyper's default would keep them 90 s; Node closes after 5 s.
 #[test]
 fn an_idle_connection_to_a_pod_is_given_up() {
     let stage = Stage::with(&["--upstream-idle", "200ms"]);

@@ -86,7 +86,7 @@ fn a_pod_cannot_speak_for_the_router() {
     assert!(all.contains("x-sum: 1") && !all.contains("x-pod-router-error: "), "{all}");
 }
 
-/// A client must not be able to name away what the message or the router needs (notes/correctness.md 2.2).
+/// A client must not be able to name away what the message or the router needs.
 #[test]
 fn a_connection_line_cannot_remove_what_is_needed() {
     let stage = Stage::new();

@@ -37,7 +37,7 @@ fn expect_forgotten(stage: &Stage) {
     eventually("the client's place is free", || left() < 0.5);
 }
 
-/// Engine.IO ends the session when a poll's connection closes, and counts on it (notes/correctness.md 1.3).
+/// Engine.IO ends the session when a poll's connection closes, and counts on it.
 #[test]
 fn a_client_that_goes_away_is_noticed_whatever_lies_behind_its_request() {
     let stage = Stage::new();

@@ -36,7 +36,7 @@ fn rfc9110_7_8_a_handshake_that_expects_100_is_not_switched_without_it() {
     assert!(stage.pods[0].received().is_empty());
 }
 
-/// A GET with a chunked body is rare and legal; a client library may drop the body (notes/correctness.md 3.3).
+/// A GET with a chunked body is rare and legal; a client library may drop the body.
 #[test]
 fn chunked_bodies_arrive_whole_whatever_the_method() {
     let stage = Stage::new();
@@ -347,7 +347,7 @@ fn response_trailers_do_not_cost_the_pods_connection() {
     assert_eq!(stage.pods[0].accepted(), 1);
 }
 
-/// Foreign protocols on the port end quickly and harm nobody (notes/correctness.md section 3.11).
+/// Foreign protocols on the port end quickly and harm nobody.
 #[test]
 fn what_is_no_http_is_turned_away() {
     let stage = Stage::new();

@@ -136,7 +136,7 @@ fn an_ambiguous_room_is_refused_and_reaches_no_pod() {
         "/api/room/%72oom_a",
         "/api/room%2Froom_a",
         "/api/x%5Croom_a",
-        // A name given twice: Engine.IO takes the last one, others the first (notes/correctness.md section 1.2).
+        // A name given twice: Engine.IO takes the last one, others the first.
         "/socket.io/?roomId=room_a&roomId=room_b",
         "/socket.io/?roomId=room_a&room%49d=room_a",
         "/socket.io/?sid=a&roomId=room_a&sid=b",

@@ -50,7 +50,7 @@ fn a_very_long_target_passes() {
     assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")));
 }
 
-/// The table of notes/correctness.md section 1.2: what Socket.IO's own server makes of each query.
+/// What Socket.IO's own server makes of each query.
 #[test]
 fn a_query_names_the_room_that_socket_io_reads_in_it() {
     let stage = Stage::new();

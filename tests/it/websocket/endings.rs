@@ -53,7 +53,7 @@ fn rfc9110_9_3_6_the_pods_half_close_is_passed_on() {
     assert!(heard.wait(), "the pod hears the client after its own half is closed");
 }
 
-/// tokio's `copy_bidirectional` would wait for the other half for ever (notes/style.md E26).
+/// tokio's `copy_bidirectional` would wait for the other half for ever.
 #[test]
 fn a_half_that_lingers_is_ended() {
     // A young tunnel has no timer for what is over only after its first second.

@@ -71,7 +71,7 @@ fn rfc6455_4_2_2_the_client_gets_the_pods_101_as_it_was() {
     assert!(!head.has("content-length") && !head.has("transfer-encoding"), "{}", head.text());
 }
 
-/// Firefox sends both options (notes/style.md E23), jetty's client says `close` beside `Upgrade` (E12).
+/// Firefox sends both options, jetty's client says `close` beside `Upgrade`.
 #[test]
 fn rfc6455_4_2_1_the_upgrade_option_is_found_among_others_and_in_any_case() {
     let stage = Stage::new();
@@ -205,7 +205,7 @@ fn rfc9110_7_8_a_101_to_another_protocol_is_a_bad_gateway() {
     assert!(stage.router.metric("pod_router_websocket_connections", &[]) < 0.5);
 }
 
-/// notes/style.md E24: what follows the head could be read as frames by one side and as a body by the other.
+/// What follows the head could be read as frames by one side and as a body by the other.
 #[test]
 fn rfc6455_4_1_a_handshake_with_a_body_is_refused() {
     let stage = Stage::new();
@@ -230,7 +230,7 @@ fn rfc9110_7_8_other_upgrades_are_forwarded_as_plain_requests() {
     let stage = Stage::new();
     let key = format!("Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n", super::KEY);
     for (line, fields) in [
-        // notes/style.md E24: an h2c upgrade would take the pod's connection out of the router's sight.
+        // An h2c upgrade would take the pod's connection out of the router's sight.
         ("GET", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n".to_owned()),
         ("GET", format!("Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n{key}")),
         ("GET", format!("Upgrade: websocket\r\n{key}")),
