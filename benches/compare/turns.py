@@ -7,6 +7,7 @@ machine whose host has other guests, a core's speed differs by half from one sec
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -122,9 +123,9 @@ def measure(seconds, peers, begin, counter=None):
             except (Failed, OSError) as failure:
                 results[peer.name] = Failed(f"{failure}")
         rounds = max(1, round(seconds / TURN)) if len(loads) > 1 else 1
-        for number in range(rounds):
-            first = number % max(1, len(loads))
-            for load in loads[first:] + loads[:first]:
+        for _ in range(rounds):
+            # Nobody always comes after the same one, and finds the processor's caches as that has left them.
+            for load in random.sample(loads, len(loads)):
                 with load.turn():
                     time.sleep(max(0, seconds / rounds - AWAKE))
         for load in loads:
