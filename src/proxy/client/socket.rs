@@ -90,8 +90,12 @@ impl ClientSocket {
         if !self.state().is_last.get() || self.state().owed.get() != Owed::Rest {
             return Pin::new(&mut self.direct()).poll_write(cx, bytes);
         }
-        self.state().cork.set(Cork::ForTheEnd);
-        self.direct().poll_write_last(cx, bytes)
+        let written = self.direct().poll_write_last(cx, bytes);
+        // Where nothing was taken, nothing is held back: to wake for it would be to go round in circles.
+        if written.is_ready() {
+            self.state().cork.set(Cork::ForTheEnd);
+        }
+        written
     }
 
     /// An error when a client has gone that is owed an answer. hyper does not look, and may have bytes that it cannot use yet

@@ -1,8 +1,11 @@
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::super::tests::accepted;
 use super::*;
+use crate::drain::tests::Wakes;
 
 /// A client's socket, what is known of it, and the client.
 async fn connected() -> (ClientSocket, Rc<Downstream>, TcpStream) {
@@ -77,6 +80,28 @@ async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
         client.read_exact(&mut read).await.expect("it came");
         assert_eq!(&read, b"last");
     }
+}
+
+/// Else a client that reads slowly would take all of a core.
+#[tokio::test]
+async fn a_last_answer_that_is_not_taken_wakes_nobody_over_and_over() {
+    let (mut socket, downstream, _client) = connected().await;
+    downstream.note_last();
+    downstream.begin();
+    socket.write_all(b"first, ").await.expect("taken");
+    downstream.end(std::time::Instant::now());
+    let wakes = Arc::new(Wakes::default());
+    let waker = wakes.waker();
+    let mut cx = Context::from_waker(&waker);
+    let much = vec![0; 16 * 1024 * 1024];
+    let mut turns = 0;
+    while turns < 10 {
+        if Pin::new(&mut socket).poll_write(&mut cx, &much).is_pending() {
+            downstream.waits(&cx);
+            turns += 1;
+        }
+    }
+    assert!(wakes.count() <= 1, "{} in ten turns", wakes.count());
 }
 
 #[tokio::test]
