@@ -59,6 +59,10 @@ impl ClientSocket {
 
     /// The socket, for a tunnel, and whether something may lie there that has been [looked past](socket::poll_past).
     pub(in crate::proxy) fn into_stream(mut self) -> (TcpStream, bool) {
+        // A handshake may say `close` as well (jetty's client does): its 101 is the last answer, and no end follows.
+        if self.state().cork.get() != Cork::None {
+            self.direct().release();
+        }
         (self.stream.take().expect("it is taken once, and only here"), self.looked_past)
     }
 

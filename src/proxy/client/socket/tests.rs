@@ -57,9 +57,10 @@ async fn an_answer_to_a_request_is_left_alone() {
     assert_eq!(read, pods);
 }
 
+/// Whatever follows it: the end, a wait for something else, or a tunnel.
 #[tokio::test]
 async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
-    for ends in [true, false] {
+    for follows in ["end", "wait", "tunnel"] {
         let (mut socket, downstream, mut client) = connected().await;
         downstream.note_last();
         downstream.begin();
@@ -70,15 +71,20 @@ async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
         client.read_exact(&mut read).await.expect("it came");
         socket.flush().await.expect("nothing fails");
         assert!(Direct(&client).is_quiet(), "it waits for the end");
-        if ends {
-            drop(socket);
-        } else {
-            downstream.waits(&Context::from_waker(std::task::Waker::noop()));
-            socket.flush().await.expect("nothing fails");
+        let mut tunnel = None;
+        match follows {
+            "end" => drop(socket),
+            "wait" => {
+                downstream.waits(&Context::from_waker(std::task::Waker::noop()));
+                socket.flush().await.expect("nothing fails");
+            }
+            _ => tunnel = Some(socket.into_stream()),
         }
+        assert!(!Direct(&client).is_quiet(), "it has come with the {follows}");
         let mut read = [0; 4];
         client.read_exact(&mut read).await.expect("it came");
         assert_eq!(&read, b"last");
+        drop(tunnel);
     }
 }
 
