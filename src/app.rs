@@ -30,8 +30,9 @@ use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
 use crate::server::{MAX_REFUSALS, Server, listen, listen_again};
 use crate::telemetry;
 
-/// Open files of the process that are no client's and no pod's: probes and scrapes, checks of pods, lookups of names, the
-/// control thread's own.
+/// Open files of the process that are no client's and no pod's: probes and scrapes, lookups of names, the control thread's
+/// own, and checks of pods as far as few of them hang at a time. (Connections to pods that are kept when their clients have
+/// gone are within those that the clients had, for `--upstream-idle`.)
 const RESERVED_FILES: usize = 64 + MOST_LOOKUPS;
 
 /// The same of each worker thread: clients that are told that there is no place, a listener, epoll, Redis.

@@ -7,7 +7,7 @@
 //! ```text
 //!                    control thread                      worker thread, one per core
 //!                ┌─────────────────────┐     ┌──────────────────────────────────────────────────┐
-//!  kubelet,      │ admin   signals     │     │ server → proxy → pool ──── HTTP, WebSocket ─────→│ pods
+//!  kubelet,      │ admin   signals     │     │ server → proxy → upstream ─ HTTP, WebSocket ────→│ pods
 //!  Prometheus ──→│ checks  discovery   │     │            │     tunnel                          │
 //!                └──────────┬──────────┘     └────────────┼──────────────────────────────────────┘
 //!                           │          resolver: cache,   │                ↑ its own listener (SO_REUSEPORT)
@@ -52,6 +52,7 @@
 //! | the response on its way to the client | `proxy/body.rs` |
 //! | a client's connection to its end, also as a tunnel | `server/connection.rs` |
 //! | what is known of it; its socket | `proxy/client.rs`, `proxy/client/socket.rs` |
+//! | how it ends: with the last answer, after what is unread, by a reset | `Ending` and `Cork` in `proxy/client.rs` |
 //! | attempts and waiting for a pod | `proxy/forward.rs` |
 //! | the log's word that a pod is unreachable | `proxy/reach.rs` |
 //! | WebSocket relay | `proxy/upgrade.rs`, `proxy/tunnel.rs` |
@@ -92,9 +93,10 @@
 //!    whatever the directory has said in between.
 //! 5. A response can never reach another request: a connection whose exchange did not end cleanly is closed.
 //! 6. A tunnel starts only after a WebSocket handshake that was asked for, allowed and answered by a matching 101.
-//! 7. What goes up and down (loads, gauges, places, a pod's trial) is a guard that undoes itself on drop; every limit has a
-//!    setting, a metric and a test.
-//! 8. Every wait has a deadline; nothing queues without a bound. Requests that wait for a pod are bounded by
+//! 7. What goes up and down (loads, gauges, places, a pod's trial) is a guard that undoes itself on drop; every limit on what
+//!    clients may use has a setting, a metric and a test.
+//! 8. Every wait has a deadline, or a setting for one that is off by default (`--tunnel-idle`, `--response-body-idle`);
+//!    nothing queues without a bound. Requests that wait for a pod are bounded by
 //!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`, questions for
 //!    heartbeats by one at a time and the same, lookups of names by a number in the process (`dns/system.rs`).
 //! 9. Passwords, query strings, path parameters (`sid`s, tokens) and header values never reach a log line or a label.
@@ -112,7 +114,10 @@
 //! | `Record` | a request | its metrics and its access line are written |
 //! | `Hold` | a request's body that comes after its answer | the connection may be idle |
 //! | `Doubt` | a chunked request whose end has not been seen | not dispelled: the connection takes no other request |
-//! | `Lease`, of a tunnel `Kept` | an exchange with a pod | the connection to the pod is closed; given back, it is kept for another |
+//! | `Lease` | an exchange with a pod | the connection to the pod is closed; given back, it is kept for another |
+//! | `PodShare` | a tunnel, of its lease | the pod's load, its places and the gauge of its connections go down |
+//! | `Resetting` | an exchange amid its request | the connection to the pod is reset: a FIN would wait behind what the pod does not take |
+//! | `Sending` in `proxy/duplex.rs` | the body of an answer that has come before all of its request | nobody sends that on |
 //! | `Waiting`, then `Place` in `proxy/queue.rs` | a request at a pod with `--pod-max-connections` | the queue is shorter; the next one's turn |
 //! | `InFlight` | a request or tunnel at a pod | the pod's load goes down |
 //! | `Trial` | the request that tries an ejected pod | without an answer: another may try |

@@ -1,7 +1,8 @@
 //! The data listener of one worker thread: accepts and limits. What becomes of a connection is `server/connection.rs`.
 //!
 //! Every thread has a listener of its own on the same address (`SO_REUSEPORT`), so that a connection, its requests and
-//! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told.
+//! its connections to pods stay on one core. This file knows of HTTP only what hyper's server needs to be told, and the answers
+//! to those for whom there is no place.
 
 mod announced;
 mod connection;
@@ -103,7 +104,8 @@ pub struct Server<D> {
     /// `--proxy-protocol`.
     announced: bool,
     metrics: Arc<Metrics>,
-    refusals: Rc<Cell<usize>>,
+    /// Held once more by each refusal under way.
+    refusals: Rc<()>,
     accept_warned: Warned,
     header_warned: Warned,
 }
@@ -277,13 +279,12 @@ impl<D: Directory> Server<D> {
     /// Tells a connection over a limit that it is, where that costs little.
     fn refuse(&self, mut stream: TcpStream, client: IpAddr, answer: &'static Answer) {
         self.metrics.rejected.with_label_values(&[answer.code]).inc();
-        if self.refusals.get() >= MAX_REFUSALS {
+        let refusal = Rc::clone(&self.refusals);
+        if Rc::strong_count(&refusal) > MAX_REFUSALS + 1 {
             return;
         }
         let unheard = Unheard::new(answer);
         unheard.log(client);
-        self.refusals.set(self.refusals.get() + 1);
-        let refusals = Rc::clone(&self.refusals);
         tokio::task::spawn_local(async move {
             // A new socket's send buffer takes this; where it does not, nobody is owed more.
             let _ = stream.try_write(&unheard.bytes(b""));
@@ -292,7 +293,7 @@ impl<D: Directory> Server<D> {
             let mut rest = [0; 1024];
             let read_out = async { while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {} };
             let _ = tokio::time::timeout(REFUSAL_TIME, read_out).await;
-            refusals.set(refusals.get() - 1);
+            drop(refusal);
         });
     }
 }

@@ -4,7 +4,7 @@
 //! policy. Neither picks a status code: that is `proxy/reject.rs`.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::assignment::{Answer, Assignment, BadAssignment, PodId, Resolution};
 
@@ -195,6 +195,12 @@ pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait:
     }
 }
 
+/// How long a request has waited for its pod. Of both moments there is said what it had `left` for others' turns
+/// (`--pod-queue-timeout`), for those are not waited for the pod, wherever they came.
+pub fn waited((began, left_then): (Instant, Duration), (now, left): (Instant, Duration)) -> Duration {
+    now.saturating_duration_since(began).saturating_sub(left_then.saturating_sub(left))
+}
+
 /// What the last attempt to connect has at least, however little is left of `--pod-wait`.
 const SHORTEST_DIAL: Duration = Duration::from_millis(250);
 
@@ -211,6 +217,13 @@ mod tests {
 
     fn assignment() -> Assignment {
         Assignment { pod: StatefulSet::parse("backend").expect("a name").nth(1), epoch: Epoch(1) }
+    }
+
+    #[test]
+    fn others_turns_are_not_waited_for_a_pod() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(waited((began, 5 * second), (began + 3 * second, 5 * second)), 3 * second);
+        assert_eq!(waited((began, 5 * second), (began + 3 * second, 3 * second)), second);
     }
 
     #[test]

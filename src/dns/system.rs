@@ -21,11 +21,12 @@ use crate::core::address::HostPort;
 pub const MOST_LOOKUPS: usize = 256;
 
 /// So many of them for one name. More than one, because a new question finds a name server that is back at once, an old one
-/// only when it is repeated; by resolv.conf's defaults (5 s, twice) no name ever has as many.
+/// only when it is repeated; by resolv.conf's defaults (5 s, twice) no name ever has as many, with up to two name servers.
 const MOST_OF_A_NAME: usize = 4;
 
-/// The longest wait for one answer; resolv.conf's own default is 5 s a try.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// The longest wait for one answer. resolv.conf's own default is 5 s a try: where a packet was lost, or the first of two name
+/// servers is dead, the answer to the second try comes right after that.
+const DEADLINE: Duration = Duration::from_secs(6);
 
 /// A name with this many dots is a full one: `service.namespace.svc.cluster.local` has four.
 const QUALIFIED: usize = 4;

@@ -57,8 +57,8 @@ struct SocketState {
     own_answer: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
-    /// Whether the connection ends with the answer that is owed.
-    is_last: Cell<bool>,
+    /// Whether the client has said that the connection ends with the answer that is owed. It may end without that.
+    client_closes: Cell<bool>,
     cork: Cell<Cork>,
     switch: Cell<Switch>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
@@ -82,7 +82,8 @@ enum Owed {
 enum Cork {
     #[default]
     None,
-    /// Until the end, which hyper comes to in the turn in which it has written the answer.
+    /// Until the end, which hyper comes to in the turn in which it has written the answer, unless more of the request is to
+    /// come or it leaves the others a turn.
     ForTheEnd,
     /// It has not: it waits for something else, and the answer waits no longer.
     TooLong,
@@ -165,9 +166,10 @@ impl Downstream {
     }
 
     /// Which request's head has begun to come and is not complete, counted from 0. One that came together with the end
-    /// of an earlier request is not seen until more of it comes.
+    /// of an earlier request is not seen until more of it comes. What comes once the connection is to end is none.
     pub fn incomplete_head(&self) -> Option<u64> {
-        let waiting = self.idle_since.get().is_some() && self.socket.heard.get();
+        let SocketState { heard, ending, .. } = &self.socket;
+        let waiting = self.idle_since.get().is_some() && heard.get() && ending.get().is_none();
         waiting.then(|| self.requests.get())
     }
 
@@ -235,16 +237,18 @@ impl Downstream {
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
         self.socket.owed.set(Owed::Answer);
+        self.socket.client_closes.set(false);
         self.resume();
     }
 
     /// It is the connection's last, by the client's own word.
     pub(super) fn note_last(&self) {
-        self.socket.is_last.set(true);
+        self.socket.client_closes.set(true);
     }
 
-    /// hyper's turn is over, and it waits. What it has written goes out, if only at its next turn, which is soon.
-    pub fn waits(&self, cx: &Context<'_>) {
+    /// hyper's turn is over without an end, which what it has written last waits for: that goes out at the next turn, when
+    /// hyper flushes whether or not it has written anything.
+    pub fn uncork_at_next_turn(&self, cx: &Context<'_>) {
         if self.socket.cork.get() == Cork::ForTheEnd {
             self.socket.cork.set(Cork::TooLong);
             cx.waker().wake_by_ref();
@@ -343,6 +347,8 @@ mod tests {
         assert_eq!(downstream.incomplete_head(), None, "that was the request's body");
         hear(&downstream);
         assert_eq!(downstream.incomplete_head(), Some(1));
+        downstream.end_with(Ending::Unread);
+        assert_eq!(downstream.incomplete_head(), None, "nobody waits for it to be complete");
     }
 
     #[test]

@@ -43,14 +43,14 @@ impl Direct<'_> {
     }
 
     /// Writes as [`AsyncWrite::poll_write`] does, where the end of the connection follows at once: both go in one packet. Until
-    /// then the kernel holds the last packet back, for 0.2 s or until [`Self::release`].
+    /// then the kernel holds the last packet back (`MSG_MORE`), for 0.2 s or until [`Self::uncork`].
     pub(super) fn poll_write_last(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll(cx, Interest::WRITABLE, bytes.len(), || send(self.0, bytes, SendFlags::NOSIGNAL | SendFlags::MORE))
     }
 
     /// Has go what is held back: the end does not follow yet.
-    pub(super) fn release(&self) {
-        // Which it is set to already; to set it is what makes the kernel look (tcp(7)).
+    pub(super) fn uncork(&self) {
+        // It is set already: to set it again makes the kernel send what it holds (tcp(7)).
         let _ = self.0.set_nodelay(true);
     }
 

@@ -32,14 +32,14 @@ pub(super) struct Doubt {
 
 impl Doubts {
     /// Whether no other request is taken from the connection.
-    pub fn is_last(&self) -> bool {
+    pub fn takes_no_more(&self) -> bool {
         self.last.get()
     }
 
     /// Waits until the end of every request before this one has been seen; whether this one may be taken. hyper reads a head
     /// that has come together with the end of a body before those who send that body on have been told of it.
     pub(super) async fn settled(&self) -> bool {
-        poll_fn(|_| if self.open.get() == 0 { Poll::Ready(!self.is_last()) } else { Poll::Pending }).await
+        poll_fn(|_| if self.open.get() == 0 { Poll::Ready(!self.takes_no_more()) } else { Poll::Pending }).await
     }
 }
 

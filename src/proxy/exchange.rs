@@ -24,7 +24,7 @@ use super::direct::Direct;
 use super::reject;
 use super::socket::{self, BUFFER};
 use super::upload::{SendError, Upload};
-use super::upstream::{Kept, Lease};
+use super::upstream::{Lease, PodShare};
 use crate::core::decision::{Failure, Stage};
 use crate::core::wire::response::{self, HeadError};
 use crate::core::wire::{BodyError, Decoder, Head, Part};
@@ -48,16 +48,16 @@ pub(super) struct Exchange {
     body: Decoder,
     keep_alive: bool,
     patience: Patience,
-    /// Since when more of the response is waited for; kept only where there is a limit to that, as there is while the request
-    /// has not gone.
+    /// Since when more of the response is waited for, if it is. Kept where there is a limit to that: `--response-body-idle`, or,
+    /// while the request has not gone, `--response-timeout`.
     awaited: Option<Instant>,
 }
 
 /// How long may pass without anything happening.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// `--response-timeout`: until the response head; or, after an early one, until the pod takes more of the request or sends
-    /// more of its answer.
+    /// `--response-timeout`: until the response head. Where that has come early, until the pod takes more of the request or
+    /// sends more of its answer.
     pub(super) response: Duration,
     /// `--request-body-idle`: until more of the request's body comes.
     pub(super) request_body: Duration,
@@ -227,6 +227,11 @@ impl Exchange {
         self.upload.is_complete()
     }
 
+    /// Whether the pod has answered and takes no more of the request, of which the client has more to send.
+    pub(super) fn turns_the_rest_away(&self) -> bool {
+        (!self.keep_alive || self.upload.was_abandoned()) && self.upload.has_untaken()
+    }
+
     /// Sends more of the request while the response is under way. Ready when it has gone, or the pod wants no more of it.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match ready!(self.poll_send(cx)) {
@@ -341,7 +346,7 @@ impl Exchange {
     }
 
     /// The raw connection after a switch of protocols, what came of the new one already, and what counts it.
-    pub(super) fn into_tunnel(self: Box<Self>) -> (TcpStream, Bytes, Kept) {
+    pub(super) fn into_tunnel(self: Box<Self>) -> (TcpStream, Bytes, PodShare) {
         let Self { lease, received, .. } = *self;
         let (stream, kept) = lease.into_lease().into_stream();
         (stream, received, kept)

@@ -45,8 +45,9 @@ pub(super) struct Forwarding<'a, D> {
 /// One attempt: to whom it goes, and how it is dialled.
 struct Attempt<'a> {
     endpoint: &'a Rc<Endpoint>,
+    /// When it begins.
     now: Instant,
-    /// For how long.
+    /// The longest that its dial may take.
     connect: Duration,
     entered: Option<Entered>,
     who: Precedence,
@@ -137,7 +138,7 @@ impl<D: Directory> Forwarding<'_, D> {
             self.proxy.config.upstream;
         let (mut moved, mut left) = (false, queue_timeout);
         // Since when the pod is tried: what it took to get there, a lookup or others' turns, is not waited for the pod.
-        let mut since = None;
+        let mut began = None;
         for attempt in 0.. {
             let (mut endpoint, who) = (self.endpoint(&route), self.precedence(&route, record));
             // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
@@ -157,10 +158,10 @@ impl<D: Directory> Forwarding<'_, D> {
             unsent.as_mut().expect(UNSENT).address(room);
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
-            let since = *since.get_or_insert(now);
+            let began = *began.get_or_insert((now, left));
             let connect = match attempt {
                 0 => connect_timeout,
-                _ => decision::dial_timeout(connect_timeout, now - since, pod_wait),
+                _ => decision::dial_timeout(connect_timeout, decision::waited(began, (now, left)), pod_wait),
             };
             let dial = Attempt { endpoint: &endpoint, now, connect, entered, who, left: &mut left, moved };
             let Unanswered { failure, own } = match self.attempt(head, unsent, dial).await {
@@ -171,7 +172,8 @@ impl<D: Directory> Forwarding<'_, D> {
                 Ok(elsewhere) => elsewhere && unsent.is_some(),
                 Err(reject) => return Err(unanswered(&endpoint, reject)),
             };
-            let next = decision::after_failure(failure, attempt, since.elapsed(), pod_wait, elsewhere);
+            let waited = decision::waited(began, (Instant::now(), left));
+            let next = decision::after_failure(failure, attempt, waited, pod_wait, elsewhere);
             if next == Next::GiveUp || unsent.is_none() {
                 return Err(unanswered_by(&endpoint, failure));
             }
@@ -392,7 +394,7 @@ impl<D: Directory> Forwarding<'_, D> {
             self.downstream.agree(Agreed::new(self.proxy, exchange, *offer, &record));
             return response.map(|()| ResponseBody::own(bytes::Bytes::new(), record));
         }
-        if self.downstream.doubts.is_last() {
+        if self.downstream.doubts.takes_no_more() || exchange.turns_the_rest_away() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.proxy.say_goodbye(response.headers_mut());

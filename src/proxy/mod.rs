@@ -157,10 +157,10 @@ impl<D: Directory> Proxy<D> {
             let request_id = request_id(&head, downstream.client.trusted);
             let trusted = &self.config.downstream.trusted_proxies;
             let client = forwarded::address(&head.headers, &downstream.client, trusted);
+            let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
             if connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case(b"close")) {
                 downstream.note_last();
             }
-            let mut record = Record::open(&self.ledger, Instant::now(), &downstream, client, &head, request_id);
             if !sound {
                 return Ok(self.refuse(record, Reject::BehindTrailers, &body));
             }

@@ -22,7 +22,7 @@ use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
 use super::tunnel::{Common, Direction, End, Tunnel};
-use super::upstream::Kept;
+use super::upstream::PodShare;
 use super::{Downstream, Permit, Proxy};
 use crate::core::room::RoomId;
 use crate::directory::Directory;
@@ -64,7 +64,7 @@ pub struct Agreed {
     early: Bytes,
     common: Rc<Common>,
     story: Story,
-    kept: Kept,
+    kept: PodShare,
 }
 
 impl Agreed {
@@ -126,7 +126,7 @@ pub struct Relay {
     /// How it ended. Dropped without, it was cut together with its thread's runtime.
     end: Option<End>,
     /// Its part of the pod.
-    kept: Kept,
+    kept: PodShare,
     /// Its connection's.
     _permit: Option<Permit>,
 }

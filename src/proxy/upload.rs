@@ -35,7 +35,7 @@ pub(super) struct Upload {
     on_demand: bool,
     sent: bool,
     abandoned: bool,
-    /// Whether it was before its body had come to its end.
+    /// Whether it was abandoned while its client had more of the body to send.
     untaken: bool,
     progress: Option<Rc<Progress>>,
     /// Whether it has ended where the client says, where that is not certain.

@@ -85,7 +85,7 @@ struct Busy {
 
 /// What a tunnel keeps of its lease, for its drop.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct PodShare {
     _open: Held,
     part: Option<Part>,
 }
@@ -371,16 +371,16 @@ impl Lease {
     }
 
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.
-    pub(super) fn into_stream(self) -> (TcpStream, Kept) {
+    pub(super) fn into_stream(self) -> (TcpStream, PodShare) {
         let Busy { load, load_at_address, place, .. } = self.busy;
         let part = Part { _load: (load, load_at_address), _place: place };
-        (self.connection.stream, Kept { _open: self.connection.open, part: Some(part) })
+        (self.connection.stream, PodShare { _open: self.connection.open, part: Some(part) })
     }
 }
 
-// === impl Kept ===
+// === impl PodShare ===
 
-impl Kept {
+impl PodShare {
     /// Gives back its part of the pod: that has ended its side of the tunnel, and may have room for others.
     pub(super) fn leave(&mut self) {
         self.part = None;

@@ -60,7 +60,7 @@ impl<D: Directory> Server<D> {
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
             let ended = poll_fn(|cx| {
                 let mut ended = Pin::new(&mut connection).poll(cx);
-                if ended.is_pending() && !told && downstream.doubts.is_last() {
+                if ended.is_pending() && !told && downstream.doubts.takes_no_more() {
                     told = true;
                     Pin::new(&mut connection).graceful_shutdown();
                     ended = Pin::new(&mut connection).poll(cx);
@@ -84,7 +84,7 @@ impl<D: Directory> Server<D> {
                 }
                 match ended {
                     Poll::Pending => {
-                        downstream.waits(cx);
+                        downstream.uncork_at_next_turn(cx);
                         let overdue = patience.poll(&self.limits, &downstream, (self.proxy.nursery(), &member), cx);
                         overdue.map(|overdue| {
                             self.cut(&downstream, overdue);

@@ -61,7 +61,7 @@ impl ClientSocket {
     pub(in crate::proxy) fn into_stream(mut self) -> (TcpStream, bool) {
         // A handshake may say `close` as well (jetty's client does): its 101 is the last answer, and no end follows.
         if self.state().cork.get() != Cork::None {
-            self.direct().release();
+            self.direct().uncork();
         }
         (self.stream.take().expect("it is taken once, and only here"), self.looked_past)
     }
@@ -91,12 +91,12 @@ impl ClientSocket {
     /// Writes an answer, or a part of it. Its last part on a connection that ends with it goes together with the end: one packet
     /// less, and the client is woken once.
     fn poll_answer(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.state().is_last.get() || self.state().owed.get() != Owed::Rest {
+        if !self.state().client_closes.get() || self.state().owed.get() != Owed::Rest {
             return Pin::new(&mut self.direct()).poll_write(cx, bytes);
         }
         let written = self.direct().poll_write_last(cx, bytes);
-        // Where nothing was taken, nothing is held back: to wake for it would be to go round in circles.
-        if written.is_ready() {
+        // Where not all is taken, nothing is held back: to wake for it would be to go round in circles.
+        if matches!(written, Poll::Ready(Ok(taken)) if taken == bytes.len()) {
             self.state().cork.set(Cork::ForTheEnd);
         }
         written
@@ -126,8 +126,8 @@ impl ClientSocket {
             return Poll::Ready(());
         };
         let timer = self.lingering.get_or_insert_with(|| {
-            // Where the client has gone already there is nobody to be told.
-            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
+            self.downstream.socket.cork.set(Cork::None);
+            say_the_end(stream);
             Box::pin(tokio::time::sleep(LINGER))
         });
         if timer.as_mut().poll(cx).is_ready() {
@@ -215,16 +215,30 @@ impl ClientSocket {
 
 impl Drop for ClientSocket {
     fn drop(&mut self) {
-        let (Some(stream), Some(ending)) = (&self.stream, self.state().ending.get()) else {
+        let Some(stream) = &self.stream else {
             return;
         };
         // Whoever does not take these either is owed no more.
-        match ending {
-            Ending::SlowHead => drop(self.state().unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b"")))),
-            Ending::SlowReader | Ending::CutShort => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
-            Ending::Unread => {}
+        match self.state().ending.get() {
+            Some(Ending::SlowHead) => {
+                drop(self.state().unheard.get().map(|unheard| stream.try_write(&unheard.bytes(b""))));
+            }
+            Some(Ending::SlowReader | Ending::CutShort) => {
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+                return;
+            }
+            Some(Ending::Unread) | None => {}
+        }
+        if self.state().cork.get() != Cork::None {
+            // What is held back would not go where something is unread: to close is to reset then, and drops it.
+            say_the_end(stream);
         }
     }
+}
+
+/// Has all go that was written, and the end. Where the client has gone already there is nobody to be told.
+fn say_the_end(stream: &TcpStream) {
+    let _ = SockRef::from(stream).shutdown(Shutdown::Write);
 }
 
 impl AsyncRead for ClientSocket {
@@ -284,14 +298,14 @@ impl AsyncWrite for ClientSocket {
         true
     }
 
-    /// hyper comes here at the end of every turn in which it has written everything.
+    /// hyper comes here at the end of every turn in which nothing is left to be written, also where nothing was.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state().owed.get() == Owed::Rest {
             self.state().owed.set(Owed::Nothing);
         }
         if self.state().cork.get() == Cork::TooLong {
             self.state().cork.set(Cork::None);
-            self.direct().release();
+            self.direct().uncork();
         }
         match self.poll_gone(cx) {
             Poll::Ready(gone) => Poll::Ready(Err(gone)),
@@ -301,7 +315,10 @@ impl AsyncWrite for ClientSocket {
 
     /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state().ending.get() == Some(Ending::Unread) {
+        // Beside what is said to be unread, what a client has sent behind its last request.
+        let has_unread =
+            self.looked_past || self.state().cork.get() != Cork::None && !socket::is_fresh(self.direct().0);
+        if self.lingering.is_some() || has_unread || self.state().ending.get() == Some(Ending::Unread) {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

@@ -170,6 +170,29 @@ fn a_request_body_is_passed_on_as_it_comes() {
     assert_eq!(client.read_response().status(), 200);
 }
 
+/// A stray line end, or a request behind one that was said to be the last: to close with either unread is to reset.
+#[test]
+fn a_last_answer_arrives_though_more_has_come_before_it() {
+    let stage = Stage::new();
+    for more in ["\r\n", "GET /second HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let [came, sent] = [(); 2].map(|()| Gate::shared());
+        let gates = (Arc::clone(&came), Arc::clone(&sent));
+        stage.pods[0].play(move |mut conn| {
+            conn.request()?;
+            gates.0.open();
+            gates.1.wait();
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast")
+        });
+        let mut client = stage.client();
+        client.send("GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(came.wait(), "the request is at its pod");
+        client.send(more);
+        sent.open();
+        assert_eq!(client.read_response().text(), "last");
+        client.expect_end();
+    }
+}
+
 /// RFC 9112 section 9.3: an answer may come while the body is still being sent.
 #[test]
 fn an_early_answer_reaches_the_client_that_is_still_sending() {
@@ -184,6 +207,11 @@ fn an_early_answer_reaches_the_client_that_is_still_sending() {
     client.send("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\nfirst bytes");
     let response = client.read_response();
     assert_eq!((response.status(), response.text().as_str()), (413, "much"));
+    assert_eq!(
+        response.head.value("connection"),
+        Some("close"),
+        "whoever sends another request is told that it is not read"
+    );
     // The rest of the body is nobody's: it must not be read as the next request.
     let _ = client.try_send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);

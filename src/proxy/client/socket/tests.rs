@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -62,8 +63,8 @@ async fn an_answer_to_a_request_is_left_alone() {
 async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
     for follows in ["end", "wait", "tunnel"] {
         let (mut socket, downstream, mut client) = connected().await;
-        downstream.note_last();
         downstream.begin();
+        downstream.note_last();
         socket.write_all(b"first, ").await.expect("taken");
         downstream.end(std::time::Instant::now());
         socket.write_all(b"last").await.expect("taken");
@@ -75,7 +76,7 @@ async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
         match follows {
             "end" => drop(socket),
             "wait" => {
-                downstream.waits(&Context::from_waker(std::task::Waker::noop()));
+                downstream.uncork_at_next_turn(&Context::from_waker(std::task::Waker::noop()));
                 socket.flush().await.expect("nothing fails");
             }
             _ => tunnel = Some(socket.into_stream()),
@@ -103,11 +104,40 @@ async fn a_last_answer_that_is_not_taken_wakes_nobody_over_and_over() {
     let mut turns = 0;
     while turns < 10 {
         if Pin::new(&mut socket).poll_write(&mut cx, &much).is_pending() {
-            downstream.waits(&cx);
+            downstream.uncork_at_next_turn(&cx);
             turns += 1;
         }
     }
     assert!(wakes.count() <= 1, "{} in ten turns", wakes.count());
+}
+
+/// To close a socket with something unread resets the connection, and what the kernel still holds is thrown away.
+#[tokio::test]
+async fn the_last_answer_arrives_also_where_something_more_has_come() {
+    for known in [false, true] {
+        let (mut socket, downstream, mut client) = connected().await;
+        downstream.begin();
+        downstream.note_last();
+        client.write_all(b"\r\n").await.expect("taken");
+        if known {
+            socket.direct().0.readable().await.expect("open");
+        }
+        downstream.end(Instant::now());
+        socket.write_all(b"last").await.expect("taken");
+        let mut read = [0; 4];
+        let end = async {
+            socket.shutdown().await.expect("nothing fails");
+            drop(socket);
+        };
+        let reads = async {
+            client.read_exact(&mut read).await.expect("it came");
+            let end = client.read(&mut [0]).await;
+            assert!(!known || end.expect("no reset") == 0);
+            drop(client);
+        };
+        tokio::join!(end, reads);
+        assert_eq!(&read, b"last");
+    }
 }
 
 #[tokio::test]
