@@ -191,7 +191,7 @@ def side_by_side(chosen, run):
             measured = {"repetitions": chosen.reps, "seconds": chosen.seconds, "complete": complete}
             machine_was = {"loadAverage": [before, os.getloadavg()[0]], **watch.figures()}
             versions = {"versions": report.versions(chosen.peers)}
-            write(chosen, results, commandline.origin() | versions | measured | machine_was)
+            write(chosen, results, commandline.origin(chosen.binary) | versions | measured | machine_was)
     print(f"{time.monotonic() - run.started:.0f} s")
     if not complete and not chosen.quick:
         raise RuntimeError("not all was measured: see above")

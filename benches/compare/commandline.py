@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
-        self.add_argument("--binary", metavar="PATH", type=router, help=f"measure this one, build none ({stage.ROUTER})")
+        self.add_argument("--binary", metavar="PATH", type=router, help=f"the router to measure, in place of one that is built ({stage.ROUTER})")
         self.add_argument("--check-options", action="store_true", help=argparse.SUPPRESS)
 
     def chosen(self):
@@ -107,7 +107,7 @@ class Rows(dict):
 
     def __exit__(self, kind, *_):
         chosen, out = self.chosen, self.chosen.out if kind else self.chosen.complete_out
-        about = origin() | {"repetitions": chosen.reps, "seconds": chosen.seconds, "complete": kind is None}
+        about = origin(chosen.binary) | {"repetitions": chosen.reps, "seconds": chosen.seconds, "complete": kind is None}
         os.makedirs(out, exist_ok=True)
         with open(f"{out}/{self.name}", "w") as file:
             file.write(json.dumps({**about, "rows": self}, indent=1) + "\n")
@@ -118,11 +118,13 @@ def git(*words):
     return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
 
 
-def origin():
-    """Of what, where and when results are. What is written about them changes nothing of what is measured."""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/results", ":!README.md")
+def origin(binary):
+    """Of what, where and when results are: of which revision nobody knows where another `binary` was measured than is built
+    here. What is written about results changes nothing of what is measured."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/results", ":!README.md", ":!benches/README.md")
+    other = "" if binary == stage.ROUTER else f" (the benchmark; the router is {binary})"
     return {
         "date": datetime.date.today().isoformat(),
-        "revision": (git("describe", "--always") or "unknown") + ("-dirty" if changed else ""),
+        "revision": (git("describe", "--always") or "unknown") + ("-dirty" if changed else "") + other,
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
     }

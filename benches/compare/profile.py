@@ -141,7 +141,7 @@ def main(chosen, run, theatre):
 
     with peers.ours(chosen.binary, 4200).running() as peer, Probes(chosen.binary):
         peers.check(peer)
-        tell(", ".join(commandline.origin().values()))
+        tell(", ".join(commandline.origin(chosen.binary).values()))
         for work in (work for work in WORKS if work.key in wanted):
             work.measure(run, [peer])  # unmeasured: connections to pods, caches
             for look in (profile, count):

@@ -202,5 +202,5 @@ def main(chosen, theatre, run):
 
 
 def line(what, figures):
-    """A row of the table, as README has it."""
+    """A row of the table, as benches/README.md has it."""
     return f"| {what} | {', '.join(f'{name} {figure:.1f}' for name, figure in figures.items())} |"

@@ -207,7 +207,7 @@ def main():
                 if samples:
                     status = verdict(samples)
                     with open(f"{chosen.out}/soak.svg", "w") as plot:
-                        plot.write(soak_plot.draw(samples, commandline.origin()))
+                        plot.write(soak_plot.draw(samples, commandline.origin(chosen.binary)))
                     print(f"written to {chosen.out}/soak.csv and {chosen.out}/soak.svg")
     sys.exit(status)
 

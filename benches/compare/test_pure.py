@@ -28,7 +28,7 @@ def row(seconds, resident, failed=""):
 
 
 class Readme(unittest.TestCase):
-    """README shows what the last runs have measured: rows that are pasted, not figures that are copied."""
+    """README and benches/README.md show what the last runs have measured: rows that are pasted, not figures that are copied."""
 
     def read(self, path):
         with open(path) as file:
@@ -42,10 +42,11 @@ class Readme(unittest.TestCase):
     def test_its_tables_are_those_of_the_results(self):
         results, about = report.from_json(json.loads(self.read(f"{commandline.RESULTS}/results.json")))
         self.assertTrue(about["complete"])
-        expected = report.table(results, works.WORKS, peers.NAMES).splitlines()
-        expected += self.rows_of("scaling", scaling.line) + self.rows_of("runtimes", runtimes.line)
-        readme = self.read("README.md").splitlines()
-        self.assertEqual([row for row in expected if row not in readme], [])
+        comparison = report.table(results, works.WORKS, peers.NAMES).splitlines()
+        others = self.rows_of("scaling", scaling.line) + self.rows_of("runtimes", runtimes.line)
+        for path, expected in ("README.md", comparison), ("benches/README.md", others):
+            shown = self.read(path).splitlines()
+            self.assertEqual([row for row in expected if row not in shown], [])
 
 
 class Report(unittest.TestCase):
@@ -251,6 +252,10 @@ class Command(unittest.TestCase):
             status, said = self.run_it(wrong, "--check-options")
             self.assertEqual(status, 2, wrong)
             self.assertIn(f"error: {'unrecognized' if wrong == '--quik' else 'argument'}", said)
+
+    def test_results_name_a_router_that_was_not_built_here(self):
+        self.assertNotIn("router", commandline.origin(stage.ROUTER)["revision"])
+        self.assertIn("the router is /tmp/other", commandline.origin("/tmp/other")["revision"])
 
     def test_without_a_namespace_of_its_own_nothing_is_touched(self):
         for outside in ["", os.readlink("/proc/self/ns/net")]:
