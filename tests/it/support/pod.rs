@@ -38,7 +38,12 @@ pub(crate) struct Conn {
     wire: Wire,
     number: usize,
     pod: Arc<Shared>,
+    /// Dropped last: who counts no more has closed its socket.
+    _open: Open,
 }
+
+/// Counts one whose script has not ended.
+struct Open(Arc<Shared>);
 
 struct Bound {
     listener: Arc<TcpListener>,
@@ -215,9 +220,9 @@ impl Shared {
     fn serve(shared: &Arc<Self>, stream: TcpStream) {
         let stream = Arc::new(stream);
         lock(&shared.sockets).push(Arc::downgrade(&stream));
-        shared.open.fetch_add(1, Ordering::SeqCst);
+        let open = Open::new(shared);
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
-        let conn = Conn { wire: Wire::new(stream), number, pod: Arc::clone(shared) };
+        let conn = Conn { wire: Wire::new(stream), number, pod: Arc::clone(shared), _open: open };
         let script = Arc::clone(&*lock(&shared.script));
         // A test may hold a thousand connections: their threads need little.
         let thread = thread::Builder::new().stack_size(256 * 1024);
@@ -270,7 +275,6 @@ impl Conn {
 
     /// Ends the connection with a reset.
     pub(crate) fn reset(mut self) {
-        // `Conn` has a drop of its own, so its wire cannot be moved out.
         SockRef::from(self.wire().stream()).set_linger(Some(std::time::Duration::ZERO)).expect("a live socket");
     }
 
@@ -279,8 +283,17 @@ impl Conn {
     }
 }
 
-impl Drop for Conn {
+// === impl Open ===
+
+impl Open {
+    fn new(pod: &Arc<Shared>) -> Self {
+        pod.open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(pod))
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.pod.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
