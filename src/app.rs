@@ -31,8 +31,8 @@ use crate::server::{MAX_REFUSALS, Server, listen, listen_again};
 use crate::telemetry;
 
 /// Open files of the process that are no client's and no pod's: probes and scrapes, lookups of names, the control thread's
-/// own, and checks of pods as far as few of them hang at a time. (Connections to pods that are kept when their clients have
-/// gone are within those that the clients had, for `--upstream-idle`.)
+/// own, and checks of pods as far as few of them hang at a time. Not among them: connections to pods that are kept for
+/// `--upstream-idle` when their clients have gone, beyond the one that each client's place has room for.
 const RESERVED_FILES: usize = 64 + MOST_LOOKUPS;
 
 /// The same of each worker thread: clients that are told that there is no place, a listener, epoll, Redis.
