@@ -1,7 +1,9 @@
-"""Where a unit of the router's work goes: kernel and user time, the dearest functions, system calls and allocations.
+"""Where a unit of the router's work goes: kernel and user time, the dearest functions, system calls, allocations, polls.
 
 The profile is perf's, by the clock, of the router as it is measured elsewhere. Counts are exact, and taken in a load of their
-own because counting costs time: system calls at the kernel's tracepoints, allocations by uprobes on the allocator's entry points.
+own because counting costs time: system calls at the kernel's tracepoints, allocations by uprobes on the allocator's entry points,
+polls of tasks by uprobes where the runtime begins one. A unit that waits for one answer takes two polls: a third would be a task
+or a channel on its way.
 """
 
 import collections
@@ -16,6 +18,8 @@ TRACING = "/sys/kernel/tracing"
 
 #: mimalloc's functions that Rust allocates with.
 ALLOCATOR = {"malloc": "mi_malloc_aligned", "zalloc": "mi_zalloc_aligned", "realloc": "mi_realloc_aligned"}
+#: Polls a task; one function of this name for each kind of task.
+POLL = "tokio::runtime::task::raw::poll"
 GROUP = "pod_router_bench"
 
 #: Works whose load is nothing but units of it.
@@ -56,15 +60,30 @@ class Perf:
         self.process.wait(60)
 
 
-def perf(*arguments):
-    done = subprocess.run(["perf", *arguments], capture_output=True, text=True)
+def output_of(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"perf {arguments[0]}: {done.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command[:2])}: {done.stderr.strip()}")
     return done.stdout
 
 
+def perf(*arguments):
+    return output_of("perf", *arguments)
+
+
+def offsets(headers, symbols, function):
+    """Where in a file the functions of this name begin, by `readelf -lW` and `nm -C`; those that are alike may be one."""
+    fields = [line.split() for line in headers.splitlines()]
+    segments = [[int(field, 16) for field in line[1:5]] for line in fields if line[:1] == ["LOAD"]]
+    named = [line.split(" ", 2) for line in symbols.splitlines()]
+    found = {int(symbol[0], 16) for symbol in named if symbol[2:] == [function]}
+    return sorted(
+        address - at + offset for address in found for offset, at, _, size in segments if at <= address < at + size
+    )
+
+
 class Probes:
-    """Events at the allocator's functions in `binary`; `with` removes them. This process has its own mounts."""
+    """Events at the allocator's functions in `binary`, and at its polls; `with` removes them. This process has its own mounts."""
 
     def __init__(self, binary):
         self.binary = os.path.abspath(binary)
@@ -74,9 +93,25 @@ class Probes:
             subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=True)
         for name, function in ALLOCATOR.items():
             perf("probe", "-q", "-x", self.binary, "--add", f"{GROUP}:{name}={function}")
+        # Not perf's to find: a generic function's many instances have one name. The kernel counts them all as one event.
+        polls = offsets(output_of("readelf", "-lW", self.binary), output_of("nm", "-C", self.binary), POLL)
+        if not polls:
+            raise RuntimeError(f"{self.binary} has no {POLL}: is it stripped?")
+        for offset in polls:
+            self.tell(f"p:{GROUP}/poll {self.binary}:{offset:#x}")
 
     def __exit__(self, *_):
+        self.tell(f"-:{GROUP}/poll")
         perf("probe", "-q", "--del", f"{GROUP}:*")
+
+    @staticmethod
+    def tell(line):
+        # Python's own way to append looks for the end first, and this file has none.
+        events = os.open(f"{TRACING}/uprobe_events", os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(events, f"{line}\n".encode())
+        finally:
+            os.close(events)
 
 
 def rows_of(data):
@@ -125,7 +160,8 @@ def count(tell, run, theatre, work, peer):
     each = {name: int(number) / done for number, _, name, *_ in fields if number.isdigit()}
     calls = {name.split("sys_enter_")[1]: number for name, number in each.items() if "sys_enter_" in name}
     allocations = {name.split(":")[1]: number for name, number in each.items() if name.startswith(GROUP)}
-    for title, counted in [("allocations", allocations), ("system calls", calls)]:
+    polls = {"of tasks": allocations.pop("poll")}
+    for title, counted in [("allocations", allocations), ("polls", polls), ("system calls", calls)]:
         shown = sorted((item for item in counted.items() if item[1] >= LEAST_CALLS), key=lambda item: -item[1])
         tell(f"{title}: {sum(counted.values()):.2f} ({', '.join(f'{name} {number:.2f}' for name, number in shown)})")
 

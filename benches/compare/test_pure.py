@@ -11,7 +11,7 @@ import time
 import unittest
 from unittest import mock
 
-from . import chart, commandline, disturbance, peers, report, runtimes, scaling, soak, soak_plot, stage, turns, works
+from . import chart, commandline, disturbance, peers, profile, report, runtimes, scaling, soak, soak_plot, stage, turns, works
 
 HTTP = next(work for work in works.WORKS if work.key == "http")
 TUNNEL = next(work for work in works.WORKS if work.key == "tunnel")
@@ -223,6 +223,13 @@ class Disturbance(unittest.TestCase):
         self.assertFalse(disturbance.is_disturbed(0.02, 0.02, 0.1))
         for figures in [(0.06, 0, 0), (0, 0.06, 0), (0, 0, 0.25), (0.03, 0.03, 0)]:
             self.assertTrue(disturbance.is_disturbed(*figures))
+
+
+class Profile(unittest.TestCase):
+    def test_functions_of_one_name_are_found_in_the_file(self):
+        headers = "  LOAD  0x000000 0x0000 0x0000 0x100 0x100 R   0x1000\n  LOAD  0x100 0x1100 0x1100 0x200 0x200 R E 0x1000"
+        symbols = "00001110 t a::poll\n00001180 t a::poll\n00001180 t a::poll\n00001190 t a::poll_more\n         U memcpy"
+        self.assertEqual(profile.offsets(headers, symbols, "a::poll"), [0x110, 0x180])
 
 
 class Soak(unittest.TestCase):
