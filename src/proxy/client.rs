@@ -57,7 +57,8 @@ struct SocketState {
     own_answer: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
-    /// Whether the client has said that the connection ends with the answer that is owed. It may end without that.
+    /// Whether the client has said of a request that it is the last: its answer goes with the connection's end. That may come
+    /// without this as well.
     client_closes: Cell<bool>,
     cork: Cell<Cork>,
     switch: Cell<Switch>,
@@ -237,7 +238,6 @@ impl Downstream {
     pub(super) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
         self.socket.owed.set(Owed::Answer);
-        self.socket.client_closes.set(false);
         self.resume();
     }
 

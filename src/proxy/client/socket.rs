@@ -95,8 +95,8 @@ impl ClientSocket {
             return Pin::new(&mut self.direct()).poll_write(cx, bytes);
         }
         let written = self.direct().poll_write_last(cx, bytes);
-        // Where not all is taken, nothing is held back: to wake for it would be to go round in circles.
-        if matches!(written, Poll::Ready(Ok(taken)) if taken == bytes.len()) {
+        // Where nothing was taken, nothing is held back: to wake for it would be to go round in circles.
+        if written.is_ready() {
             self.state().cork.set(Cork::ForTheEnd);
         }
         written

@@ -1,8 +1,9 @@
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::super::tests::accepted;
 use super::*;
@@ -10,11 +11,27 @@ use crate::drain::tests::Wakes;
 
 /// A client's socket, what is known of it, and the client.
 async fn connected() -> (ClientSocket, Rc<Downstream>, TcpStream) {
+    connected_by(TcpSocket::new_v4().expect("the machine has sockets left")).await
+}
+
+async fn connected_by(client: TcpSocket) -> (ClientSocket, Rc<Downstream>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+    let client = client.connect(listener.local_addr().expect("bound")).await.expect("it listens");
     let (stream, _) = listener.accept().await.expect("it has connected");
     let downstream = accepted().0;
     (ClientSocket::new(stream, &downstream), downstream, client)
+}
+
+/// A client with little room for what it has not read, whose request has been read and is owed an answer: from here on the
+/// runtime, which assumes of a new socket that there is something to be read, knows what there is.
+async fn asked() -> (ClientSocket, Rc<Downstream>, TcpStream) {
+    let narrow = TcpSocket::new_v4().expect("the machine has sockets left");
+    narrow.set_recv_buffer_size(8 * 1024).expect("a live socket takes its options");
+    let (mut socket, downstream, mut client) = connected_by(narrow).await;
+    client.write_all(b"request").await.expect("taken");
+    assert_eq!(socket.read(&mut [0; 8]).await.expect("it came"), b"request".len());
+    downstream.begin();
+    (socket, downstream, client)
 }
 
 #[tokio::test]
@@ -49,24 +66,26 @@ async fn what_hyper_says_by_itself_is_said_in_our_words() {
 #[tokio::test]
 async fn an_answer_to_a_request_is_left_alone() {
     let (mut socket, downstream, mut client) = connected().await;
-    downstream.begin();
     let pods = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    downstream.begin();
     socket.write_all(pods).await.expect("taken");
+    downstream.end(Instant::now());
+    socket.write_all(pods).await.expect("taken");
+    assert_eq!(downstream.socket.cork.get(), Cork::None, "it is not the last");
     drop(socket);
     let mut read = Vec::new();
     client.read_to_end(&mut read).await.expect("an end");
-    assert_eq!(read, pods);
+    assert_eq!(read, pods.repeat(2));
 }
 
 /// Whatever follows it: the end, a wait for something else, or a tunnel.
 #[tokio::test]
 async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
     for follows in ["end", "wait", "tunnel"] {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
+        let (mut socket, downstream, mut client) = asked().await;
         downstream.note_last();
         socket.write_all(b"first, ").await.expect("taken");
-        downstream.end(std::time::Instant::now());
+        downstream.end(Instant::now());
         socket.write_all(b"last").await.expect("taken");
         let mut read = [0; 7];
         client.read_exact(&mut read).await.expect("it came");
@@ -74,7 +93,11 @@ async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
         assert!(Direct(&client).is_quiet(), "it waits for the end");
         let mut tunnel = None;
         match follows {
-            "end" => drop(socket),
+            "end" => {
+                let ended = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut socket).poll_shutdown(cx)));
+                assert!(ended.await.is_ready(), "nothing is unread");
+                drop(socket);
+            }
             "wait" => {
                 downstream.uncork_at_next_turn(&Context::from_waker(std::task::Waker::noop()));
                 socket.flush().await.expect("nothing fails");
@@ -93,10 +116,10 @@ async fn the_last_answer_goes_together_with_the_end_or_without_it_soon() {
 #[tokio::test]
 async fn a_last_answer_that_is_not_taken_wakes_nobody_over_and_over() {
     let (mut socket, downstream, _client) = connected().await;
-    downstream.note_last();
     downstream.begin();
+    downstream.note_last();
     socket.write_all(b"first, ").await.expect("taken");
-    downstream.end(std::time::Instant::now());
+    downstream.end(Instant::now());
     let wakes = Arc::new(Wakes::default());
     let waker = wakes.waker();
     let mut cx = Context::from_waker(&waker);
@@ -111,32 +134,63 @@ async fn a_last_answer_that_is_not_taken_wakes_nobody_over_and_over() {
     assert!(wakes.count() <= 1, "{} in ten turns", wakes.count());
 }
 
-/// To close a socket with something unread resets the connection, and what the kernel still holds is thrown away.
+/// To close a socket with something unread resets the connection, and what the kernel still holds is thrown away: all of a
+/// small answer that waits for the end.
 #[tokio::test]
-async fn the_last_answer_arrives_also_where_something_more_has_come() {
-    for known in [false, true] {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.begin();
+async fn the_last_answer_arrives_though_something_has_come_that_nobody_knows_of() {
+    for is_shut_down in [false, true] {
+        let (mut socket, downstream, mut client) = asked().await;
         downstream.note_last();
         client.write_all(b"\r\n").await.expect("taken");
-        if known {
-            socket.direct().0.readable().await.expect("open");
+        while socket.direct().is_quiet() {
+            std::thread::yield_now();
         }
         downstream.end(Instant::now());
         socket.write_all(b"last").await.expect("taken");
+        assert!(socket::is_fresh(socket.direct().0), "it is known of");
+        if is_shut_down {
+            socket.shutdown().await.expect("nothing fails");
+        }
+        drop(socket);
         let mut read = [0; 4];
+        client.read_exact(&mut read).await.expect("it came");
+        assert_eq!(&read, b"last");
+    }
+}
+
+/// Where it is known of, nothing is reset: neither is what its client has no room for yet thrown away, nor has one that goes on
+/// sending lost what it has not read.
+#[tokio::test]
+async fn an_answer_arrives_whole_though_something_more_comes() {
+    for is_last in [false, true] {
+        let (mut socket, downstream, mut client) = asked().await;
+        client.write_all(b"\r\n").await.expect("taken");
+        socket.direct().0.readable().await.expect("open");
+        if is_last {
+            downstream.note_last();
+        } else {
+            socket.flush().await.expect("it is there");
+        }
+        assert_eq!(socket.looked_past, !is_last);
+        downstream.end(Instant::now());
+        let answer = [b'x'; 64 * 1024];
+        socket.write_all(&answer).await.expect("taken");
+        let ended = Cell::new(false);
         let end = async {
             socket.shutdown().await.expect("nothing fails");
             drop(socket);
+            ended.set(true);
         };
         let reads = async {
-            client.read_exact(&mut read).await.expect("it came");
-            let end = client.read(&mut [0]).await;
-            assert!(!known || end.expect("no reset") == 0);
+            let mut read = Vec::new();
+            client.read_buf(&mut read).await.expect("it came");
+            client.write_all(b"more").await.expect("taken");
+            client.read_to_end(&mut read).await.expect("no reset");
+            assert!(!ended.get(), "its client was not told before");
             drop(client);
+            read.len()
         };
-        tokio::join!(end, reads);
-        assert_eq!(&read, b"last");
+        assert_eq!(tokio::join!(end, reads).1, answer.len(), "its client's last: {is_last}");
     }
 }
 
