@@ -46,6 +46,8 @@ pub struct ClientSocket {
     /// Whether something may lie unread in the kernel of which the runtime will not tell, because [`Self::poll_gone`] has
     /// looked past it.
     looked_past: bool,
+    /// Whether the client's end has been read: nothing is behind it.
+    has_ended: bool,
     /// Runs while the connection lingers.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -54,7 +56,7 @@ impl ClientSocket {
     /// Wraps the accepted socket of this connection.
     pub fn new(stream: TcpStream, downstream: &Rc<Downstream>) -> Self {
         let downstream = Rc::clone(downstream);
-        Self { stream: Some(stream), downstream, is_read: false, looked_past: false, lingering: None }
+        Self { stream: Some(stream), downstream, is_read: false, looked_past: false, has_ended: false, lingering: None }
     }
 
     /// The socket, for a tunnel, and whether something may lie there that has been [looked past](socket::poll_past).
@@ -255,6 +257,8 @@ impl AsyncRead for ClientSocket {
         }
         if buffer.filled().len() > before {
             self.state().heard.set(true);
+        } else if !self.is_read {
+            self.has_ended = true;
         }
         read
     }
@@ -316,8 +320,7 @@ impl AsyncWrite for ClientSocket {
     /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Beside what is said to be unread, what a client has sent behind its last request.
-        let has_unread =
-            self.looked_past || self.state().cork.get() != Cork::None && !socket::is_fresh(self.direct().0);
+        let has_unread = !self.has_ended && (self.looked_past || !socket::is_fresh(self.direct().0));
         if self.lingering.is_some() || has_unread || self.state().ending.get() == Some(Ending::Unread) {
             ready!(self.poll_linger(cx));
         }

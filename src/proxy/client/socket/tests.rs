@@ -28,8 +28,11 @@ async fn asked() -> (ClientSocket, Rc<Downstream>, TcpStream) {
     let narrow = TcpSocket::new_v4().expect("the machine has sockets left");
     narrow.set_recv_buffer_size(8 * 1024).expect("a live socket takes its options");
     let (mut socket, downstream, mut client) = connected_by(narrow).await;
-    client.write_all(b"request").await.expect("taken");
-    assert_eq!(socket.read(&mut [0; 8]).await.expect("it came"), b"request".len());
+    // It is waited for, as by hyper.
+    let mut request = [0; 8];
+    let (read, sent) = tokio::join!(socket.read(&mut request), client.write_all(b"request"));
+    sent.expect("taken");
+    assert_eq!(read.expect("it came"), b"request".len());
     downstream.begin();
     (socket, downstream, client)
 }
@@ -162,16 +165,17 @@ async fn the_last_answer_arrives_though_something_has_come_that_nobody_knows_of(
 /// sending lost what it has not read.
 #[tokio::test]
 async fn an_answer_arrives_whole_though_something_more_comes() {
-    for is_last in [false, true] {
+    for (is_last, is_looked_past) in [(true, false), (false, false), (false, true)] {
         let (mut socket, downstream, mut client) = asked().await;
         client.write_all(b"\r\n").await.expect("taken");
         socket.direct().0.readable().await.expect("open");
         if is_last {
             downstream.note_last();
-        } else {
+        }
+        if is_looked_past {
             socket.flush().await.expect("it is there");
         }
-        assert_eq!(socket.looked_past, !is_last);
+        assert_eq!(socket.looked_past, is_looked_past);
         downstream.end(Instant::now());
         let answer = [b'x'; 64 * 1024];
         socket.write_all(&answer).await.expect("taken");
@@ -190,8 +194,18 @@ async fn an_answer_arrives_whole_though_something_more_comes() {
             drop(client);
             read.len()
         };
-        assert_eq!(tokio::join!(end, reads).1, answer.len(), "its client's last: {is_last}");
+        assert_eq!(tokio::join!(end, reads).1, answer.len(), "last: {is_last}, looked past: {is_looked_past}");
     }
+}
+
+/// It would be two calls and a timer for each connection.
+#[tokio::test]
+async fn a_client_that_has_ended_its_connection_is_not_waited_for() {
+    let (mut socket, _, client) = connected().await;
+    drop(client);
+    assert_eq!(socket.read(&mut [0]).await.expect("an orderly end"), 0);
+    socket.shutdown().await.expect("nothing fails");
+    assert!(socket.lingering.is_none());
 }
 
 #[tokio::test]
