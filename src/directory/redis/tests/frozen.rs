@@ -13,15 +13,13 @@ async fn a_frozen_server_is_noticed_and_its_return_too() {
         let start = Instant::now();
         while directory.is_up() {
             assert_ne!(directory.lookup(&room("room_a")).await, Ok(assigned(1, 7)));
+            assert!(start.elapsed() < PATIENCE, "it is not noticed");
         }
-        let down = start.elapsed();
-        assert!(down < 4 * TIMEOUT, "noticed after {down:?}");
         tokio::time::sleep(frozen.saturating_sub(start.elapsed())).await;
-        assert!(hundred_lookups(&directory).await < TIMEOUT);
+        hundred_lookups_fail(&directory).await;
 
         redis.signal("CONT");
-        let back = until("up", async || directory.lookup(&room("room_a")).await == Ok(assigned(1, 7))).await;
-        assert!(back < Duration::from_secs(2), "back after {back:?}");
+        until("up", async || directory.lookup(&room("room_a")).await == Ok(assigned(1, 7))).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that the tests wait for.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One `redis-server` process.
 pub(super) struct Server {
@@ -115,12 +115,11 @@ pub(super) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits, the runtime going on, until the condition holds, and says how long it took.
-pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duration {
+/// Waits, the runtime going on, until the condition holds.
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    start.elapsed()
 }
