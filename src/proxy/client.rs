@@ -57,8 +57,8 @@ struct SocketState {
     own_answer: Cell<bool>,
     ending: Cell<Option<Ending>>,
     owed: Cell<Owed>,
-    /// Whether the client has said of a request that it is the last: its answer goes with the connection's end. That may come
-    /// without this as well.
+    /// Whether the client has said of a request that it is the last: its answer goes with the connection's end. The end may
+    /// come without that.
     client_closes: Cell<bool>,
     cork: Cell<Cork>,
     switch: Cell<Switch>,

@@ -28,8 +28,11 @@ const SMALL: usize = 8 * 1024;
 /// Into a buffer of this size or less hyper reads heads; it has a larger one where bodies come.
 const FEW: usize = 16 * 1024;
 
-/// How long what comes after an answer to a request that was not read to its end is read, so that the answer may arrive.
+/// How long what comes behind the last request, or was left of it, is read, so that the answer may arrive.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// So many times the thread's buffer is more than the kernel holds for a connection.
+const MOST_PAST: usize = 16;
 
 /// The line of a 101 that hyper has added `close` to, and what it has added.
 const SWITCH_AND_CLOSE: &[u8] = b"\r\nconnection: upgrade, close\r\n";
@@ -46,7 +49,7 @@ pub struct ClientSocket {
     /// Whether something may lie unread in the kernel of which the runtime will not tell, because [`Self::poll_gone`] has
     /// looked past it.
     looked_past: bool,
-    /// Whether the client's end has been read: nothing is behind it.
+    /// Whether the client's end has been read, or reading has failed: nothing is behind it.
     has_ended: bool,
     /// Runs while the connection lingers.
     lingering: Option<Pin<Box<Sleep>>>,
@@ -98,7 +101,7 @@ impl ClientSocket {
         }
         let written = self.direct().poll_write_last(cx, bytes);
         // Where nothing was taken, nothing is held back: to wake for it would be to go round in circles.
-        if written.is_ready() {
+        if matches!(written, Poll::Ready(Ok(_))) {
             self.state().cork.set(Cork::ForTheEnd);
         }
         written
@@ -122,6 +125,13 @@ impl ClientSocket {
         socket::read_past(stream, buffer, &mut self.looked_past)
     }
 
+    /// Whether the client has sent something behind its last request. The kernel is asked only where it may be, by the
+    /// runtime's account: that is not exact where a read has just filled its buffer.
+    fn has_unread(&self) -> bool {
+        let may_have = !self.has_ended && (self.looked_past || !socket::is_fresh(self.direct().0));
+        may_have && !self.direct().is_quiet()
+    }
+
     /// Says that nothing more comes, and reads what still does, for a while.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(stream) = &mut self.stream else {
@@ -135,7 +145,19 @@ impl ClientSocket {
         if timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        let looked_past = &mut self.looked_past;
         with_buffer(|buffer| {
+            // The runtime does not tell of it, nor when a turn is over: whoever sends on is not to have all of the thread's.
+            for _ in 0..MOST_PAST {
+                let mut buffer = ReadBuf::new(buffer);
+                if !*looked_past {
+                    break;
+                }
+                let read = socket::read_past(stream, &mut buffer, looked_past);
+                if read.is_err() || read.is_ok_and(|read| read) && buffer.filled().is_empty() {
+                    return Poll::Ready(());
+                }
+            }
             loop {
                 let mut buffer = ReadBuf::new(buffer);
                 let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
@@ -319,9 +341,7 @@ impl AsyncWrite for ClientSocket {
 
     /// hyper shuts a connection down right before it drops it, and closing says the same, but where something is unread.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Beside what is said to be unread, what a client has sent behind its last request.
-        let has_unread = !self.has_ended && (self.looked_past || !socket::is_fresh(self.direct().0));
-        if self.lingering.is_some() || has_unread || self.state().ending.get() == Some(Ending::Unread) {
+        if self.lingering.is_some() || self.state().ending.get() == Some(Ending::Unread) || self.has_unread() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

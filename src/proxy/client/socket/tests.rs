@@ -198,6 +198,33 @@ async fn an_answer_arrives_whole_though_something_more_comes() {
     }
 }
 
+/// The runtime tells of it no more, and the reset would come at the end of the linger.
+#[tokio::test]
+async fn what_was_looked_past_is_read_by_a_connection_that_lingers() {
+    let (mut socket, downstream, mut client) = asked().await;
+    client.write_all(b"\r\n").await.expect("taken");
+    socket.direct().0.readable().await.expect("open");
+    socket.flush().await.expect("it is there");
+    assert!(socket.looked_past);
+    downstream.end(Instant::now());
+    socket.write_all(b"last").await.expect("taken");
+    let ended = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut socket).poll_shutdown(cx)));
+    assert!(ended.await.is_pending() && socket.direct().is_quiet());
+    drop(client);
+    socket.shutdown().await.expect("nothing fails");
+}
+
+/// It leaves open for the runtime whether there was more.
+#[tokio::test]
+async fn a_buffer_that_was_just_filled_is_no_reason_to_linger() {
+    let (mut socket, _, mut client) = connected().await;
+    client.write_all(b"request").await.expect("taken");
+    socket.read_exact(&mut [0; 7]).await.expect("it came");
+    assert!(!socket::is_fresh(socket.direct().0));
+    socket.shutdown().await.expect("nothing fails");
+    assert!(socket.lingering.is_none());
+}
+
 /// It would be two calls and a timer for each connection.
 #[tokio::test]
 async fn a_client_that_has_ended_its_connection_is_not_waited_for() {
