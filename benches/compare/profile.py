@@ -83,7 +83,8 @@ def offsets(headers, symbols, function):
 
 
 class Probes:
-    """Events at the allocator's functions in `binary`, and at its polls; `with` removes them. This process has its own mounts."""
+    """Events at the allocator's functions in `binary`, and at its polls; `with` removes them. They are the kernel's, so a run that
+    was killed has left them: they are removed before as well, and no two runs are under way at once."""
 
     def __init__(self, binary):
         self.binary = os.path.abspath(binary)
@@ -91,6 +92,17 @@ class Probes:
     def __enter__(self):
         if not os.path.exists(f"{TRACING}/uprobe_events"):
             subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=True)
+        self.remove()
+        try:
+            self.add()
+        except BaseException:
+            self.remove()
+            raise
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def add(self):
         for name, function in ALLOCATOR.items():
             perf("probe", "-q", "-x", self.binary, "--add", f"{GROUP}:{name}={function}")
         # Not perf's to find: a generic function's many instances have one name. The kernel counts them all as one event.
@@ -100,9 +112,11 @@ class Probes:
         for offset in polls:
             self.tell(f"p:{GROUP}/poll {self.binary}:{offset:#x}")
 
-    def __exit__(self, *_):
-        self.tell(f"-:{GROUP}/poll")
-        perf("probe", "-q", "--del", f"{GROUP}:*")
+    def remove(self):
+        with open(f"{TRACING}/uprobe_events") as events:
+            left = set(re.findall(f":({GROUP}/\\w+)", events.read()))
+        for event in left:
+            self.tell(f"-:{event}")
 
     @staticmethod
     def tell(line):
