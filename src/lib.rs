@@ -132,7 +132,8 @@
 //!   (asked for when a pod is dialled) and the metrics (atomic additions). One multi-threaded runtime at the same work, locks
 //!   and all, is not dearer (`benches/run --runtimes`: 0.91 to 1.07 times the CPU; 1.1 to 1.3 with two threads and 8
 //!   connections, where single repetitions went both ways) and balances better, 50 : 50 against up to 67 : 33. So it is not
-//!   the scheduler that is gained here but what of ours needs no lock, no atomic count and no `Send` (tokio's own and `bytes`' stay).
+//!   the scheduler that is gained here but what of ours needs no lock, no atomic count and no `Send` (tokio's own and `bytes`'
+//!   stay).
 //! - **Redis away is not our outage.** Known rooms go on from the cache for a bounded time; liveness and readiness do not ask
 //!   Redis. Unknown rooms are answered 503 with `Retry-After`: a guess would split the room.
 //! - **Never sent twice.** A request of which a pod may have seen a byte is not repeated, whatever its method. Before a kept

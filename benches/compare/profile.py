@@ -60,15 +60,8 @@ class Perf:
         self.process.wait(60)
 
 
-def output_of(*command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[:2])}: {done.stderr.strip()}")
-    return done.stdout
-
-
 def perf(*arguments):
-    return output_of("perf", *arguments)
+    return machine.run(["perf", *arguments])
 
 
 def offsets(headers, symbols, function):
@@ -106,7 +99,7 @@ class Probes:
         for name, function in ALLOCATOR.items():
             perf("probe", "-q", "-x", self.binary, "--add", f"{GROUP}:{name}={function}")
         # Not perf's to find: a generic function's many instances have one name. The kernel counts them all as one event.
-        polls = offsets(output_of("readelf", "-lW", self.binary), output_of("nm", "-C", self.binary), POLL)
+        polls = offsets(machine.run(["readelf", "-lW", self.binary]), machine.run(["nm", "-C", self.binary]), POLL)
         if not polls:
             raise RuntimeError(f"{self.binary} has no {POLL}: is it stripped?")
         for offset in polls:

@@ -114,7 +114,8 @@ pub(super) fn is_quiet(stream: &TcpStream) -> bool {
     Direct(stream).is_quiet()
 }
 
-/// The same as far as the runtime knows. Of a connection that has just been made it knows all: the kernel has told it no longer ago.
+/// The same as far as the runtime knows. Of a connection that has just been made it knows all: the kernel has told it no longer
+/// ago.
 pub(super) fn is_fresh(stream: &TcpStream) -> bool {
     pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }

@@ -62,7 +62,6 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, DirectoryError>) -> String {
     }
 }
 
-/// What it takes the directory to answer a hundred lookups.
 /// Each of them at once: had they waited for their timeouts, it would be for longer.
 async fn hundred_lookups_fail(directory: &RedisDirectory) {
     const { assert!(100 * TIMEOUT.as_millis() > PATIENCE.as_millis()) };
