@@ -14,6 +14,8 @@ from . import commandline, machine, peers, stage, turns, works
 PORT = 4200
 #: Of the reference: clear of ours, of their admin ports and of the pods'.
 REFERENCE_PORT = 4240
+#: Of the thin router, which has two.
+THIN_PORT = 4250
 MOST_ROOMS = 1_000_000
 #: Until all is measured.
 CACHE_SECONDS = 3600
@@ -38,6 +40,11 @@ def both(chosen, theatre, name, number, pods=stage.PODS):
 def reference_name(name):
     """What the reference beside a router is called."""
     return f"{peers.REFERENCE} with {name}"
+
+
+def thin_name(name):
+    """What the thin router with so many pods is called."""
+    return f"thin router with {name}"
 
 
 def beside(each, name):
@@ -122,7 +129,9 @@ def rooms(chosen, theatre):
 
 
 def pods(chosen, theatre):
-    """The pods are many by name; by address they are three, so that their own cost does not change."""
+    """The pods are many by name; by address they are three, so that their own cost does not change. The thin router, which
+    looks nothing up and sends each request on the connection that has waited longest of so many, shows what of the growth
+    is that of connections which are seldom used."""
     counts = {f"{count:,} pods": count for count in (3, 100, 1000)}
     ports, loads = list(stage.HTTP_PODS.values()), []
     with contextlib.ExitStack() as stack:
@@ -133,9 +142,12 @@ def pods(chosen, theatre):
                 warm(peer, 10_000, path)
                 check(peer, path, names.values())
                 loads.append((peer, {"path": path, "rooms": 10_000}))
+            (thin,) = started(stack, [peers.floor(thin_name(name), THIN_PORT + 2 * number, ["cores", "1", str(count)])])
+            warm(thin, 10_000, path)
+            loads.append((thin, {"path": path, "rooms": 10_000}))
         each = requests(chosen, loads)
         for name in counts:
-            yield name, beside(each, name)
+            yield name, beside(each, name) | {"a thin router's request": each[thin_name(name)]}
 
 
 def tunnels(chosen, run):

@@ -1,6 +1,10 @@
 //! A router as thin as one can be: hyper's server towards clients, and one request after the other on kept connections to
 //! one pod. No directory, limits, metrics or deadlines; only what the load test sends is understood.
+//!
+//! By default the connection that was used last is used next, as for few pods. Told to go `around` so many, it uses the one
+//! that has waited longest: what a thousand pods do to the kernel, whose sockets have then left the processor's caches.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,20 +28,28 @@ const USUAL_LENGTH: usize = 1024;
 /// The most header fields of an answer.
 const MAX_FIELDS: usize = 32;
 
-/// Connections to the pod that carry no request, the last used first.
+/// The connections to the pod.
 #[derive(Debug)]
 pub(crate) struct Pool {
     target: SocketAddr,
-    idle: Mutex<Vec<TcpStream>>,
+    around: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Those that carry no request, the last used last.
+    idle: VecDeque<TcpStream>,
+    made: usize,
 }
 
 impl Pool {
-    pub(crate) fn new(target: SocketAddr) -> Self {
-        Self { target, idle: Mutex::default() }
+    pub(crate) fn new(target: SocketAddr, around: usize) -> Self {
+        Self { target, around, kept: Mutex::default() }
     }
 
     async fn take(&self) -> io::Result<TcpStream> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).next(self.around);
         match kept {
             Some(kept) => Ok(kept),
             None => {
@@ -49,7 +61,20 @@ impl Pool {
     }
 
     fn put_back(&self, pod: TcpStream) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pod);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).idle.push_back(pod);
+    }
+}
+
+impl Kept {
+    /// The connection for the next request, unless one is to be made.
+    fn next(&mut self, around: usize) -> Option<TcpStream> {
+        let next = match around {
+            0 => self.idle.pop_back(),
+            _ if self.made < around => None,
+            _ => self.idle.pop_front(),
+        };
+        self.made += usize::from(next.is_none());
+        next
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! floor LISTEN=TARGET...                                      copies bytes, with epoll only
-//! floor cores|shared THREADS relay|http LISTEN=TARGET...      copies bytes, or forwards requests, with tokio
+//! floor cores|shared THREADS relay|http|AROUND LISTEN=TARGET...  copies bytes, or forwards requests, with tokio; AROUND:
+//!                                                             the latter on so many connections in turn
 //! ```
 
 mod bare;
@@ -37,13 +38,15 @@ fn main() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        [kind @ ("cores" | "shared"), threads, what @ ("relay" | "http"), ref pairs @ ..] => {
-            let work: fn(SocketAddr) -> Work = match what {
-                "relay" => Work::Relay,
-                _ => |target| Work::Forward(Arc::new(http::Pool::new(target))),
+        [kind @ ("cores" | "shared"), threads, what, ref pairs @ ..] => {
+            let forward = |around| move |target| Work::Forward(Arc::new(http::Pool::new(target, around)));
+            let work: Box<dyn Fn(SocketAddr) -> Work> = match what {
+                "relay" => Box::new(Work::Relay),
+                "http" => Box::new(forward(0)),
+                around => Box::new(forward(around.parse()?)),
             };
             let runtime = if kind == "cores" { Runtime::PerCore } else { Runtime::Shared };
-            runtime::serve(runtime, threads.parse()?, work, &routes(pairs)?)
+            runtime::serve(runtime, threads.parse()?, &*work, &routes(pairs)?)
         }
         ref pairs => bare::serve(&routes(pairs)?),
     }

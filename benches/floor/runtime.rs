@@ -39,7 +39,7 @@ pub(crate) enum Work {
 }
 
 /// Serves every route, for good. `work` is made once for each listener.
-pub(crate) fn serve(runtime: Runtime, threads: usize, work: fn(SocketAddr) -> Work, routes: &[Route]) -> Outcome {
+pub(crate) fn serve(runtime: Runtime, threads: usize, work: &dyn Fn(SocketAddr) -> Work, routes: &[Route]) -> Outcome {
     let listen = || -> io::Result<Vec<_>> {
         routes.iter().map(|route| Ok((listener(route.listen)?, work(route.target)))).collect()
     };
