@@ -12,19 +12,62 @@ use http::{HeaderMap, HeaderValue};
 pub struct Named<'a>(Vec<&'a [u8]>);
 
 impl<'a> Named<'a> {
-    /// Reads `Connection` lines. `Host` and `Content-Length` cannot be named away: the message would mean something
-    /// else. Nor can what an ingress says of the client.
+    /// Reads `Connection` lines.
     pub fn collect(lines: impl Iterator<Item = &'a [u8]>) -> Self {
-        let known: [&[u8]; 5] = [b"close", b"keep-alive", b"upgrade", b"host", b"content-length"];
-        let named = |option: &&[u8]| {
-            let claim = option.get(..X_FORWARDED.len()).is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED));
-            !claim && !known.iter().any(|known| option.eq_ignore_ascii_case(known))
-        };
-        Self(lines.flat_map(list_elements).filter(named).collect())
+        let mut named = Self::default();
+        for option in lines.flat_map(list_elements) {
+            if ConnectionOption::of(option) == ConnectionOption::Field {
+                named.add(option);
+            }
+        }
+        named
     }
 
-    fn contains(&self, name: &str) -> bool {
-        self.0.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    /// Takes up a field's name. `Host` and `Content-Length` cannot be named away: the message would mean something else. Nor
+    /// can what an ingress says of the client.
+    pub fn add(&mut self, name: &'a [u8]) {
+        let claims = name.get(..X_FORWARDED.len()).is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED));
+        if !claims && !name.eq_ignore_ascii_case(b"host") && !name.eq_ignore_ascii_case(b"content-length") {
+            self.0.push(name);
+        }
+    }
+
+    /// Whether none is named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the field of this name, in lower case, ends here because of them. So does any announcement of trailers: one that
+    /// is named would be for this hop.
+    pub fn stops(&self, name: &str) -> bool {
+        !self.is_empty()
+            && (name == "trailer" || self.0.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes())))
+    }
+}
+
+/// What an element of a `Connection` line says (RFC 9110 section 7.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionOption {
+    /// The connection ends after this message.
+    Close,
+    /// It does not, which only HTTP/1.0 has to say.
+    KeepAlive,
+    /// The `Upgrade` field stands.
+    Upgrade,
+    /// The field of this name is for this hop only.
+    Field,
+}
+
+impl ConnectionOption {
+    /// What this element says.
+    pub fn of(element: &[u8]) -> Self {
+        let is = |known: &[u8]| element.eq_ignore_ascii_case(known);
+        match element.len() {
+            5 if is(b"close") => Self::Close,
+            10 if is(b"keep-alive") => Self::KeepAlive,
+            7 if is(b"upgrade") => Self::Upgrade,
+            _ => Self::Field,
+        }
     }
 }
 
@@ -58,7 +101,7 @@ pub fn goes_upstream(name: &str, named: &Named<'_>, trusted: bool) -> bool {
             Whose::Ingresss => trusted,
         },
     };
-    passes && !named.contains(name)
+    passes && !named.stops(name)
 }
 
 /// Whose word a field is that tells of the client or the room.
@@ -99,9 +142,7 @@ pub fn goes_downstream(name: &str, named: &Named<'_>) -> bool {
             // What tells an answer of the router's own from a pod's.
             | "x-pod-router-error"
     );
-    // Without the announcement no trailer is sent on: one that `Connection` names would be for this hop.
-    let announces = name == "trailer" && !named.0.is_empty();
-    passes && !announces && !named.contains(name)
+    passes && !named.stops(name)
 }
 
 /// Whether a field may come after the body: none that frames, routes or modifies the message, or is for one hop only
@@ -161,7 +202,7 @@ mod tests {
         }
         assert!(goes_upstream("x_three", &named, false));
         assert!(goes_upstream("x-three", &named, false) && goes_downstream("x-three", &named));
-        assert!(!named.contains("host") && !named.contains("content-length"));
+        assert!(!named.stops("host") && !named.stops("content-length"));
         assert!(!goes_downstream("trailer", &named) && goes_downstream("trailer", &Named::default()));
         let claims: [&[u8]; 1] = [b"X-Forwarded-Proto, x-real-ip"];
         let claims = Named::collect(claims.into_iter());

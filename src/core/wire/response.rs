@@ -5,12 +5,12 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 
 use super::Decoder;
-use crate::core::headers;
+use crate::core::headers::{self, ConnectionOption, Named};
 
 /// The most header fields of a response.
 const MAX_FIELDS: usize = 100;
@@ -48,11 +48,19 @@ pub enum HeadError {
 }
 
 /// What the fields of this hop come to.
-struct Hop {
+#[derive(Default)]
+struct Hop<'a> {
     chunked: bool,
     length: Option<u64>,
+    /// The length as it was written first.
+    length_text: &'a [u8],
     close: bool,
     keep_alive: bool,
+    /// Whether a `Connection` line stands behind `Upgrade`.
+    upgrade: bool,
+    /// How many times `Upgrade` is there, and whether the last of them says `websocket`.
+    upgrades: (usize, bool),
+    named: Named<'a>,
 }
 
 /// Reads the head at the start of `received`, as far as it is there, and says how long it is. The fields go into `map`,
@@ -73,10 +81,9 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(HeadError::Malformed)?;
     let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let hop = Hop::read(response.headers, version)?;
-    let named = headers::Named::collect(connection_lines(response.headers));
+    let mut hop = Hop::default();
     map.clear();
-    copy_fields(response.headers, received, &named, status, map)?;
+    hop.read(response.headers, received, (version, status), map)?;
     let body = hop.body(method, status);
     // None is a reason as well: hyper would make one up, "<none>" where it knows no other.
     let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
@@ -85,14 +92,13 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     let ambiguous = hop.chunked && hop.length.is_some();
     if hop.length.is_some() && !hop.chunked && allows_length(status) {
         // Also where there is no body: it is what a HEAD asks for (RFC 9110 section 8.6).
-        let mut lengths = lines(response.headers, "content-length").flat_map(headers::list_elements);
-        map.insert(CONTENT_LENGTH, value(received, lengths.next().unwrap_or_default())?);
+        map.insert(CONTENT_LENGTH, value(received, hop.length_text)?);
     }
     let head = Head {
         status,
         reason: reason.map(|reason| received.slice_ref(reason.as_bytes())),
         headers: std::mem::take(map),
-        websocket: switches_to_websocket(response.headers),
+        websocket: hop.switches_to_websocket(),
         keep_alive: persistent && !ambiguous && !matches!(body, Decoder::UntilClose),
         body,
     };
@@ -104,85 +110,96 @@ fn allows_length(status: StatusCode) -> bool {
     !status.is_informational() && status != StatusCode::NO_CONTENT
 }
 
-fn copy_fields(
-    fields: &[Header<'_>],
-    received: &Bytes,
-    named: &headers::Named<'_>,
-    status: StatusCode,
-    map: &mut HeaderMap,
-) -> Result<(), HeadError> {
-    map.reserve(fields.len() + ADDED);
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
-        // A 426 says in it what the client is to upgrade to (RFC 9110 section 15.5.22).
-        let demanded = status == StatusCode::UPGRADE_REQUIRED && name == UPGRADE;
-        if demanded || headers::goes_downstream(name.as_str(), named) {
-            map.append(name, value(received, field.value)?);
-        }
-    }
-    Ok(())
-}
-
 /// A part of what was received as a field value, shared with it.
 fn value(received: &Bytes, part: &[u8]) -> Result<HeaderValue, HeadError> {
     HeaderValue::from_maybe_shared(received.slice_ref(part)).map_err(|_| HeadError::Malformed)
 }
 
-fn connection_lines<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
-    lines(fields, "connection")
-}
-
-fn lines<'a>(fields: &'a [Header<'a>], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-    fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
-}
-
-/// Exactly one `Upgrade`, to `websocket`, that a `Connection` line stands behind.
-fn switches_to_websocket(fields: &[Header<'_>]) -> bool {
-    let mut upgrades = lines(fields, "upgrade");
-    matches!((upgrades.next(), upgrades.next()), (Some(token), None) if token.eq_ignore_ascii_case(b"websocket"))
-        && options(fields).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
-}
-
-fn options<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
-    connection_lines(fields).flat_map(headers::list_elements)
-}
-
 // === impl Hop ===
 
-impl Hop {
-    fn read(fields: &[Header<'_>], version: Version) -> Result<Self, HeadError> {
-        let mut hop = Self { chunked: false, length: None, close: false, keep_alive: false };
+impl<'a> Hop<'a> {
+    /// Reads the fields, and copies those that go on into `map`. In one walk, for there is one with every answer.
+    fn read(
+        &mut self,
+        fields: &[Header<'a>],
+        received: &Bytes,
+        (version, status): (Version, StatusCode),
+        map: &mut HeaderMap,
+    ) -> Result<(), HeadError> {
+        map.reserve(fields.len() + ADDED);
         for field in fields {
-            if field.name.eq_ignore_ascii_case("content-length") {
-                hop.length(field.value)?;
-            } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
-                // RFC 9112 section 6.1: HTTP/1.0 has no transfer codings; and only chunked, once, is one that can
-                // be taken off here.
-                let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
-                if version == Version::HTTP_10 || hop.chunked || !is_chunked {
-                    return Err(HeadError::Framing);
-                }
-                hop.chunked = true;
+            // Node says it with every answer, and as a name it is an uncommon one: it would be put into memory of its own,
+            // only to be left out.
+            if field.name.eq_ignore_ascii_case("keep-alive") {
+                continue;
+            }
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
+            self.note(&name, field.value, version)?;
+            // A 426 says in it what the client is to upgrade to (RFC 9110 section 15.5.22).
+            let demanded = status == StatusCode::UPGRADE_REQUIRED && name == UPGRADE;
+            if demanded || headers::goes_downstream(name.as_str(), &Named::default()) {
+                map.append(name, value(received, field.value)?);
             }
         }
-        for option in options(fields) {
-            hop.close |= option.eq_ignore_ascii_case(b"close");
-            hop.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        if !self.named.is_empty() {
+            // Hardly ever, and in a walk of its own: a `Connection` line may stand behind what it names.
+            let all = std::mem::take(map);
+            for (name, value) in all.iter().filter(|(name, _)| !self.named.stops(name.as_str())) {
+                map.append(name, value.clone());
+            }
         }
-        Ok(hop)
+        Ok(())
+    }
+
+    /// Notes what a field says of this hop, if it does.
+    fn note(&mut self, name: &HeaderName, value: &'a [u8], version: Version) -> Result<(), HeadError> {
+        if *name == CONNECTION {
+            self.connection(value);
+        } else if *name == CONTENT_LENGTH {
+            self.length(value)?;
+        } else if *name == TRANSFER_ENCODING {
+            // RFC 9112 section 6.1: HTTP/1.0 has no transfer codings; and only chunked, once, is one that can be taken off
+            // here.
+            let is_chunked = value.eq_ignore_ascii_case(b"chunked");
+            if version == Version::HTTP_10 || self.chunked || !is_chunked {
+                return Err(HeadError::Framing);
+            }
+            self.chunked = true;
+        } else if *name == UPGRADE {
+            self.upgrades = (self.upgrades.0 + 1, value.eq_ignore_ascii_case(b"websocket"));
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self, line: &'a [u8]) {
+        for option in headers::list_elements(line) {
+            match ConnectionOption::of(option) {
+                ConnectionOption::Close => self.close = true,
+                ConnectionOption::KeepAlive => self.keep_alive = true,
+                ConnectionOption::Upgrade => self.upgrade = true,
+                ConnectionOption::Field => self.named.add(option),
+            }
+        }
     }
 
     /// RFC 9112 section 6.3: repeated lengths have to agree (`5, 5` is the same as `5`).
-    fn length(&mut self, value: &[u8]) -> Result<(), HeadError> {
+    fn length(&mut self, value: &'a [u8]) -> Result<(), HeadError> {
         for element in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             let digits = !element.is_empty() && element.iter().all(u8::is_ascii_digit);
             let text = std::str::from_utf8(element).ok().filter(|_| digits);
             let length = text.and_then(|text| text.parse().ok()).ok_or(HeadError::Framing)?;
-            if self.length.replace(length).is_some_and(|before| before != length) {
-                return Err(HeadError::Framing);
+            match self.length {
+                None => (self.length, self.length_text) = (Some(length), element),
+                Some(before) if before != length => return Err(HeadError::Framing),
+                Some(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Exactly one `Upgrade`, to `websocket`, that a `Connection` line stands behind.
+    fn switches_to_websocket(&self) -> bool {
+        self.upgrade && self.upgrades == (1, true)
     }
 
     /// RFC 9112 section 6.3, for a response to a request that is not CONNECT.
