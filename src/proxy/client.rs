@@ -15,6 +15,7 @@ pub use socket::ClientSocket;
 
 use super::canned::Unheard;
 use super::doubt::Doubts;
+use super::nursery::Youth;
 use super::reject::SLOW_HEAD;
 use super::upgrade::Agreed;
 use crate::core::forwarded::Client;
@@ -29,6 +30,8 @@ pub struct Downstream {
     /// Set while a handshake may still be answered with a 101: a graceful shutdown of the connection would turn that
     /// 101's `Connection: upgrade` into `close` (hyper's `enforce_version`).
     pub upgrading: Cell<bool>,
+    /// Its first second.
+    pub youth: Youth,
     /// Whether another request may be taken from it.
     pub doubts: Doubts,
     /// Since when nothing is under way; `None` while a request is.
@@ -152,9 +155,10 @@ impl Permit {
 
 impl Downstream {
     /// A connection that has just been accepted.
-    pub fn new(client: Client, permit: Permit) -> Self {
+    pub fn new(client: Client, permit: Permit, youth: Youth) -> Self {
         Self {
             client,
+            youth,
             upgrading: Cell::new(false),
             doubts: Doubts::default(),
             idle_since: Cell::new(Some(Instant::now())),
@@ -304,7 +308,7 @@ mod tests {
         let gauge = IntGauge::new("connections", "Those of this test.").expect("a gauge");
         let place = Places::new(1).take().expect("there is one");
         let permit = Permit::new(place, Held::new(&gauge));
-        (Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit)), gauge)
+        (Rc::new(Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit, Youth::over())), gauge)
     }
 
     #[test]

@@ -118,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::core::wire::request::Framing;
+    use crate::proxy::Youth;
     use crate::proxy::exchange::Patience;
     use crate::proxy::upload::Upload;
     use crate::proxy::upstream::tests::{lease, pool};
@@ -164,9 +165,9 @@ mod tests {
             on_pod.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await.expect("it is read");
         };
         let (method, mut map) = (Method::POST, HeaderMap::new());
-        let mut unsent = None;
-        let (begun, ()) =
-            tokio::join!(Exchange::new(lease, upload, patience).begin(&method, &mut map, &mut unsent), answer);
+        let (mut unsent, over) = (None, Youth::over());
+        let begun = Exchange::new(lease, upload, patience).begin(&method, &mut map, &mut unsent, &over);
+        let (begun, ()) = tokio::join!(begun, answer);
         let (_, exchange) = begun.expect("an answer");
         (Duplex::start(exchange), on_pod)
     }

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use self::resetting::Resetting;
 use super::client::{Downstream, Ending};
 use super::direct::Direct;
+use super::nursery::Youth;
 use super::reject;
 use super::socket::{self, BUFFER};
 use super::upload::{SendError, Upload};
@@ -113,7 +114,7 @@ impl Exchange {
     }
 
     /// Sends the request and waits for the response head, from the beginning of the lease or the last movement of the
-    /// request's body on. The head's fields go into `map`.
+    /// request's body on. The head's fields go into `map`. The `youth` is that of the connection in whose task this is.
     ///
     /// # Errors
     ///
@@ -123,6 +124,7 @@ impl Exchange {
         method: &Method,
         map: &mut HeaderMap,
         unsent: &mut Option<Upload>,
+        youth: &Youth,
     ) -> Result<(Head, Box<Self>), Failure> {
         let now = self.lease.since();
         self.upload.set_off(now);
@@ -131,7 +133,7 @@ impl Exchange {
         }
         let head = poll_fn(|cx| {
             let head = self.poll_head(method, map, cx);
-            if head.is_pending() {
+            if head.is_pending() && !youth.spares([self.patience.response, self.patience.request_body]) {
                 return self.poll_overdue(now, cx).map(Err);
             }
             head

@@ -23,7 +23,7 @@ use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
-use super::upstream::{Entered, Lease, NoLease};
+use super::upstream::{Dial, Entered, Lease, NoLease};
 use super::{Downstream, Proxy, Route, speaking};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
@@ -45,10 +45,7 @@ pub(super) struct Forwarding<'a, D> {
 /// One attempt: to whom it goes, and how it is dialled.
 struct Attempt<'a> {
     endpoint: &'a Rc<Endpoint>,
-    /// When it begins.
-    now: Instant,
-    /// The longest that its dial may take.
-    connect: Duration,
+    dial: Dial<'a>,
     entered: Option<Entered>,
     who: Precedence,
     /// For how long it may still wait for places.
@@ -159,12 +156,13 @@ impl<D: Directory> Forwarding<'_, D> {
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
             let began = *began.get_or_insert((now, left));
-            let connect = match attempt {
+            let timeout = match attempt {
                 0 => connect_timeout,
                 _ => decision::dial_timeout(connect_timeout, decision::waited(began, (now, left)), pod_wait),
             };
-            let dial = Attempt { endpoint: &endpoint, now, connect, entered, who, left: &mut left, moved };
-            let Unanswered { failure, own } = match self.attempt(head, unsent, dial).await {
+            let dial = Dial { now, timeout, youth: &self.downstream.youth };
+            let next = Attempt { endpoint: &endpoint, dial, entered, who, left: &mut left, moved };
+            let Unanswered { failure, own } = match self.attempt(head, unsent, next).await {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
@@ -257,14 +255,14 @@ impl<D: Directory> Forwarding<'_, D> {
         &self,
         head: &mut Parts,
         unsent: &mut Option<Upload>,
-        Attempt { endpoint, now, connect, entered, who, left, moved }: Attempt<'_>,
+        Attempt { endpoint, dial, entered, who, left, moved }: Attempt<'_>,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = self.tried(moved, pool.lease(endpoint, entered, (now, connect), (who, left)).await)?;
+        let lease = self.tried(moved, pool.lease(endpoint, entered, dial, (who, left)).await)?;
         let upload = unsent.take().expect(UNSENT);
         let exchange = Exchange::new(lease, upload, self.patience());
         let reused = exchange.lease().was_reused();
-        exchange.begin(&head.method, &mut head.headers, unsent).await.map_err(|mut failure| {
+        exchange.begin(&head.method, &mut head.headers, unsent, dial.youth).await.map_err(|mut failure| {
             let Failure { stage, timed_out, .. } = failure;
             // Not for a handshake that was closed without an answer, which any client can have done to it.
             if stage == Stage::Send || stage == Stage::Head && !timed_out && self.kind != Kind::WebSocket {

@@ -40,7 +40,7 @@ use hyper::body::{Body, Incoming};
 pub use body::ResponseBody;
 pub use canned::Unheard;
 pub use client::{ClientGone, ClientSocket, Downstream, Ending, Permit};
-pub use nursery::{Nursery, Young};
+pub use nursery::{Nursery, Youth};
 pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
@@ -137,7 +137,7 @@ impl<D: Directory> Proxy<D> {
     }
 
     /// The young connections and tunnels of the thread.
-    pub fn nursery(&self) -> &Nursery {
+    pub fn nursery(&self) -> &Rc<Nursery> {
         &self.tunnels.nursery
     }
 

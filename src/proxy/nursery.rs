@@ -26,6 +26,13 @@ pub struct Nursery {
 #[derive(Clone, Copy, Debug)]
 pub struct Young(u32);
 
+/// A connection's first second, for whoever waits for something in its task.
+#[derive(Debug)]
+pub struct Youth {
+    nursery: Rc<Nursery>,
+    since: Young,
+}
+
 impl Nursery {
     /// An empty one, for the thread whose runtime this is called on.
     pub(super) fn open(roster: Rc<Roster>) -> Rc<Self> {
@@ -42,6 +49,12 @@ impl Nursery {
     /// Whether none of these limits is over before one has grown up, whenever what it limits began.
     pub fn spares(limits: impl IntoIterator<Item = Duration>) -> bool {
         limits.into_iter().all(|limit| limit > SECOND)
+    }
+
+    /// The youth of a connection that begins now. Its task is polled once more at the end: the member has
+    /// [enrolled](Member::enrol) it by then, or the youth is over when it is first polled.
+    pub fn youth(self: &Rc<Self>, member: &Member) -> Youth {
+        Youth { nursery: Rc::clone(self), since: self.admit(member) }
     }
 
     /// Takes a task in, which the member has [enrolled](Member::enrol): it is polled once more when it is no longer young.
@@ -66,6 +79,21 @@ impl Nursery {
         for (place, _) in self.young.take().into_iter().enumerate().filter(|(_, is_young)| *is_young) {
             self.roster.wake(place);
         }
+    }
+}
+
+impl Youth {
+    /// Whether what begins now, with these limits, needs no timer yet: its task is polled once more before any of them is over.
+    pub fn spares(&self, limits: impl IntoIterator<Item = Duration>) -> bool {
+        !self.nursery.has_grown_up(self.since) && Nursery::spares(limits)
+    }
+
+    /// One that is over.
+    #[cfg(test)]
+    pub(crate) fn over() -> Self {
+        let nursery = Rc::new(Nursery::new(Roster::new()));
+        let since = Young(nursery.year.get().wrapping_sub(1));
+        Self { nursery, since }
     }
 }
 
@@ -104,6 +132,19 @@ mod tests {
         nursery.grow();
         assert_eq!(task.count(), 1, "it has grown up");
         assert!(!nursery.has_grown_up(nursery.admit(&stays)));
+    }
+
+    #[test]
+    fn a_youth_spares_what_is_over_after_it_until_it_ends() {
+        let roster = Roster::new();
+        let nursery = Rc::new(Nursery::new(Rc::clone(&roster)));
+        let (member, task) = enrolled(&roster);
+        let youth = nursery.youth(&member);
+        assert!(
+            youth.spares([2 * SECOND]) && !youth.spares([2 * SECOND, SECOND]) && !Youth::over().spares([2 * SECOND])
+        );
+        nursery.grow();
+        assert!(!youth.spares([2 * SECOND]) && task.count() == 1);
     }
 
     #[test]

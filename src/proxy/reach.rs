@@ -48,7 +48,10 @@ impl Reach {
 
     /// A dial has succeeded. Whether the pod was away.
     pub(super) fn found(&self, pod: &str, address: &HostPort) -> bool {
-        let back = self.away().remove(pod).is_some();
+        let mut away = self.away();
+        // Nobody is, as a rule: without a hash of the name.
+        let back = !away.is_empty() && away.remove(pod).is_some();
+        drop(away);
         if back {
             tracing::info!(pod, %address, "pod reachable again");
         }

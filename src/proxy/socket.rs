@@ -9,11 +9,15 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 use super::direct::Direct;
+use super::nursery::Youth;
 use crate::timer::Timer;
 
 /// The size of a thread's read buffer: large reads are what makes large messages cheap.
@@ -84,26 +88,49 @@ pub(super) struct Connected {
 /// # Errors
 ///
 /// The last address's error, or `TimedOut`.
-pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<Connected> {
+pub(super) async fn connect(addresses: &[SocketAddr], timeout: Duration, youth: &Youth) -> io::Result<Connected> {
     let mut now = Instant::now();
     let (deadline, mut timer, mut last) = (now + timeout, Timer::default(), None);
     for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let share = now + deadline.saturating_duration_since(now).div_f64(left as f64);
-        let mut connecting = pin!(TcpStream::connect(address));
-        let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
-            Poll::Pending => timer.poll(cx, share).map(|()| Err(io::ErrorKind::TimedOut.into())),
-            connected => connected,
-        });
-        match connected.await {
+        let share = deadline.saturating_duration_since(now).div_f64(left as f64);
+        let connected = match begin_to_connect(*address) {
             Ok(stream) => {
-                stream.set_nodelay(true)?; // Small messages are not to wait for others.
-                return Ok(Connected { stream, address: *address, timer });
+                let connected = poll_fn(|cx| match poll_connected(&stream, cx) {
+                    Poll::Pending if youth.spares([share]) => Poll::Pending,
+                    Poll::Pending => timer.poll(cx, now + share).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                    connected => connected,
+                });
+                connected.await.map(|()| stream)
             }
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(stream) => return Ok(Connected { stream, address: *address, timer }),
             Err(error) => last = Some(error),
         }
         now = Instant::now();
     }
     Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// A connection that is being made.
+fn begin_to_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    set_tcp_nodelay(&socket, true)?; // Small messages are not to wait for others.
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => TcpStream::from_std(socket.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Ready when the connection has been made, or has failed. The kernel is asked why only where the runtime has been told of an
+/// error: tokio's own `connect` asks it for each connection whether there was one.
+fn poll_connected(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ready!(stream.poll_write_ready(cx))?;
+    let is_broken = stream.try_io(Interest::ERROR, || Ok(())).is_ok();
+    let error = if is_broken { stream.take_error()? } else { None };
+    Poll::Ready(error.map_or(Ok(()), Err))
 }
 
 /// Whether a connection that carries nothing can take a request: nothing to read, and not closed. A pod that closed it
@@ -117,7 +144,7 @@ pub(super) fn is_quiet(stream: &TcpStream) -> bool {
 /// The same as far as the runtime knows. Of a connection that has just been made it knows all: the kernel has told it no longer
 /// ago.
 pub(super) fn is_fresh(stream: &TcpStream) -> bool {
-    pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    stream.try_io(Interest::READABLE, || Ok(())).is_err()
 }
 
 /// Ready when the peer has `gone`, though what it has sent before is left unread, and so would hide that: the runtime tells of
@@ -208,13 +235,13 @@ mod tests {
         let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let good_at = good.local_addr().expect("a bound socket");
 
-        let timeout = Duration::from_secs(1);
-        let alone = connect(&[silent_at], timeout).await;
+        let (timeout, over) = (Duration::from_secs(1), Youth::over());
+        let alone = connect(&[silent_at], timeout, &over).await;
         assert_eq!(alone.expect_err("it says nothing").kind(), io::ErrorKind::TimedOut);
-        let connected = connect(&[silent_at, good_at], timeout).await.expect("the second accepts");
+        let connected = connect(&[silent_at, good_at], timeout, &over).await.expect("the second accepts");
         assert_eq!((connected.stream.peer_addr().expect("connected"), connected.address), (good_at, good_at));
         assert!(connected.timer.is_running(), "for what comes next");
-        connect(&[], timeout).await.expect_err("there is nobody");
+        connect(&[], timeout, &over).await.expect_err("there is nobody");
     }
     #[test]
     fn accepted_sockets_are_tuned_as_their_listener() {

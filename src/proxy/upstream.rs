@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 pub(super) use self::places::Entered;
 use super::endpoint::{Connection, Endpoint, Idle};
+use super::nursery::Youth;
 use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
 use super::socket::Connected;
@@ -62,6 +63,17 @@ pub(super) struct Lease {
     connection: Connection,
     reused: bool,
     since: Instant,
+}
+
+/// How a pod is dialled, where no kept connection leads there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dial<'a> {
+    /// When that begins.
+    pub(super) now: Instant,
+    /// The longest that it may take.
+    pub(super) timeout: Duration,
+    /// That of the connection in whose task it is.
+    pub(super) youth: &'a Youth,
 }
 
 /// Why there is no connection.
@@ -178,8 +190,7 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one, made
-    /// within `connect`. The address it leads to may have a queue of its own, of which nobody knew before: `who` waits there
+    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one. The address it leads to may have a queue of its own, of which nobody knew before: `who` waits there
     /// for what is `left`.
     ///
     /// # Errors
@@ -189,9 +200,10 @@ impl Pool {
         &self,
         endpoint: &Rc<Endpoint>,
         entered: Option<Entered>,
-        (now, connect): (Instant, Duration),
+        dial: Dial<'_>,
         (who, left): (Precedence, &mut Duration),
     ) -> Result<Lease, NoLease> {
+        let now = dial.now;
         endpoint.last_used.set(now);
         let (place, queue) = entered.map(|entered| (entered.place, entered.queue)).unzip();
         let mut busy = Busy::new(endpoint, place);
@@ -200,7 +212,7 @@ impl Pool {
             return Ok(Lease { busy, connection, reused: true, since: now });
         }
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
-        let connection = Box::pin(self.dial(endpoint, connect)).await?;
+        let connection = Box::pin(self.dial(endpoint, dial)).await?;
         busy.count_at_address(&connection);
         if let (Some(before), Some(now)) = (queue, endpoint.queue())
             && !Arc::ptr_eq(&before, &now)
@@ -213,12 +225,12 @@ impl Pool {
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
     }
 
-    async fn dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, NoLease> {
+    async fn dial(&self, endpoint: &Rc<Endpoint>, dial: Dial<'_>) -> Result<Connection, NoLease> {
         if let Some((at, failure)) = endpoint.last_failure.get().filter(|(at, _)| at.elapsed() < DIAL_PAUSE) {
             tracing::trace!(pod = &*endpoint.name, since = ?at.elapsed(), "not dialled again so soon");
             return Err(NoLease { failure, own: false });
         }
-        let dialled = self.try_dial(endpoint, connect).await;
+        let dialled = self.try_dial(endpoint, dial).await;
         match &dialled {
             Ok(_) => drop(self.reach.found(&endpoint.name, &endpoint.address)),
             Err(failure) => {
@@ -233,7 +245,7 @@ impl Pool {
         dialled.map_err(|failure| NoLease { failure, own: true })
     }
 
-    async fn try_dial(&self, endpoint: &Rc<Endpoint>, connect: Duration) -> Result<Connection, Failure> {
+    async fn try_dial(&self, endpoint: &Rc<Endpoint>, dial: Dial<'_>) -> Result<Connection, Failure> {
         let failed = |failure: Failure, why: &str| {
             // Another thread may have met it since.
             if endpoint.is_counted_together() && !self.knows(&endpoint.name) {
@@ -259,7 +271,7 @@ impl Pool {
             }
             addresses = inside;
         }
-        let Connected { stream, address: reached, timer } = socket::connect(&addresses, connect)
+        let Connected { stream, address: reached, timer } = socket::connect(&addresses, dial.timeout, dial.youth)
             .await
             .map_err(|error| failed(Failure::of_connecting(error.kind()), &format!("{addresses:?}: {error}")))?;
         if !socket::is_fresh(&stream) {
@@ -411,8 +423,8 @@ pub(super) mod tests {
     /// A connection for a request that needs no place.
     pub(in crate::proxy) async fn lease(pool: &Pool, endpoint: &Rc<Endpoint>) -> Result<Lease, NoLease> {
         let mut left = Duration::ZERO;
-        let (times, who) = ((Instant::now(), Duration::from_secs(20)), (Precedence::Other, &mut left));
-        pool.lease(endpoint, None, times, who).await
+        let dial = Dial { now: Instant::now(), timeout: Duration::from_secs(20), youth: &Youth::over() };
+        pool.lease(endpoint, None, dial, (Precedence::Other, &mut left)).await
     }
 
     /// Whoever is told of another's failed dial has none of its own.

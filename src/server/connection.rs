@@ -32,7 +32,7 @@ impl<D: Directory> Server<D> {
         permit: Permit,
         member: Member,
     ) {
-        let downstream = Rc::new(Downstream::new(client, permit));
+        let downstream = Rc::new(Downstream::new(client, permit, self.proxy.nursery().youth(&member)));
         let conversation = Box::pin(Rc::clone(self).converse(stream, peer, downstream, member));
         tokio::task::spawn_local(async move {
             let tunnel = conversation.await;
@@ -85,7 +85,7 @@ impl<D: Directory> Server<D> {
                 match ended {
                     Poll::Pending => {
                         downstream.uncork_at_next_turn(cx);
-                        let overdue = patience.poll(&self.limits, &downstream, (self.proxy.nursery(), &member), cx);
+                        let overdue = patience.poll(&self.limits, &downstream, &member, cx);
                         overdue.map(|overdue| {
                             self.cut(&downstream, overdue);
                             Ok(())

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::drain::Member;
-use crate::proxy::{Downstream, Nursery, Young};
+use crate::proxy::Downstream;
 use crate::timer::Timer;
 
 /// The limits of all connections.
@@ -43,27 +43,23 @@ pub(super) struct Patience {
     write: Option<(u64, Instant)>,
     /// When a write was taken last that had to wait.
     taken: Option<Instant>,
-    young: Option<Young>,
     timer: Timer,
 }
 
 impl Patience {
     /// Ready when something has taken too long. Always called from the connection's task, after the connection itself:
-    /// that is woken when the `member` of the `nursery` has grown up, and by the timer, without being asked again.
+    /// that is woken at the end of its youth, for which the `member` is enrolled, and by the timer, without being asked again.
     pub(super) fn poll(
         &mut self,
         limits: &Limits,
         downstream: &Downstream,
-        (nursery, member): (&Nursery, &Member),
+        member: &Member,
         cx: &mut Context<'_>,
     ) -> Poll<Overdue> {
         let (head, write) = (downstream.incomplete_head(), downstream.stuck_write());
         let as_before = head == self.head.map(|(number, _)| number) && write == self.write.map(|(number, _)| number);
-        let young = *self.young.get_or_insert_with(|| {
-            member.enrol(cx.waker());
-            nursery.admit(member)
-        });
-        let is_young = Nursery::spares([limits.idle, limits.head, limits.write]) && !nursery.has_grown_up(young);
+        member.enrol(cx.waker());
+        let is_young = downstream.youth.spares([limits.idle, limits.head, limits.write]);
         if as_before && (is_young || self.timer.is_running()) {
             return Poll::Pending;
         }
@@ -112,7 +108,7 @@ mod tests {
     use crate::drain::tests::Wakes;
     use crate::limits::Places;
     use crate::metrics::Held;
-    use crate::proxy::{Permit, SECOND};
+    use crate::proxy::{Nursery, Permit, SECOND};
 
     /// The nearest deadline at `now`, at which these began.
     fn nearest(now: Instant, head: bool, write: bool) -> (Duration, Overdue) {
@@ -151,18 +147,14 @@ mod tests {
             (Duration::from_secs(60), IntGauge::new("connections", "Those of this test.").expect("a gauge"));
         for (limit, is_timed) in [(long, false), (SECOND, true)] {
             let roster = Roster::new();
-            let (nursery, member) = (Nursery::new(Rc::clone(&roster)), roster.join());
+            let (nursery, member) = (Rc::new(Nursery::new(Rc::clone(&roster))), roster.join());
             let permit = Permit::new(Places::new(1).take().expect("there is one"), Held::new(&gauge));
-            let downstream = Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit);
+            let downstream = Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit, nursery.youth(&member));
             let limits = Limits { idle: limit, head: long, write: long };
             let (mut patience, task) = (Patience::default(), Arc::new(Wakes::default()));
             let mut look = || {
                 let waker = task.waker();
-                assert!(
-                    patience
-                        .poll(&limits, &downstream, (&nursery, &member), &mut Context::from_waker(&waker))
-                        .is_pending()
-                );
+                assert!(patience.poll(&limits, &downstream, &member, &mut Context::from_waker(&waker)).is_pending());
                 patience.timer.is_running()
             };
             assert_eq!((look(), look()), (is_timed, is_timed), "{limit:?}");

@@ -42,14 +42,14 @@ fn what_has_not_been_sent_is_given_back() {
             upload.address(None);
             let patience = Duration::from_secs(3600);
             let patience = Patience { response: patience, request_body: patience, response_body: None };
-            let (method, mut map, mut unsent) = (Method::POST, HeaderMap::new(), None);
+            let (method, mut map, mut unsent, over) = (Method::POST, HeaderMap::new(), None, Youth::over());
             let failure = if reads {
                 let exchange = Exchange::new(lease, upload, patience);
-                tokio::join!(exchange.begin(&method, &mut map, &mut unsent), resets).0
+                tokio::join!(exchange.begin(&method, &mut map, &mut unsent, &over), resets).0
             } else {
                 resets.await;
                 lease.stream().ready(Interest::ERROR).await.expect("it is told");
-                Exchange::new(lease, upload, patience).begin(&method, &mut map, &mut unsent).await
+                Exchange::new(lease, upload, patience).begin(&method, &mut map, &mut unsent, &over).await
             };
             let failure = failure.expect_err("the pod has gone");
             assert_eq!((failure.stage, failure.sent), expected);

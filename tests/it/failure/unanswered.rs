@@ -123,15 +123,18 @@ fn an_answer_that_breaks_off_in_its_head_is_a_bad_gateway() {
 
 #[test]
 fn a_silent_pod_is_answered_for() {
-    let stage = Stage::with(&["--response-timeout", "300ms"]);
-    stage.pods[0].play(script::silence);
-    let response = stage.request(POST);
-    assert_eq!(response.expect_error(504), "pod-timeout");
-    // The exchange is over on the pod's side too, and it is not repeated.
-    eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
-    assert_eq!(stage.pods[0].received().len(), 1);
-    stage.pods[0].play(script::echo);
-    assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    // Over within the first second of the client's connection, and later than that, where it is not timed from the beginning.
+    for timeout in ["300ms", "1500ms"] {
+        let stage = Stage::with(&["--response-timeout", timeout]);
+        stage.pods[0].play(script::silence);
+        let response = stage.request(POST);
+        assert_eq!(response.expect_error(504), "pod-timeout", "{timeout}");
+        // The exchange is over on the pod's side too, and it is not repeated.
+        eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
+        assert_eq!(stage.pods[0].received().len(), 1);
+        stage.pods[0].play(script::echo);
+        assert_eq!(stage.get("/room_a").pod(), "backend-0");
+    }
 }
 
 /// The time runs from the last byte of the request.
