@@ -254,6 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn what_connection_names_ends_here_wherever_it_stands_and_the_rest_keeps_its_order() {
+        let head = head(
+            "HTTP/1.1 426 X\r\nA: 1\r\nX-Own: 1\r\nTrailer: b\r\nC: 1\r\nUpgrade: h2c\r\nD: 1\r\nA: 2\r\nConnection: x-own\r\n\
+             Connection: upgrade\r\n\r\n",
+        );
+        let fields: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let expected: [(&str, &[u8]); 5] = [("a", b"1"), ("a", b"2"), ("c", b"1"), ("upgrade", b"h2c"), ("d", b"1")];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
     fn how_the_body_ends() {
         let body = |method, text: &str| parse_for(&method, text).expect("valid").expect("whole").0.body;
         let framed = |fields: &str| body(Method::GET, &format!("HTTP/1.1 200 OK\r\n{fields}\r\n"));
