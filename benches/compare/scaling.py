@@ -1,8 +1,8 @@
 """How the router's own cost grows: with rooms, pods, tunnels, and threads.
 
 Each row is the median CPU of a unit over the repetitions, of a router that was started for it; the rows of a question are measured
-by turns. With rooms and with pods the reference has its turns as well: what of the growth is the kernel's, or the caches' of
-the processor, grows there too. Every room is in the cache before it is measured, and by Redis's own count none is looked up then.
+by turns. With rooms and with pods the reference has its turns as well, with pods also a router that does hardly anything: what
+of the growth is the kernel's, or the caches' of the processor, grows there too. Every room is in the cache before it is measured, and by Redis's own count none is looked up then.
 """
 
 import contextlib
@@ -130,8 +130,8 @@ def rooms(chosen, theatre):
 
 def pods(chosen, theatre):
     """The pods are many by name; by address they are three, so that their own cost does not change. The thin router, which
-    looks nothing up and sends each request on the connection that has waited longest of so many, shows what of the growth
-    is that of connections which are seldom used."""
+    looks nothing up, has one pod, and so many connections to it that wait: each request goes on the one that has waited
+    longest. It shows what of the growth is that of connections which are seldom used."""
     counts = {f"{count:,} pods": count for count in (3, 100, 1000)}
     ports, loads = list(stage.HTTP_PODS.values()), []
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::Full;
@@ -28,28 +28,22 @@ const USUAL_LENGTH: usize = 1024;
 /// The most header fields of an answer.
 const MAX_FIELDS: usize = 32;
 
-/// The connections to the pod.
+/// The connections to the pod: so many as are gone `around`, and those with a request.
 #[derive(Debug)]
 pub(crate) struct Pool {
     target: SocketAddr,
     around: usize,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
     /// Those that carry no request, the last used last.
-    idle: VecDeque<TcpStream>,
-    made: usize,
+    idle: Mutex<VecDeque<TcpStream>>,
 }
 
 impl Pool {
     pub(crate) fn new(target: SocketAddr, around: usize) -> Self {
-        Self { target, around, kept: Mutex::default() }
+        Self { target, around, idle: Mutex::default() }
     }
 
     async fn take(&self) -> io::Result<TcpStream> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).next(self.around);
+        let kept = self.next();
         match kept {
             Some(kept) => Ok(kept),
             None => {
@@ -61,20 +55,21 @@ impl Pool {
     }
 
     fn put_back(&self, pod: TcpStream) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).idle.push_back(pod);
+        self.idle().push_back(pod);
     }
-}
 
-impl Kept {
     /// The connection for the next request, unless one is to be made.
-    fn next(&mut self, around: usize) -> Option<TcpStream> {
-        let next = match around {
-            0 => self.idle.pop_back(),
-            _ if self.made < around => None,
-            _ => self.idle.pop_front(),
-        };
-        self.made += usize::from(next.is_none());
-        next
+    fn next(&self) -> Option<TcpStream> {
+        let mut idle = self.idle();
+        match self.around {
+            0 => idle.pop_back(),
+            around if idle.len() < around => None,
+            _ => idle.pop_front(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<TcpStream>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

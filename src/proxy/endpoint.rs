@@ -59,7 +59,7 @@ pub(super) struct Idle {
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    /// One for the dial and all exchanges.
+    /// One for the dial and all exchanges, of those that had to be timed.
     pub(super) timer: Timer,
     /// Whether it has been given [limits](socket::limit_buffers).
     pub(super) limited: bool,

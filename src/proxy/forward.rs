@@ -45,6 +45,8 @@ pub(super) struct Forwarding<'a, D> {
 /// One attempt: to whom it goes, and how it is dialled.
 struct Attempt<'a> {
     endpoint: &'a Rc<Endpoint>,
+    /// When it begins.
+    now: Instant,
     dial: Dial<'a>,
     entered: Option<Entered>,
     who: Precedence,
@@ -160,9 +162,9 @@ impl<D: Directory> Forwarding<'_, D> {
                 0 => connect_timeout,
                 _ => decision::dial_timeout(connect_timeout, decision::waited(began, (now, left)), pod_wait),
             };
-            let dial = Dial { now, timeout, youth: &self.downstream.youth };
-            let next = Attempt { endpoint: &endpoint, dial, entered, who, left: &mut left, moved };
-            let Unanswered { failure, own } = match self.attempt(head, unsent, next).await {
+            let dial = Dial { timeout, youth: &self.downstream.youth };
+            let this = Attempt { endpoint: &endpoint, now, dial, entered, who, left: &mut left, moved };
+            let Unanswered { failure, own } = match self.attempt(head, unsent, this).await {
                 Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
                 Err(unanswered) => unanswered,
             };
@@ -255,14 +257,14 @@ impl<D: Directory> Forwarding<'_, D> {
         &self,
         head: &mut Parts,
         unsent: &mut Option<Upload>,
-        Attempt { endpoint, dial, entered, who, left, moved }: Attempt<'_>,
+        Attempt { endpoint, now, dial, entered, who, left, moved }: Attempt<'_>,
     ) -> Result<(Head, Box<Exchange>), Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = self.tried(moved, pool.lease(endpoint, entered, dial, (who, left)).await)?;
+        let lease = self.tried(moved, pool.lease(endpoint, entered, (now, dial), (who, left)).await)?;
         let upload = unsent.take().expect(UNSENT);
         let exchange = Exchange::new(lease, upload, self.patience());
         let reused = exchange.lease().was_reused();
-        exchange.begin(&head.method, &mut head.headers, unsent, dial.youth).await.map_err(|mut failure| {
+        exchange.begin(&head.method, &mut head.headers, unsent, &self.downstream.youth).await.map_err(|mut failure| {
             let Failure { stage, timed_out, .. } = failure;
             // Not for a handshake that was closed without an answer, which any client can have done to it.
             if stage == Stage::Send || stage == Stage::Head && !timed_out && self.kind != Kind::WebSocket {

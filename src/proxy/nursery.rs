@@ -1,5 +1,6 @@
-//! Connections and tunnels in their first second: what matters only to those that live longer is given to them at its end. Many
-//! never come to that, and a storm of handshakes, after a restart of a pod, should cost as little as it can.
+//! Connections and tunnels in their first second: what matters only to those that live longer is given to them at its end, and
+//! what is waited for meanwhile, a dial or an answer, has no timer until then. Many never come to that, and a storm of
+//! handshakes, after a restart of a pod, should cost as little as it can.
 //!
 //! One [`Nursery`] per worker thread. It wakes a task and has nothing of it: a waker that is kept would keep the memory of a
 //! connection that has ended.
@@ -46,8 +47,8 @@ impl Nursery {
         Self { roster, year: Cell::new(0), young: RefCell::default() }
     }
 
-    /// Whether none of these limits is over before one has grown up, whenever what it limits began.
-    pub fn spares(limits: impl IntoIterator<Item = Duration>) -> bool {
+    /// Whether none of these limits is over before one has grown up, where nothing that they limit has begun before one's youth.
+    pub fn is_outlasted_by(limits: impl IntoIterator<Item = Duration>) -> bool {
         limits.into_iter().all(|limit| limit > SECOND)
     }
 
@@ -83,9 +84,10 @@ impl Nursery {
 }
 
 impl Youth {
-    /// Whether what begins now, with these limits, needs no timer yet: its task is polled once more before any of them is over.
+    /// Whether what is waited for in the connection's task, with these limits, needs no timer yet: it has not begun before the
+    /// connection, and the task is polled once more before any of them is over.
     pub fn spares(&self, limits: impl IntoIterator<Item = Duration>) -> bool {
-        !self.nursery.has_grown_up(self.since) && Nursery::spares(limits)
+        !self.nursery.has_grown_up(self.since) && Nursery::is_outlasted_by(limits)
     }
 
     /// One that is over.
@@ -111,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn only_limits_that_are_over_later_spare_the_young() {
+    fn a_limit_of_a_second_is_timed_from_its_beginning() {
         let longer = SECOND + Duration::from_millis(1);
-        assert!(Nursery::spares([]) && Nursery::spares([longer, 60 * SECOND]));
-        assert!(!Nursery::spares([60 * SECOND, SECOND]));
+        assert!(Nursery::is_outlasted_by([]) && Nursery::is_outlasted_by([longer, 60 * SECOND]));
+        assert!(!Nursery::is_outlasted_by([60 * SECOND, SECOND]));
     }
 
     #[test]

@@ -78,12 +78,12 @@ pub(super) struct Connected {
     pub(super) stream: TcpStream,
     /// The one that accepted.
     pub(super) address: SocketAddr,
-    /// What the dial was timed by, for what comes next on the connection: deadlines are later there.
+    /// What the dial was timed by, where it had to be, for what comes next on the connection: deadlines are later there.
     pub(super) timer: Timer,
 }
 
 /// Connects to the first of `addresses` that accepts; all within `timeout`: each has an equal share of what is left, so that
-/// one which swallows packets leaves the others theirs.
+/// one which swallows packets leaves the others theirs. The `youth` is that of the connection in whose task this is.
 ///
 /// # Errors
 ///
@@ -222,16 +222,24 @@ pub(super) fn poll_receive_large(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::Roster;
+    use crate::proxy::Nursery;
     use socket2::{Domain, Socket, Type};
+    use std::rc::Rc;
 
     /// A listener whose queue is full swallows what comes: nobody refuses, nobody answers.
-    #[tokio::test]
-    async fn an_address_that_says_nothing_leaves_time_for_the_next() {
+    async fn silent() -> (SocketAddr, Socket, TcpStream) {
         let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
         silent.listen(0).expect("a bound socket");
-        let silent_at = silent.local_addr().expect("a bound socket").as_socket().expect("an IP address");
-        let _first = TcpStream::connect(silent_at).await.expect("the queue has one place");
+        let address = silent.local_addr().expect("a bound socket").as_socket().expect("an IP address");
+        let first = TcpStream::connect(address).await.expect("the queue has one place");
+        (address, silent, first)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_leaves_time_for_the_next() {
+        let (silent_at, _silent, _first) = silent().await;
         let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let good_at = good.local_addr().expect("a bound socket");
 
@@ -243,6 +251,21 @@ mod tests {
         assert!(connected.timer.is_running(), "for what comes next");
         connect(&[], timeout, &over).await.expect_err("there is nobody");
     }
+
+    #[tokio::test]
+    async fn a_dial_that_began_in_youth_is_timed_once_that_is_over() {
+        let (silent_at, _silent, _first) = silent().await;
+        let (roster, timeout, since) = (Roster::new(), Duration::from_millis(1500), Instant::now());
+        let (nursery, member) = (Rc::new(Nursery::new(Rc::clone(&roster))), roster.join());
+        let (youth, addresses) = (nursery.youth(&member), [silent_at]);
+        let mut dial = Box::pin(connect(&addresses, timeout, &youth));
+        let young = tokio::time::timeout(Duration::from_millis(100), &mut dial).await;
+        assert!(young.is_err());
+        nursery.grow();
+        assert_eq!(dial.await.expect_err("it says nothing").kind(), io::ErrorKind::TimedOut);
+        assert!(since.elapsed() >= timeout, "its time began when it did, and is not over before");
+    }
+
     #[test]
     fn accepted_sockets_are_tuned_as_their_listener() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");

@@ -364,7 +364,10 @@ impl Tunnel {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Common { linger, stall, idle, .. } = *self.common;
         let (half_closed, drain_at) = self.ending.as_ref().map_or((None, None), |e| (e.half_closed, e.drain_at));
-        if self.young.is_some() && drain_at.is_none() && Nursery::spares([linger, stall].into_iter().chain(idle)) {
+        if self.young.is_some()
+            && drain_at.is_none()
+            && Nursery::is_outlasted_by([linger, stall].into_iter().chain(idle))
+        {
             return Poll::Pending;
         }
         let deadlines = [

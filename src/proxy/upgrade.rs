@@ -74,7 +74,7 @@ impl Agreed {
         let story = Story {
             started: record.answered(),
             // A copy: the id shares its space with other ids, or is a piece of what was read, and a tunnel lives long.
-            request_id: record.request_id().as_bytes().into(),
+            request_id: record.request_id().to_str().unwrap_or_default().into(),
             room: record.room.clone(),
             pod: Arc::clone(exchange.lease().endpoint().name()),
             _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),
@@ -110,7 +110,7 @@ impl Agreed {
 #[derive(Debug)]
 struct Story {
     started: Instant,
-    request_id: Box<[u8]>,
+    request_id: Box<str>,
     room: Option<RoomId<'static>>,
     pod: Arc<str>,
     /// Counted while the tunnel lives: among the WebSockets, and the pod's tunnels.
@@ -154,7 +154,7 @@ impl Story {
     fn log(&self, tunnel: &Tunnel, end: End) {
         tracing::info!(
             target: "pod_router::access",
-            request_id = str::from_utf8(&self.request_id).unwrap_or_default(),
+            request_id = &*self.request_id,
             room = self.room.as_ref().map(RoomId::as_str),
             pod = &*self.pod,
             duration_ms = millis(self.started.elapsed()),

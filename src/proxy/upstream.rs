@@ -68,11 +68,9 @@ pub(super) struct Lease {
 /// How a pod is dialled, where no kept connection leads there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dial<'a> {
-    /// When that begins.
-    pub(super) now: Instant,
     /// The longest that it may take.
     pub(super) timeout: Duration,
-    /// That of the connection in whose task it is.
+    /// That of the client's connection, in whose task it is.
     pub(super) youth: &'a Youth,
 }
 
@@ -190,8 +188,8 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one. The address it leads to may have a queue of its own, of which nobody knew before: `who` waits there
-    /// for what is `left`.
+    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one. The
+    /// address it leads to may have a queue of its own, of which nobody knew before: `who` waits there for what is `left`.
     ///
     /// # Errors
     ///
@@ -200,10 +198,9 @@ impl Pool {
         &self,
         endpoint: &Rc<Endpoint>,
         entered: Option<Entered>,
-        dial: Dial<'_>,
+        (now, dial): (Instant, Dial<'_>),
         (who, left): (Precedence, &mut Duration),
     ) -> Result<Lease, NoLease> {
-        let now = dial.now;
         endpoint.last_used.set(now);
         let (place, queue) = entered.map(|entered| (entered.place, entered.queue)).unzip();
         let mut busy = Busy::new(endpoint, place);
@@ -423,8 +420,8 @@ pub(super) mod tests {
     /// A connection for a request that needs no place.
     pub(in crate::proxy) async fn lease(pool: &Pool, endpoint: &Rc<Endpoint>) -> Result<Lease, NoLease> {
         let mut left = Duration::ZERO;
-        let dial = Dial { now: Instant::now(), timeout: Duration::from_secs(20), youth: &Youth::over() };
-        pool.lease(endpoint, None, dial, (Precedence::Other, &mut left)).await
+        let dial = Dial { timeout: Duration::from_secs(20), youth: &Youth::over() };
+        pool.lease(endpoint, None, (Instant::now(), dial), (Precedence::Other, &mut left)).await
     }
 
     /// Whoever is told of another's failed dial has none of its own.

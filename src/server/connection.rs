@@ -59,6 +59,8 @@ impl<D: Directory> Server<D> {
             let (mut told, mut noted) = (false, false);
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
             let ended = poll_fn(|cx| {
+                // Whatever has no timer in the connection's youth is looked at when this is woken at its end.
+                member.enrol(cx.waker());
                 let mut ended = Pin::new(&mut connection).poll(cx);
                 if ended.is_pending() && !told && downstream.doubts.takes_no_more() {
                     told = true;
@@ -85,7 +87,7 @@ impl<D: Directory> Server<D> {
                 match ended {
                     Poll::Pending => {
                         downstream.uncork_at_next_turn(cx);
-                        let overdue = patience.poll(&self.limits, &downstream, &member, cx);
+                        let overdue = patience.poll(&self.limits, &downstream, cx);
                         overdue.map(|overdue| {
                             self.cut(&downstream, overdue);
                             Ok(())

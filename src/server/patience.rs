@@ -8,7 +8,6 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::drain::Member;
 use crate::proxy::Downstream;
 use crate::timer::Timer;
 
@@ -48,17 +47,10 @@ pub(super) struct Patience {
 
 impl Patience {
     /// Ready when something has taken too long. Always called from the connection's task, after the connection itself:
-    /// that is woken at the end of its youth, for which the `member` is enrolled, and by the timer, without being asked again.
-    pub(super) fn poll(
-        &mut self,
-        limits: &Limits,
-        downstream: &Downstream,
-        member: &Member,
-        cx: &mut Context<'_>,
-    ) -> Poll<Overdue> {
+    /// that is woken at the end of its youth and by the timer, without being asked again.
+    pub(super) fn poll(&mut self, limits: &Limits, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Overdue> {
         let (head, write) = (downstream.incomplete_head(), downstream.stuck_write());
         let as_before = head == self.head.map(|(number, _)| number) && write == self.write.map(|(number, _)| number);
-        member.enrol(cx.waker());
         let is_young = downstream.youth.spares([limits.idle, limits.head, limits.write]);
         if as_before && (is_young || self.timer.is_running()) {
             return Poll::Pending;
@@ -152,9 +144,10 @@ mod tests {
             let downstream = Downstream::new(Client::new([192, 0, 2, 1].into(), &[]), permit, nursery.youth(&member));
             let limits = Limits { idle: limit, head: long, write: long };
             let (mut patience, task) = (Patience::default(), Arc::new(Wakes::default()));
+            member.enrol(&task.waker());
             let mut look = || {
                 let waker = task.waker();
-                assert!(patience.poll(&limits, &downstream, &member, &mut Context::from_waker(&waker)).is_pending());
+                assert!(patience.poll(&limits, &downstream, &mut Context::from_waker(&waker)).is_pending());
                 patience.timer.is_running()
             };
             assert_eq!((look(), look()), (is_timed, is_timed), "{limit:?}");

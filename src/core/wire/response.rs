@@ -58,8 +58,10 @@ struct Hop<'a> {
     keep_alive: bool,
     /// Whether a `Connection` line stands behind `Upgrade`.
     upgrade: bool,
-    /// How many times `Upgrade` is there, and whether the last of them says `websocket`.
-    upgrades: (usize, bool),
+    /// How many times `Upgrade` is there.
+    upgrades: usize,
+    /// Whether the last of them says `websocket`.
+    websocket: bool,
     named: Named<'a>,
 }
 
@@ -83,7 +85,7 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut hop = Hop::default();
     map.clear();
-    hop.read(response.headers, received, (version, status), map)?;
+    hop.take_out(response.headers, received, (version, status), map)?;
     let body = hop.body(method, status);
     // None is a reason as well: hyper would make one up, "<none>" where it knows no other.
     let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
@@ -118,8 +120,8 @@ fn value(received: &Bytes, part: &[u8]) -> Result<HeaderValue, HeadError> {
 // === impl Hop ===
 
 impl<'a> Hop<'a> {
-    /// Reads the fields, and copies those that go on into `map`. In one walk, for there is one with every answer.
-    fn read(
+    /// Takes what is for this hop out of the fields: the others go into `map`. In one walk, for there is one with every answer.
+    fn take_out(
         &mut self,
         fields: &[Header<'a>],
         received: &Bytes,
@@ -137,7 +139,7 @@ impl<'a> Hop<'a> {
             self.note(&name, field.value, version)?;
             // A 426 says in it what the client is to upgrade to (RFC 9110 section 15.5.22).
             let demanded = status == StatusCode::UPGRADE_REQUIRED && name == UPGRADE;
-            if demanded || headers::goes_downstream(name.as_str(), &Named::default()) {
+            if demanded || headers::goes_downstream(name.as_str()) {
                 map.append(name, value(received, field.value)?);
             }
         }
@@ -166,7 +168,8 @@ impl<'a> Hop<'a> {
             }
             self.chunked = true;
         } else if *name == UPGRADE {
-            self.upgrades = (self.upgrades.0 + 1, value.eq_ignore_ascii_case(b"websocket"));
+            self.upgrades += 1;
+            self.websocket = value.eq_ignore_ascii_case(b"websocket");
         }
         Ok(())
     }
@@ -199,7 +202,7 @@ impl<'a> Hop<'a> {
 
     /// Exactly one `Upgrade`, to `websocket`, that a `Connection` line stands behind.
     fn switches_to_websocket(&self) -> bool {
-        self.upgrade && self.upgrades == (1, true)
+        self.upgrade && self.upgrades == 1 && self.websocket
     }
 
     /// RFC 9112 section 6.3, for a response to a request that is not CONNECT.
