@@ -130,8 +130,8 @@ def rooms(chosen, theatre):
 
 def pods(chosen, theatre):
     """The pods are many by name; by address they are three, so that their own cost does not change. The thin router, which
-    looks nothing up, has one pod, and so many connections to it that wait: each request goes on the one that has waited
-    longest. It shows what of the growth is that of connections which are seldom used."""
+    looks nothing up, has one pod, and as many connections to it that wait: each request goes on any of them. It shows what of
+    the growth is that of connections which are seldom used."""
     counts = {f"{count:,} pods": count for count in (3, 100, 1000)}
     ports, loads = list(stage.HTTP_PODS.values()), []
     with contextlib.ExitStack() as stack:

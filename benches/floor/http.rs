@@ -1,10 +1,9 @@
 //! A router as thin as one can be: hyper's server towards clients, and one request after the other on kept connections to
 //! one pod. No directory, limits, metrics or deadlines; only what the load test sends is understood.
 //!
-//! By default the connection that was used last is used next, as for few pods. Told to go `around` so many, it uses the one
-//! that has waited longest: what a thousand pods do to the kernel, whose sockets have then left the processor's caches.
+//! By default the connection that was used last is used next, as for few pods. Told of so `many`, it uses any of them: what as
+//! many pods do to the kernel, whose sockets have then left the processor's caches.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,18 +27,19 @@ const USUAL_LENGTH: usize = 1024;
 /// The most header fields of an answer.
 const MAX_FIELDS: usize = 32;
 
-/// The connections to the pod: so many as are gone `around`, and those with a request.
+/// The connections to the pod.
 #[derive(Debug)]
 pub(crate) struct Pool {
     target: SocketAddr,
-    around: usize,
+    /// How many wait for a request, at least, before one of them is used; none: whichever there are.
+    many: usize,
     /// Those that carry no request, the last used last.
-    idle: Mutex<VecDeque<TcpStream>>,
+    idle: Mutex<Vec<TcpStream>>,
 }
 
 impl Pool {
-    pub(crate) fn new(target: SocketAddr, around: usize) -> Self {
-        Self { target, around, idle: Mutex::default() }
+    pub(crate) fn new(target: SocketAddr, many: usize) -> Self {
+        Self { target, many, idle: Mutex::default() }
     }
 
     async fn take(&self) -> io::Result<TcpStream> {
@@ -55,20 +55,23 @@ impl Pool {
     }
 
     fn put_back(&self, pod: TcpStream) {
-        self.idle().push_back(pod);
+        self.idle().push(pod);
     }
 
     /// The connection for the next request, unless one is to be made.
     fn next(&self) -> Option<TcpStream> {
         let mut idle = self.idle();
-        match self.around {
-            0 => idle.pop_back(),
-            around if idle.len() < around => None,
-            _ => idle.pop_front(),
+        match self.many {
+            0 => idle.pop(),
+            many if idle.len() < many => None,
+            _ => {
+                let any = fastrand::usize(..idle.len());
+                Some(idle.swap_remove(any))
+            }
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<TcpStream>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<TcpStream>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

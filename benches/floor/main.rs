@@ -5,9 +5,9 @@
 //! a core and once on one runtime for all threads: the decision "a core is a world of its own", measured.
 //!
 //! ```text
-//! floor LISTEN=TARGET...                                      copies bytes, with epoll only
-//! floor cores|shared THREADS relay|http|AROUND LISTEN=TARGET...  copies bytes, or forwards requests, with tokio; AROUND:
-//!                                                             the latter on so many connections in turn
+//! floor LISTEN=TARGET...                                       copies bytes, with epoll only
+//! floor cores|shared THREADS relay|http|MANY LISTEN=TARGET...  copies bytes, or forwards requests, with tokio; MANY: the
+//!                                                              latter on any of so many connections
 //! ```
 
 mod bare;
@@ -39,11 +39,11 @@ fn main() -> Outcome {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         [kind @ ("cores" | "shared"), threads, what, ref pairs @ ..] => {
-            let forward = |around| move |target| Work::Forward(Arc::new(http::Pool::new(target, around)));
+            let forward = |many| move |target| Work::Forward(Arc::new(http::Pool::new(target, many)));
             let work: Box<dyn Fn(SocketAddr) -> Work> = match what {
                 "relay" => Box::new(Work::Relay),
                 "http" => Box::new(forward(0)),
-                around => Box::new(forward(around.parse()?)),
+                many => Box::new(forward(many.parse()?)),
             };
             let runtime = if kind == "cores" { Runtime::PerCore } else { Runtime::Shared };
             runtime::serve(runtime, threads.parse()?, &*work, &routes(pairs)?)
