@@ -155,14 +155,15 @@ def tunnels(chosen, run):
     shows what of a message's growth is the kernel's."""
     counts = {f"{count:,} idle tunnel{'s' * (count > 1)}": count for count in (1, 1000, 9500)}
 
-    def message(every):
+    def message(name, number):
+        """The floor's by turns with ours. One number of tunnels after the other: all of them are more than a process may have
+        open."""
         with contextlib.ExitStack() as stack:
-            row = started(stack, every)
-            return medians(chosen, lambda: works.messages(run, row, lambda peer: counts[peer.name], in_flight=1))
+            row = started(stack, [router(chosen, name, number), peers.floor()])
+            found = medians(chosen, lambda: works.messages(run, row, lambda _: counts[name], in_flight=1))
+        return {"message": found[name], "the floor's message": found[peers.FLOOR]}
 
-    # A floor has two ports.
-    floors = message(peers.floor(name, PORT + 2 * number) for number, name in enumerate(counts))
-    messages = message(router(chosen, name, number) for number, name in enumerate(counts))
+    messages = {name: message(name, number) for number, name in enumerate(counts)}
     with contextlib.ExitStack() as stack:
         routers = started(stack, (router(chosen, name, number) for number, name in enumerate(counts)))
         for peer in routers:
@@ -171,7 +172,7 @@ def tunnels(chosen, run):
             warm(peer, 10)
         each = requests(chosen, [(peer, {"rooms": 10}) for peer in routers])
     for name in counts:
-        yield name, {"request": each[name], "message": messages[name], "the floor's message": floors[name]}
+        yield name, {"request": each[name]} | messages[name]
 
 
 def worker_seconds(pid):
