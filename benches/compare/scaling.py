@@ -2,7 +2,8 @@
 
 Each row is the median CPU of a unit over the repetitions, of a router that was started for it; the rows of a question are measured
 by turns. With rooms and with pods the reference has its turns as well, with pods also a router that does hardly anything: what
-of the growth is the kernel's, or the caches' of the processor, grows there too. Every room is in the cache before it is measured, and by Redis's own count none is looked up then.
+of the growth is the kernel's, or the caches' of the processor, grows there too. Every room is in the cache before it is
+measured, and by Redis's own count none is looked up then.
 """
 
 import contextlib

@@ -62,11 +62,14 @@ impl ConnectionOption {
     /// What this element says.
     pub fn of(element: &[u8]) -> Self {
         let is = |known: &[u8]| element.eq_ignore_ascii_case(known);
-        match element.len() {
-            5 if is(b"close") => Self::Close,
-            10 if is(b"keep-alive") => Self::KeepAlive,
-            7 if is(b"upgrade") => Self::Upgrade,
-            _ => Self::Field,
+        if is(b"close") {
+            Self::Close
+        } else if is(b"keep-alive") {
+            Self::KeepAlive
+        } else if is(b"upgrade") {
+            Self::Upgrade
+        } else {
+            Self::Field
         }
     }
 }
