@@ -18,6 +18,7 @@ use regex_syntax::hir::literal::Extractor;
 
 use super::headers::cookies;
 use super::path;
+use super::query;
 use super::room::RoomId;
 
 /// One place a room id can come from, as `--affinity` states it.
@@ -125,7 +126,7 @@ impl AffinityRule {
 fn query_room<'a>(query: &'a str, name: &str) -> Result<Option<RoomId<'a>>, AffinityError> {
     let mut room: Option<Cow<'a, str>> = None;
     let mut sid_seen = false;
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (key, value) in query::pairs(query) {
         if key == name {
             if room.replace(value).is_some() {
                 return Err(AffinityError::DuplicateRoom);

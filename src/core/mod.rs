@@ -21,6 +21,7 @@ pub mod path;
 pub mod placement;
 pub mod prefix;
 pub mod proxy_protocol;
+pub mod query;
 pub mod rate;
 pub mod redirect;
 pub mod room;

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use http::request::Parts;
 
 use super::affinity::AffinityError;
+use super::query;
 
 /// The longest `sid` that is looked at. Engine.IO's own have 20 characters.
 const MAX_SID: usize = 256;
@@ -68,7 +69,7 @@ pub fn session(head: &Parts, upgrading: bool) -> Result<Session<'_>, AffinityErr
         return Ok(Session::None);
     };
     let (mut engine_io, mut sid, mut doubled) = (false, None, false);
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (key, value) in query::pairs(query) {
         match &*key {
             "EIO" => engine_io = true,
             "sid" => doubled |= sid.replace(value).is_some(),
@@ -86,7 +87,7 @@ pub fn session(head: &Parts, upgrading: bool) -> Result<Session<'_>, AffinityErr
 
 /// Whether a query has a `sid`: for an answer of 400, which on a session's request is most often a wrong pod's.
 pub fn has_sid(query: &str) -> bool {
-    form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "sid" && !value.is_empty())
+    query::pairs(query).any(|(key, value)| key == "sid" && !value.is_empty())
 }
 
 /// The pod that a `sid` such as `backend-1~k3Jx…` names.

@@ -93,7 +93,8 @@ enum Cork {
     TooLong,
 }
 
-/// How far a 101 has gone, which must not say `close`: hyper adds that where the handshake has said it (`enforce_version`).
+/// How far a 101 has gone, which must not say `close`: hyper adds that where the handshake has said it (`enforce_version`),
+/// and nowhere else, for no connection is told to end while it may become a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Switch {
     /// There is none, or all that is to be left out of it has been.
@@ -224,7 +225,9 @@ impl Downstream {
 
     /// The connection is to become this tunnel's.
     pub(super) fn agree(&self, tunnel: Agreed) {
-        self.socket.switch.set(Switch::Agreed);
+        if self.socket.client_closes.get() {
+            self.socket.switch.set(Switch::Agreed);
+        }
         *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 

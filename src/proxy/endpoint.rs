@@ -32,8 +32,8 @@ pub(super) struct Endpoint {
     pub(super) own: OnceCell<PodMetrics>,
     pub(super) is_stranger: bool,
     pub(super) load: Load,
-    /// Whether its connections count at the address they reach as well: it goes by another name there.
-    pub(super) counts_by_address: bool,
+    /// Its address as the socket takes it, where that is no name: there is nothing to be looked up.
+    pub(super) literal: Option<Arc<[SocketAddr]>>,
     /// That address, as it was last, and what it has to do.
     pub(super) reached: RefCell<Option<(SocketAddr, Load)>>,
     /// Where the name led when it was looked up last; empty until then, and for what needs no looking up.
@@ -76,6 +76,11 @@ impl Endpoint {
     /// The pod's name, or the default backend's address.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Whether its connections count at the address they reach as well: it goes by another name there.
+    pub(super) fn counts_by_address(&self) -> bool {
+        self.literal.is_none()
     }
 
     /// What is counted for it.

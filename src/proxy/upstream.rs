@@ -160,7 +160,7 @@ impl Pool {
         let is_stranger = known.is_none();
         let address = address();
         let made = Rc::new(Endpoint {
-            counts_by_address: address.ip().is_none(),
+            literal: address.ip().map(|ip| [SocketAddr::new(ip, address.port)].into()),
             reached: RefCell::default(),
             addresses: RefCell::default(),
             address,
@@ -252,12 +252,15 @@ impl Pool {
             }
             failure
         };
-        let found = self.dns.resolve(&endpoint.address).await;
+        let found = match &endpoint.literal {
+            Some(address) => Ok(Arc::clone(address)),
+            None => self.dns.resolve(&endpoint.address).await,
+        };
         // A name server that is away says nothing of the pod.
         let unresolved = |timed_out| Failure { stage: Stage::Resolve, sent: false, timed_out };
         let mut addresses =
             found.map_err(|error| failed(unresolved(error == DnsError::Unanswered), &error.to_string()))?;
-        if endpoint.counts_by_address {
+        if endpoint.counts_by_address() {
             endpoint.lead_to(Arc::clone(&addresses));
         }
         if endpoint.confined {
@@ -276,7 +279,7 @@ impl Pool {
             return Err(failed(Failure::of_connecting(ErrorKind::ConnectionAborted), &why));
         }
         self.introduce(endpoint);
-        let at_address = endpoint.counts_by_address.then(|| self.count_by_address(endpoint, reached));
+        let at_address = endpoint.counts_by_address().then(|| self.count_by_address(endpoint, reached));
         let open = Held::new(&endpoint.metrics().connections);
         Ok(Connection { stream, peer: reached, timer, limited: false, probed: false, open, at_address })
     }

@@ -31,7 +31,7 @@ impl Pool {
     /// Takes up what others have been told of where the name leads: who is served by kept connections never dials. Nobody is
     /// asked. A backend's own name is looked up all the time.
     pub(super) fn look_where_it_leads(&self, endpoint: &Endpoint) {
-        if endpoint.counts_by_address
+        if endpoint.counts_by_address()
             && let Some(addresses) = self.dns.known_addresses(&endpoint.address)
         {
             endpoint.lead_to(addresses);
