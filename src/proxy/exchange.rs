@@ -373,7 +373,6 @@ fn final_head(received: &mut Bytes, method: &Method, map: &mut HeaderMap) -> Res
         if !head.status.is_informational() || reject::is_switch(head.status) {
             return Ok(Some(head));
         }
-        *map = head.headers;
         map.clear();
     }
     Ok(None)

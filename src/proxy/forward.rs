@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, SET_COOKIE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
@@ -24,7 +24,7 @@ use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
 use super::upstream::{Dial, Entered, Lease, NoLease};
-use super::{Downstream, Proxy, Route, speaking};
+use super::{Downstream, Proxy, Route, adapt};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
@@ -68,7 +68,7 @@ const UNSENT: &str = "what has been sent is not attempted again";
 /// What Engine.IO answers to a `sid` it does not know, with other errors of a session's.
 const SESSION_UNKNOWN: u16 = 400;
 
-/// A pod's answer, as far as its head.
+/// A pod's answer, as far as its head. Its fields have taken the place of the request's.
 pub(super) struct Answered {
     head: Head,
     exchange: Box<Exchange>,
@@ -92,7 +92,7 @@ impl GivenUp {
 }
 
 impl<D: Directory> Forwarding<'_, D> {
-    /// Sends the request to its pod and waits for the response head.
+    /// Sends the request to its pod and waits for the response head, whose fields then stand in place of the request's.
     pub(super) async fn run(
         &self,
         head: &mut Parts,
@@ -102,13 +102,16 @@ impl<D: Directory> Forwarding<'_, D> {
     ) -> Result<Answered, GivenUp> {
         let close = !body.is_end_stream();
         // Lent to the attempts, and not handed from one to the next: a request's future would have room for every copy of it.
-        let mut unsent = Some(self.upload(head, body, record).await);
+        let mut unsent = Some(self.upload(head, body, record));
+        if let Some(upload) = unsent.as_mut().filter(|upload| upload.is_chunked()) {
+            upload.doubt(Doubt::about(self.downstream).await);
+        }
         record.upload = unsent.as_ref().and_then(Upload::progress);
         self.attempts(head, &mut unsent, route, record).await.map_err(|reject| GivenUp { reject, close })
     }
 
     /// The request as the pod gets it.
-    async fn upload(&self, head: &Parts, body: Incoming, record: &Record) -> Upload {
+    fn upload(&self, head: &Parts, body: Incoming, record: &Record) -> Upload {
         let framing = match body.size_hint().exact() {
             Some(0) if !head.headers.contains_key(CONTENT_LENGTH) => Framing::None,
             Some(length) => Framing::Length(length),
@@ -117,12 +120,8 @@ impl<D: Directory> Forwarding<'_, D> {
         let client = &self.downstream.client;
         let added = Added { client, request_id: record.request_id(), kind: self.kind, framing };
         let longest = self.proxy.config.downstream.max_body;
-        let upload = Upload::new(request::head(head, &added), body, framing, longest, record.started())
-            .on_demand(head.headers.contains_key(EXPECT));
-        match framing {
-            Framing::Chunked => upload.doubted(Doubt::about(self.downstream).await),
-            Framing::None | Framing::Length(_) => upload,
-        }
+        let on_demand = head.headers.contains_key(EXPECT);
+        Upload::new(request::head(head, &added), body, framing, longest, record.started()).on_demand(on_demand)
     }
 
     /// Attempts, for as long as they leave something `unsent` and it makes sense.
@@ -165,7 +164,7 @@ impl<D: Directory> Forwarding<'_, D> {
             let dial = Dial { timeout, youth: &self.downstream.youth };
             let this = Attempt { endpoint: &endpoint, now, dial, entered, who, left: &mut left, moved };
             let Unanswered { failure, own } = match self.attempt(head, unsent, this).await {
-                Ok((head, exchange)) => return Ok(self.answered(head, exchange, &mut route)),
+                Ok((answer, exchange)) => return Ok(self.answered(answer, exchange, &head.headers, &mut route)),
                 Err(unanswered) => unanswered,
             };
             let elsewhere = match self.note_failure(&mut route, failure, own) {
@@ -216,13 +215,13 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// What an answer means for the pod that gave it, and for the client's affinity to it.
-    fn answered(&self, head: Head, exchange: Box<Exchange>, route: &mut Route) -> Answered {
+    fn answered(&self, head: Head, exchange: Box<Exchange>, fields: &HeaderMap, route: &mut Route) -> Answered {
         let balancer = &self.proxy.balancer;
         let cookie = match route {
             Route::Pod(_) => None,
             Route::Backend(choice) => {
                 balancer.answered(choice, head.status);
-                balancer.cookie_beside(choice, &head.headers)
+                balancer.cookie_beside(choice, fields)
             }
         };
         Answered { head, exchange, cookie }
@@ -361,10 +360,11 @@ impl<D: Directory> Forwarding<'_, D> {
         self.proxy.route_of(plan, head, record).map(Some)
     }
 
-    /// The response with this head, or the tunnel it begins.
+    /// The response with this head and these fields, or the tunnel it begins.
     pub(super) fn respond(
         &self,
         answered: Answered,
+        fields: HeaderMap,
         mut record: Box<Record>,
         offer: Option<Box<Offer>>,
     ) -> Response<ResponseBody> {
@@ -375,7 +375,7 @@ impl<D: Directory> Forwarding<'_, D> {
         }
         let mut response = Response::new(());
         *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
+        *response.headers_mut() = fields;
         response.headers_mut().insert(X_REQUEST_ID, record.request_id().clone());
         if let Some(cookie) = cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -403,7 +403,9 @@ impl<D: Directory> Forwarding<'_, D> {
         }
         record.answer(head.status);
         let version = record.version();
-        speaking(version, response.map(|()| ResponseBody::from_pod(exchange, record)))
+        let mut response = response.map(|()| ResponseBody::from_pod(exchange, record));
+        adapt(&mut response, version);
+        response
     }
 }
 

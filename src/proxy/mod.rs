@@ -176,13 +176,15 @@ impl<D: Directory> Proxy<D> {
                 return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
             }
             if head::ends_here(&head) {
-                return Ok(self.answer_in_turn(record, reject::options(), &body).await);
+                others_first(&downstream).await;
+                return Ok(self.answer_by_itself(record, reject::options(), &body));
             }
             let route = match self.route(&head, &mut record).await {
                 Ok(Routed::To(route)) => route,
                 Ok(Routed::Redirected(location)) => {
+                    others_first(&downstream).await;
                     let answer = reject::redirect(location, head.headers);
-                    return Ok(self.answer_in_turn(record, answer, &body).await);
+                    return Ok(self.answer_by_itself(record, answer, &body));
                 }
                 Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
             };
@@ -191,7 +193,7 @@ impl<D: Directory> Proxy<D> {
             let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
             let given_up = match forwarding.run(&mut head, body, route, &mut record).await {
                 Ok(answered) => {
-                    let response = forwarding.respond(answered, record, offer);
+                    let response = forwarding.respond(answered, head.headers, record, offer);
                     downstream.upgrading.set(reject::is_switch(response.status()));
                     return Ok(response);
                 }
@@ -290,10 +292,8 @@ impl<D: Directory> Proxy<D> {
         self.refuse(record, reject, body)
     }
 
-    /// An answer of the router's own that is no refusal, after everybody else's turn. The connection ends where the request's
-    /// body has not been read.
-    async fn answer_in_turn(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
-        others_first(record.downstream()).await;
+    /// An answer of the router's own that is no refusal. The connection ends where the request's body has not been read.
+    fn answer_by_itself(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
         if !body.is_end_stream() {
             record.linger();
             answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -326,7 +326,8 @@ impl<D: Directory> Proxy<D> {
         *response.headers_mut() = answer.headers;
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         self.say_goodbye(response.headers_mut());
-        speaking(version, response)
+        adapt(&mut response, version);
+        response
     }
 
     /// From the lame duck on, every answer asks the peer to take its next request elsewhere.
@@ -354,10 +355,10 @@ enum Routed {
     Redirected(String),
 }
 
-/// The response as hyper has to be given it for a client of this version. To one of HTTP/1.0 that would keep the connection it
+/// Makes the response what hyper has to be given for a client of this version. To one of HTTP/1.0 that would keep the connection it
 /// says `keep-alive` also where our `close` stands beside it, and where only the connection's end ends the body; but not in
 /// an answer that is itself of that version, and does not ask for it.
-fn speaking(version: Version, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+fn adapt(response: &mut Response<ResponseBody>, version: Version) {
     let is_open_ended = |body: &ResponseBody| !body.is_end_stream() && body.size_hint().exact().is_none();
     let is_close = |option: &[u8]| option.eq_ignore_ascii_case(b"close");
     if version == Version::HTTP_10
@@ -366,7 +367,6 @@ fn speaking(version: Version, mut response: Response<ResponseBody>) -> Response<
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         *response.version_mut() = Version::HTTP_10;
     }
-    response
 }
 
 /// The id a trusted proxy gave the request, or a new one.

@@ -105,9 +105,14 @@ impl Upload {
         }
     }
 
-    /// The same, in doubt about its end.
-    pub(super) fn doubted(self, doubt: Doubt) -> Self {
-        Self { doubt: Some(doubt), ..self }
+    /// Its end is in doubt.
+    pub(super) fn doubt(&mut self, doubt: Doubt) {
+        self.doubt = Some(doubt);
+    }
+
+    /// Whether the body's length is not known before its end.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.chunked
     }
 
     /// The same, of a client that waits to be asked for the body, or not (RFC 9110 section 10.1.1). It is asked once a pod has

@@ -18,15 +18,14 @@ const MAX_FIELDS: usize = 100;
 /// Room for the fields that are put back or added later.
 const ADDED: usize = 4;
 
-/// A response head.
+/// A response head, without its end-to-end fields: they stay where they are put, for a map is large, and a head is handed on
+/// a dozen times.
 #[derive(Debug)]
 pub struct Head {
     /// The status.
     pub status: StatusCode,
     /// The reason phrase, where it is not the usual one.
     pub reason: Option<Bytes>,
-    /// The end-to-end fields.
-    pub headers: HeaderMap,
     /// Whether it switches, as far as its fields say, to the WebSocket protocol.
     pub websocket: bool,
     /// Reads the body.
@@ -65,8 +64,8 @@ struct Hop<'a> {
     named: Named<'a>,
 }
 
-/// Reads the head at the start of `received`, as far as it is there, and says how long it is. The fields go into `map`,
-/// once they are all there, in place of what it holds.
+/// Reads the head at the start of `received`, as far as it is there, and says how long it is. The end-to-end
+/// fields go into `map`, once they are all there, in place of what it holds.
 ///
 /// # Errors
 ///
@@ -99,7 +98,6 @@ pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<O
     let head = Head {
         status,
         reason: reason.map(|reason| received.slice_ref(reason.as_bytes())),
-        headers: std::mem::take(map),
         websocket: hop.switches_to_websocket(),
         keep_alive: persistent && !ambiguous && !matches!(body, Decoder::UntilClose),
         body,
@@ -228,10 +226,12 @@ mod tests {
         parse(&Bytes::copy_from_slice(text.as_bytes()), method, &mut HeaderMap::new())
     }
 
-    fn head(text: &str) -> Head {
-        let (head, length) = parse_for(&Method::GET, text).expect("a valid head").expect("a whole head");
+    fn head(text: &str) -> (Head, HeaderMap) {
+        let mut fields = HeaderMap::from_iter([(TRANSFER_ENCODING, HeaderValue::from_static("another's"))]);
+        let parsed = parse(&Bytes::copy_from_slice(text.as_bytes()), &Method::GET, &mut fields);
+        let (head, length) = parsed.expect("a valid head").expect("a whole head");
         assert_eq!(length, text.find("\r\n\r\n").expect("its end") + 4);
-        head
+        (head, fields)
     }
 
     fn error(text: &str) -> HeadError {
@@ -240,29 +240,29 @@ mod tests {
 
     #[test]
     fn a_head_and_nothing_of_this_hop() {
-        let head = head(
+        let (head, fields) = head(
             "HTTP/1.1 200 Fine\r\nContent-Length: 5\r\nConnection: keep-alive, X-Own\r\nKeep-Alive: timeout=5\r\n\
              X-Own: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-Request-Id: theirs\r\n\r\nhello",
         );
         assert_eq!((head.status, head.reason.as_deref()), (StatusCode::OK, Some(&b"Fine"[..])));
-        let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        let mut names: Vec<_> = fields.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "set-cookie"]);
-        assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
+        assert_eq!(fields.get_all("set-cookie").iter().count(), 2);
         assert!(matches!(head.body, Decoder::Length(5)) && head.keep_alive && !head.websocket);
         for (line, reason) in [("200 OK", None), ("200 ", Some("")), ("299", Some("")), ("299 Mine", Some("Mine"))] {
-            let parsed = self::head(&format!("HTTP/1.1 {line}\r\n\r\n")).reason;
+            let parsed = self::head(&format!("HTTP/1.1 {line}\r\n\r\n")).0.reason;
             assert_eq!(parsed.as_deref(), reason.map(str::as_bytes), "{line}");
         }
     }
 
     #[test]
     fn what_connection_names_ends_here_wherever_it_stands_and_the_rest_keeps_its_order() {
-        let head = head(
+        let (_, fields) = head(
             "HTTP/1.1 426 X\r\nA: 1\r\nX-Own: 1\r\nTrailer: b\r\nC: 1\r\nUpgrade: h2c\r\nD: 1\r\nA: 2\r\nConnection: x-own\r\n\
              Connection: upgrade\r\n\r\n",
         );
-        let fields: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let expected: [(&str, &[u8]); 5] = [("a", b"1"), ("a", b"2"), ("c", b"1"), ("upgrade", b"h2c"), ("d", b"1")];
         assert_eq!(fields, expected);
     }
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn lengths_pass_on_where_they_may() {
-        let length = |text: &str| head(text).headers.get("content-length").map(|value| value.as_bytes().to_vec());
+        let length = |text: &str| head(text).1.get("content-length").map(|value| value.as_bytes().to_vec());
         assert_eq!(length("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"), Some(b"5".to_vec()));
         assert_eq!(length("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n"), None);
         assert_eq!(length("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n"), None);
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn whether_the_connection_lives_on() {
-        let lives = |text: &str| head(text).keep_alive;
+        let lives = |text: &str| head(text).0.keep_alive;
         assert!(lives("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"));
         assert!(lives("HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 0\r\n\r\n"));
         assert!(!lives("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n"));
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_switch_to_websocket_names_it_once() {
-        let switches = |fields: &str| head(&format!("HTTP/1.1 101 X\r\n{fields}\r\n")).websocket;
+        let switches = |fields: &str| head(&format!("HTTP/1.1 101 X\r\n{fields}\r\n")).0.websocket;
         assert!(switches("Upgrade: WebSocket\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n"));
         assert!(!switches("Upgrade: websocket\r\n"));
         assert!(!switches("Upgrade: h2c\r\nConnection: upgrade\r\n"));
