@@ -35,7 +35,7 @@ impl Client {
     /// counts as what it is.
     pub fn new(ip: IpAddr, trusted: &[IpNet]) -> Self {
         let ip = ip.to_canonical();
-        Self { ip, text: text(ip), trusted: trusted.iter().any(|network| network.contains(&ip)) }
+        Self { ip, text: written(ip), trusted: trusted.iter().any(|network| network.contains(&ip)) }
     }
 
     /// The same address, whose word does not count: a load balancer's that did not say whom a connection is for. What
@@ -45,9 +45,9 @@ impl Client {
     }
 }
 
-/// An address as text, which every connection needs once. One of IPv4 without the formatter's help, which costs several times
-/// as much.
-fn text(ip: IpAddr) -> String {
+/// An address as text, which every connection needs once. One of IPv4 without the formatter's help, which costs several
+/// times as much.
+fn written(ip: IpAddr) -> String {
     // With space for all of it: it would grow piece by piece.
     let mut text = String::with_capacity(if ip.is_ipv4() { LONGEST_IPV4 } else { LONGEST_IPV6 });
     match ip {
@@ -167,10 +167,10 @@ mod tests {
     fn an_address_is_written_as_everybody_does() {
         for octet in 0..=255 {
             let ip = IpAddr::from([octet, 0, 255 - octet, 10]);
-            assert_eq!(text(ip), ip.to_string());
+            assert_eq!(super::written(ip), ip.to_string());
         }
         for ip in ["::1", "2001:db8::ff", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] {
-            assert_eq!(text(ip.parse().expect("an address")), ip);
+            assert_eq!(super::written(ip.parse().expect("an address")), ip);
         }
     }
 

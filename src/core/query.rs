@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The names and values of a query, decoded.
 ///
-/// Most of them are written plainly. Those are told apart by their separators alone: to decode costs several times as much.
+/// Most are written plainly. Those are split at their separators alone: to decode costs several times as much.
 pub fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         if pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) {

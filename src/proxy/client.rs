@@ -63,6 +63,8 @@ struct SocketState {
     /// Whether the client has said of a request that it is the last: its answer goes with the connection's end. The end may
     /// come without that.
     client_closes: Cell<bool>,
+    /// Whether hyper has been told to end the connection with the answer under way.
+    told_to_end: Cell<bool>,
     cork: Cell<Cork>,
     switch: Cell<Switch>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
@@ -93,11 +95,11 @@ enum Cork {
     TooLong,
 }
 
-/// How far a 101 has gone, which must not say `close`: hyper adds that where the handshake has said it (`enforce_version`),
-/// and nowhere else, for no connection is told to end while it may become a tunnel.
+/// How far a 101 has gone that must not say `close`: hyper adds that where the handshake has said it, or hyper has been told to
+/// end the connection (`enforce_version`), as it may be before it is known that what comes next is a handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Switch {
-    /// There is none, or all that is to be left out of it has been.
+    /// There is none, or nothing is to be left out of it any more.
     #[default]
     None,
     /// It is what hyper writes next.
@@ -225,7 +227,7 @@ impl Downstream {
 
     /// The connection is to become this tunnel's.
     pub(super) fn agree(&self, tunnel: Agreed) {
-        if self.socket.client_closes.get() {
+        if self.may_say_close() {
             self.socket.switch.set(Switch::Agreed);
         }
         *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
@@ -251,6 +253,16 @@ impl Downstream {
     /// It is the connection's last, by the client's own word.
     pub(super) fn note_last(&self) {
         self.socket.client_closes.set(true);
+    }
+
+    /// hyper has been told to end the connection with the answer under way: it adds `close` to that.
+    pub fn note_told_to_end(&self) {
+        self.socket.told_to_end.set(true);
+    }
+
+    /// Whether hyper may add `close` to the answer under way.
+    fn may_say_close(&self) -> bool {
+        self.socket.client_closes.get() || self.socket.told_to_end.get()
     }
 
     /// hyper's turn is over without an end, which what it has written last waits for: that goes out at the next turn, when
@@ -378,6 +390,16 @@ mod tests {
             downstream.is_not_cut_short();
             assert_eq!(downstream.socket.ending.get(), left, "{ending:?}");
         }
+    }
+
+    /// Else each 101 would be searched for it.
+    #[test]
+    fn hyper_adds_close_where_the_client_has_said_it_or_it_has_been_told_to_end() {
+        let (of_a_client, told) = (accepted().0, accepted().0);
+        assert!(!of_a_client.may_say_close() && !told.may_say_close());
+        of_a_client.note_last();
+        told.note_told_to_end();
+        assert!(of_a_client.may_say_close() && told.may_say_close());
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) struct Endpoint {
     pub(super) load: Load,
     /// Its address as the socket takes it, where that is no name: there is nothing to be looked up.
     pub(super) literal: Option<Arc<[SocketAddr]>>,
-    /// That address, as it was last, and what it has to do.
+    /// The address that a name led to last, and what that has to do.
     pub(super) reached: RefCell<Option<(SocketAddr, Load)>>,
     /// Where the name led when it was looked up last; empty until then, and for what needs no looking up.
     pub(super) addresses: RefCell<Arc<[SocketAddr]>>,

@@ -193,7 +193,8 @@ impl<D: Directory> Proxy<D> {
             let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
             let given_up = match forwarding.run(&mut head, body, route, &mut record).await {
                 Ok(answered) => {
-                    let response = forwarding.respond(answered, head.headers, record, offer);
+                    let fields = head.headers; // the answer's by now
+                    let response = forwarding.respond(answered, fields, record, offer);
                     downstream.upgrading.set(reject::is_switch(response.status()));
                     return Ok(response);
                 }
@@ -292,7 +293,8 @@ impl<D: Directory> Proxy<D> {
         self.refuse(record, reject, body)
     }
 
-    /// An answer of the router's own that is no refusal. The connection ends where the request's body has not been read.
+    /// An answer of the router's own that is no refusal. The connection ends where the request's body is unread. Whoever calls
+    /// has given the others their turn.
     fn answer_by_itself(&self, record: Box<Record>, mut answer: Own, body: &Incoming) -> Response<ResponseBody> {
         if !body.is_end_stream() {
             record.linger();
@@ -355,9 +357,9 @@ enum Routed {
     Redirected(String),
 }
 
-/// Makes the response what hyper has to be given for a client of this version. To one of HTTP/1.0 that would keep the connection it
-/// says `keep-alive` also where our `close` stands beside it, and where only the connection's end ends the body; but not in
-/// an answer that is itself of that version, and does not ask for it.
+/// Makes the response what hyper has to be given for a client of this version. To one of HTTP/1.0 that would keep the
+/// connection it says `keep-alive` also where our `close` stands beside it, and where only the connection's end ends the
+/// body; but not in an answer that is itself of that version, and does not ask for it.
 fn adapt(response: &mut Response<ResponseBody>, version: Version) {
     let is_open_ended = |body: &ResponseBody| !body.is_end_stream() && body.size_hint().exact().is_none();
     let is_close = |option: &[u8]| option.eq_ignore_ascii_case(b"close");

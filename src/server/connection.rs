@@ -64,6 +64,7 @@ impl<D: Directory> Server<D> {
                 let mut ended = Pin::new(&mut connection).poll(cx);
                 if ended.is_pending() && !told && downstream.doubts.takes_no_more() {
                     told = true;
+                    downstream.note_told_to_end();
                     Pin::new(&mut connection).graceful_shutdown();
                     ended = Pin::new(&mut connection).poll(cx);
                 }
@@ -75,6 +76,7 @@ impl<D: Directory> Server<D> {
                     let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
                     if turn.as_mut().poll(cx).is_ready() {
                         told = true;
+                        downstream.note_told_to_end();
                         Pin::new(&mut connection).graceful_shutdown();
                         ended = Pin::new(&mut connection).poll(cx);
                     }

@@ -18,8 +18,8 @@ const MAX_FIELDS: usize = 100;
 /// Room for the fields that are put back or added later.
 const ADDED: usize = 4;
 
-/// A response head, without its end-to-end fields: they stay where they are put, for a map is large, and a head is handed on
-/// a dozen times.
+/// A response head without its end-to-end fields, which are in the map that [`parse`] was given: a map is large, and a head
+/// is handed on a dozen times.
 #[derive(Debug)]
 pub struct Head {
     /// The status.
@@ -69,7 +69,7 @@ struct Hop<'a> {
 ///
 /// # Errors
 ///
-/// Why it cannot be used.
+/// Why it cannot be used. The map is then of no use either.
 pub fn parse(received: &Bytes, method: &Method, map: &mut HeaderMap) -> Result<Option<(Head, usize)>, HeadError> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);

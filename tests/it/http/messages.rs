@@ -140,8 +140,8 @@ fn rfc9112_9_6_an_http_1_0_client_is_not_told_that_a_connection_stays_which_ends
         let says: Vec<_> = head.lines().filter(|line| line.starts_with("connection:")).collect();
         assert_eq!(says, ["connection: close"], "{what}: {answer}");
     };
-    // A body whose end only the connection's end tells. The pod says that it closes: else the next request might be sent to it
-    // before that is noticed.
+    // A body whose end only the connection's end tells. The pod says that it closes: else the next request might be sent
+    // to it before that is noticed.
     for body in ["Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "\r\nhello"] {
         let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{body}");
         stage.pods[0].play(script::answer_and_close(answer));
