@@ -12,6 +12,8 @@ import { fail, printLine, readArguments, setDeadline } from "./support.mjs";
 // As a StatefulSet names its pods; not what the page shows while it waits.
 const POD = /^backend-\d+$/;
 const WAITING = "Waiting for somebody else…";
+/** What a client sends over a WebSocket that answered its probe: from then on it uses no other transport. */
+const ENGINE_IO_UPGRADE = "5";
 /** It passes in full only where something fails, or on a machine that is busy with a build. */
 const STEP_MS = 45_000;
 
@@ -165,8 +167,15 @@ async function apiIsAskedAgain() {
 /** What the page says in between is gone within a second: it is written down. */
 async function waiterLearns() {
   const mary = await person("Mary");
+  // A pod that ends between Engine.IO's probe of the WebSocket and the upgrade to it leaves its client with a transport that
+  // it has paused: it notices at its ping timeout only, after 45 seconds.
+  const upgraded = new Promise((resolve) => {
+    const note = ({ payload }) => payload === ENGINE_IO_UPGRADE && resolve();
+    mary.page.on("websocket", (socket) => socket.on("framesent", note));
+  });
   await enterWaitingRoom(mary);
   await text(mary, "#state", WAITING);
+  await upgraded;
   await mary.page.evaluate(() => {
     const state = document.getElementById("state");
     window.seen = [];
