@@ -260,9 +260,14 @@ impl Downstream {
         self.socket.told_to_end.set(true);
     }
 
+    /// Whether it has.
+    pub fn is_told_to_end(&self) -> bool {
+        self.socket.told_to_end.get()
+    }
+
     /// Whether hyper may add `close` to the answer under way.
     fn may_say_close(&self) -> bool {
-        self.socket.client_closes.get() || self.socket.told_to_end.get()
+        self.socket.client_closes.get() || self.is_told_to_end()
     }
 
     /// hyper's turn is over without an end, which what it has written last waits for: that goes out at the next turn, when

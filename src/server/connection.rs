@@ -56,26 +56,28 @@ impl<D: Directory> Server<D> {
             let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
             let mut connection = self.http.serve_connection(socket, service);
             let mut patience = Patience::default();
-            let (mut told, mut noted) = (false, false);
+            let mut noted = false;
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
             let ended = poll_fn(|cx| {
                 // Whatever has no timer in the connection's youth is looked at when this is woken at its end.
                 member.enrol(cx.waker());
                 let mut ended = Pin::new(&mut connection).poll(cx);
-                if ended.is_pending() && !told && downstream.doubts.takes_no_more() {
-                    told = true;
+                if ended.is_pending() && !downstream.is_told_to_end() && downstream.doubts.takes_no_more() {
                     downstream.note_told_to_end();
                     Pin::new(&mut connection).graceful_shutdown();
                     ended = Pin::new(&mut connection).poll(cx);
                 }
                 // What is known only in part may become a handshake.
                 let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
-                if ended.is_pending() && !told && member.phase(cx.waker()) == Phase::Draining && !may_upgrade() {
+                if ended.is_pending()
+                    && !downstream.is_told_to_end()
+                    && member.phase(cx.waker()) == Phase::Draining
+                    && !may_upgrade()
+                {
                     // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
                     // the runtime's, what has come by now has been seen.
                     let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
                     if turn.as_mut().poll(cx).is_ready() {
-                        told = true;
                         downstream.note_told_to_end();
                         Pin::new(&mut connection).graceful_shutdown();
                         ended = Pin::new(&mut connection).poll(cx);
