@@ -139,11 +139,11 @@
 //! - **Never sent twice.** A request of which a pod may have seen a byte is not repeated, whatever its method. Before a kept
 //!   connection is reused the socket is peeked at, so that a pod's close is seen before the request is written.
 //! - **HTTP/1.1 on both sides**: what Traefik speaks to a backend, and what WebSocket upgrades need. Towards clients it is
-//!   hyper's. Towards pods it is ours, over httparse ([`core::wire`], `proxy/exchange.rs`): hyper's client wants a task and
-//!   two channels for every connection and moves each body frame through them, which was a sixth of a request's cost; and
-//!   here it is known exactly whether a byte has been sent, which decides whether a request may be sent again. The price
-//!   is a response parser of our own: it is strict (what two readers could understand differently ends the connection),
-//!   pure, and tested in pieces of every size.
+//!   hyper's, but for a 101: a tunnel takes the socket out of hyper and begins with that. Towards pods it is ours, over
+//!   httparse ([`core::wire`], `proxy/exchange.rs`): hyper's client wants a task and two channels for every connection and
+//!   moves each body frame through them, which was a sixth of a request's cost; and here it is known exactly whether a byte
+//!   has been sent, which decides whether a request may be sent again. The price is a response parser of our own: it is
+//!   strict (what two readers could understand differently ends the connection), pure, and tested in pieces of every size.
 //! - **What happens to every request costs nothing that can be done once**: counters are found by label once a thread, a
 //!   connection has one timer that is set again only when it fires ([`timer`]), a client's none in its first second, nor has
 //!   a dial or an exchange that begins in that, fields go from the client's head to the pod's bytes without a map between,

@@ -27,9 +27,6 @@ use crate::metrics::Held;
 pub struct Downstream {
     /// The peer, and whether it is believed.
     pub client: Client,
-    /// Set while a handshake may still be answered with a 101: a graceful shutdown of the connection would turn that
-    /// 101's `Connection: upgrade` into `close` (hyper's `enforce_version`).
-    pub upgrading: Cell<bool>,
     /// Its first second.
     pub youth: Youth,
     /// Whether another request may be taken from it.
@@ -40,7 +37,7 @@ pub struct Downstream {
     requests: Cell<u64>,
     /// Those that are not over: one, and a second for a moment after a [`Downstream::hold`].
     under_way: Cell<u32>,
-    /// What the connection is to become once hyper is done with it.
+    /// What the connection is to become.
     tunnel: RefCell<Option<Box<Agreed>>>,
     socket: SocketState,
     /// Counts the connection; the tunnel's once it has become one.
@@ -63,10 +60,7 @@ struct SocketState {
     /// Whether the client has said of a request that it is the last: its answer goes with the connection's end. The end may
     /// come without that.
     client_closes: Cell<bool>,
-    /// Whether hyper has been told to end the connection with the answer under way.
-    told_to_end: Cell<bool>,
     cork: Cell<Cork>,
-    switch: Cell<Switch>,
     /// What is said to a client of which no request was understood. Boxed, because most never are.
     unheard: OnceCell<Box<Unheard>>,
 }
@@ -93,19 +87,6 @@ enum Cork {
     ForTheEnd,
     /// It has not: it waits for something else, and the answer waits no longer.
     TooLong,
-}
-
-/// How far a 101 has gone that must not say `close`: hyper adds that where the handshake has said it, or hyper has been told to
-/// end the connection (`enforce_version`), as it may be before it is known that what comes next is a handshake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Switch {
-    /// There is none, or nothing is to be left out of it any more.
-    #[default]
-    None,
-    /// It is what hyper writes next.
-    Agreed,
-    /// So many bytes before what is to be left out.
-    Before(usize),
 }
 
 /// How a client's connection is ended that has not ended by itself.
@@ -162,7 +143,6 @@ impl Downstream {
         Self {
             client,
             youth,
-            upgrading: Cell::new(false),
             doubts: Doubts::default(),
             idle_since: Cell::new(Some(Instant::now())),
             requests: Cell::new(0),
@@ -227,15 +207,13 @@ impl Downstream {
 
     /// The connection is to become this tunnel's.
     pub(super) fn agree(&self, tunnel: Agreed) {
-        if self.may_say_close() {
-            self.socket.switch.set(Switch::Agreed);
-        }
         *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 
-    /// The tunnel that it is to become, if it is: once, and from then on nobody else's.
+    /// The tunnel that it is to become, if it is: once, and from then on nobody else's. Not before the client has taken all
+    /// that hyper has for it: an answer to a request before the handshake.
     pub fn take_tunnel(&self) -> Option<Box<Agreed>> {
-        self.tunnel.take()
+        if self.socket.stuck.get() { None } else { self.tunnel.take() }
     }
 
     /// What counts the connection, for a tunnel that counts in its place.
@@ -253,21 +231,6 @@ impl Downstream {
     /// It is the connection's last, by the client's own word.
     pub(super) fn note_last(&self) {
         self.socket.client_closes.set(true);
-    }
-
-    /// hyper has been told to end the connection with the answer under way: it adds `close` to that.
-    pub fn note_told_to_end(&self) {
-        self.socket.told_to_end.set(true);
-    }
-
-    /// Whether it has.
-    pub fn is_told_to_end(&self) -> bool {
-        self.socket.told_to_end.get()
-    }
-
-    /// Whether hyper may add `close` to the answer under way.
-    fn may_say_close(&self) -> bool {
-        self.socket.client_closes.get() || self.is_told_to_end()
     }
 
     /// hyper's turn is over without an end, which what it has written last waits for: that goes out at the next turn, when
@@ -395,16 +358,6 @@ mod tests {
             downstream.is_not_cut_short();
             assert_eq!(downstream.socket.ending.get(), left, "{ending:?}");
         }
-    }
-
-    /// Else each 101 would be searched for it.
-    #[test]
-    fn hyper_adds_close_where_the_client_has_said_it_or_it_has_been_told_to_end() {
-        let (of_a_client, told) = (accepted().0, accepted().0);
-        assert!(!of_a_client.may_say_close() && !told.may_say_close());
-        of_a_client.note_last();
-        told.note_told_to_end();
-        assert!(of_a_client.may_say_close() && told.may_say_close());
     }
 
     #[test]

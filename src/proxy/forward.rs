@@ -31,8 +31,8 @@ use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
 use crate::core::head::{Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
 use crate::core::session::{AffinitySource, has_sid};
-use crate::core::wire::Head;
 use crate::core::wire::request::{self, Added, Framing};
+use crate::core::wire::{Head, switch};
 use crate::directory::Directory;
 
 /// One request on its way to a pod.
@@ -360,39 +360,38 @@ impl<D: Directory> Forwarding<'_, D> {
         self.proxy.route_of(plan, head, record).map(Some)
     }
 
-    /// The response with this head and these fields, or the tunnel it begins.
+    /// The response with this head and these fields; `None` where the connection is to become a tunnel.
     pub(super) fn respond(
         &self,
         answered: Answered,
-        fields: HeaderMap,
+        mut fields: HeaderMap,
         mut record: Box<Record>,
-        offer: Option<Box<Offer>>,
-    ) -> Response<ResponseBody> {
+        offer: Option<Offer>,
+    ) -> Option<Response<ResponseBody>> {
         let Answered { head, exchange, cookie } = answered;
         exchange.lease().endpoint().count(head.status);
         if head.status.as_u16() == SESSION_UNKNOWN && has_sid(record.query()) {
             self.proxy.metrics.affinity_misses.inc();
         }
+        fields.insert(X_REQUEST_ID, record.request_id().clone());
+        if let Some(cookie) = cookie {
+            fields.append(SET_COOKIE, cookie);
+        }
+        if reject::is_switch(head.status) {
+            if !offer.is_some_and(|offer| head.websocket && offer.is_accepted_by(&fields)) {
+                return Some(self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true }));
+            }
+            record.answer(head.status);
+            let switch = switch::head(head.reason.as_deref(), &fields);
+            self.downstream.agree(Agreed::new(self.proxy, exchange, switch, &record));
+            record.complete();
+            return None;
+        }
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = fields;
-        response.headers_mut().insert(X_REQUEST_ID, record.request_id().clone());
-        if let Some(cookie) = cookie {
-            response.headers_mut().append(SET_COOKIE, cookie);
-        }
         if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
             response.extensions_mut().insert(reason);
-        }
-        if reject::is_switch(head.status) {
-            let accepted = offer.filter(|offer| head.websocket && offer.is_accepted_by(response.headers()));
-            let Some(offer) = accepted else {
-                return self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true });
-            };
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-            record.answer(head.status);
-            self.downstream.agree(Agreed::new(self.proxy, exchange, *offer, &record));
-            return response.map(|()| ResponseBody::own(bytes::Bytes::new(), record));
         }
         if self.downstream.doubts.takes_no_more() || exchange.turns_the_rest_away() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -405,7 +404,7 @@ impl<D: Directory> Forwarding<'_, D> {
         let version = record.version();
         let mut response = response.map(|()| ResponseBody::from_pod(exchange, record));
         adapt(&mut response, version);
-        response
+        Some(response)
     }
 }
 

@@ -27,6 +27,7 @@ mod upkeep;
 mod upload;
 mod upstream;
 
+use std::future::pending;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -170,7 +171,6 @@ impl<D: Directory> Proxy<D> {
             };
             if kind == Kind::WebSocket {
                 record.exchange = RequestKind::WebSocket;
-                downstream.upgrading.set(true);
             }
             if let Err(refusal) = self.admit(&head, client, kind, &body) {
                 return Ok(self.refuse_in_turn(record, Reject::Admission(refusal), &body).await);
@@ -188,15 +188,15 @@ impl<D: Directory> Proxy<D> {
                 }
                 Err(reject) => return Ok(self.refuse_in_turn(record, reject, &body).await),
             };
-            let offer = if kind == Kind::WebSocket { Offer::take(&mut head) } else { None };
-            downstream.upgrading.set(offer.is_some());
+            let offer = if kind == Kind::WebSocket { Offer::of(&head.headers) } else { None };
             let forwarding = Forwarding { proxy: &self, downstream: &downstream, kind };
             let given_up = match forwarding.run(&mut head, body, route, &mut record).await {
                 Ok(answered) => {
                     let fields = head.headers; // the answer's by now
-                    let response = forwarding.respond(answered, fields, record, offer);
-                    downstream.upgrading.set(reject::is_switch(response.status()));
-                    return Ok(response);
+                    return match forwarding.respond(answered, fields, record, offer) {
+                        Some(response) => Ok(response),
+                        None => pending().await, // the connection is taken from hyper: see `upgrade`
+                    };
                 }
                 Err(given_up) if given_up.has_no_client() => return Err(ClientGone),
                 Err(given_up) => given_up,
@@ -321,7 +321,6 @@ impl<D: Directory> Proxy<D> {
 
     fn answer(&self, mut record: Box<Record>, answer: Own) -> Response<ResponseBody> {
         record.answer(answer.status);
-        record.downstream().upgrading.set(false);
         let (request_id, version) = (record.request_id().clone(), record.version());
         let mut response = Response::new(ResponseBody::own(answer.body, record));
         *response.status_mut() = answer.status;

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
@@ -118,8 +117,11 @@ pub(super) struct Direction {
 /// What has been read, and not yet been taken by the other side. Nothing is read meanwhile.
 #[derive(Debug)]
 struct Pending {
-    /// Never empty: what has been emptied may hold on to the whole buffer it was a part of, for as long as the tunnel idles.
-    bytes: Bytes,
+    bytes: Vec<u8>,
+    /// So many of them have been.
+    taken: usize,
+    /// So many of them are the 101, which does not count among the tunnel's.
+    head: usize,
     /// Since when nothing of it is taken.
     stuck: Instant,
 }
@@ -142,14 +144,15 @@ enum Broken {
 // === impl Direction ===
 
 impl Direction {
-    /// From the client, with bytes read together with its request, and perhaps more that has been [looked past](poll_past).
-    pub(super) fn to_pod(early: Bytes, looked_past: bool) -> Self {
-        Self { looked_past, to_pod: true, ..Self::to_client(early) }
+    /// From the client since `now`, with bytes read together with its request, and perhaps more that has been
+    /// [looked past](poll_past).
+    pub(super) fn to_pod(early: Vec<u8>, looked_past: bool, now: Instant) -> Self {
+        Self { looked_past, to_pod: true, ..Self::to_client(early, 0, now) }
     }
 
-    /// From the pod, with bytes glued to its 101.
-    pub(super) fn to_client(early: Bytes) -> Self {
-        let pending = Pending::of(early);
+    /// From the pod since `now`, with its 101, a `head` of so many bytes, and whatever was glued to that.
+    pub(super) fn to_client(early: Vec<u8>, head: usize, now: Instant) -> Self {
+        let pending = Pending::of(early, head, now);
         Self { pending, looked_past: false, to_pod: false, limited: false, state: State::Open, bytes: 0 }
     }
 
@@ -189,14 +192,15 @@ impl Direction {
 
     fn flush(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream, moved: &mut u64) -> Poll<io::Result<()>> {
         while let Some(pending) = &mut self.pending {
-            let written = ready!(Pin::new(&mut Direct(sink)).poll_write(cx, &pending.bytes))?;
-            pending.bytes.advance(written);
-            if pending.bytes.is_empty() {
+            let before = pending.taken.max(pending.head);
+            pending.taken += ready!(Pin::new(&mut Direct(sink)).poll_write(cx, &pending.bytes[pending.taken..]))?;
+            let passed_on = pending.taken.saturating_sub(before);
+            if pending.taken == pending.bytes.len() {
                 self.pending = None;
             } else {
                 pending.stuck = Instant::now();
             }
-            self.count(written, moved);
+            self.count(passed_on, moved);
         }
         Poll::Ready(Ok(()))
     }
@@ -233,7 +237,7 @@ impl Direction {
             };
             self.count(written, moved);
             if written < read.len() {
-                self.pending = Pending::of(Bytes::copy_from_slice(&read[written..]));
+                self.pending = Pending::of(read[written..].to_vec(), 0, Instant::now());
             }
             Poll::Ready(Ok(()))
         })
@@ -253,8 +257,8 @@ impl Direction {
 // === impl Pending ===
 
 impl Pending {
-    fn of(bytes: Bytes) -> Option<Box<Self>> {
-        (!bytes.is_empty()).then(|| Box::new(Self { bytes, stuck: Instant::now() }))
+    fn of(bytes: Vec<u8>, head: usize, now: Instant) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, taken: 0, head, stuck: now }))
     }
 }
 
@@ -418,7 +422,7 @@ mod tests {
         let mut reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
         let mut sink = listener.accept().await.expect("it has connected").0;
         // More than the kernel takes at once.
-        let mut direction = Direction::to_client(vec![7; 64 * 1024 * 1024].into());
+        let mut direction = Direction::to_client(vec![7; 64 * 1024 * 1024], 0, Instant::now());
         let mut flush = |sink: &mut TcpStream| {
             let (mut cx, mut moved) = (Context::from_waker(std::task::Waker::noop()), 0);
             assert!(direction.flush(&mut cx, sink, &mut moved).is_pending());

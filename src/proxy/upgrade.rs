@@ -1,20 +1,20 @@
 //! From a matching 101 to a tunnel: the pod's socket, and the client's taken back from hyper, each with what had been
 //! read too early.
 //!
-//! The task that serves the connection goes on with the client's socket itself, once hyper has written the 101 and is done.
-//! hyper's own way, a future for the socket, needs another task, and a lock and a box on the way to it.
+//! hyper gets no answer to a handshake that a pod accepts: the task that serves the connection takes the client's socket
+//! out of it, and the 101 is the first that the tunnel passes on. hyper's own way, an answer and a future for the socket,
+//! needs another task, and a lock and a box on the way to it; and a 101 that it writes may say `close`
+//! ([`switch`](crate::core::wire::switch)).
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
-use http::request::Parts;
-use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -29,47 +29,44 @@ use crate::directory::Directory;
 use crate::drain::Member;
 use crate::metrics::Held;
 
-/// A WebSocket handshake that a pod may accept.
+/// A WebSocket handshake that a pod may accept: the `Sec-WebSocket-Accept` that answers this one and no other.
 #[derive(Debug)]
-pub(super) struct Offer {
-    /// Tells whether hyper has written the 101.
-    on_client: OnUpgrade,
-    /// The `Sec-WebSocket-Accept` that answers this handshake and no other.
-    accept: String,
-}
+pub(super) struct Offer(String);
 
 impl Offer {
-    /// The offer of a request that is a handshake.
-    pub(super) fn take(head: &mut Parts) -> Option<Box<Self>> {
-        let on_client = head.extensions.remove::<OnUpgrade>()?;
-        let key = head.headers.get(SEC_WEBSOCKET_KEY)?;
-        let accept = derive_accept_key(key.as_bytes());
-        Some(Box::new(Self { on_client, accept }))
+    /// The offer in a request that is a handshake.
+    pub(super) fn of(fields: &HeaderMap) -> Option<Self> {
+        let key = fields.get(SEC_WEBSOCKET_KEY)?;
+        Some(Self(derive_accept_key(key.as_bytes())))
     }
 
     /// Whether the pod has understood what was asked (RFC 6455 section 4.2.2): a 101 for any other reason, or from a
     /// pod that is out of step with its requests, must not open a tunnel.
     pub(super) fn is_accepted_by(&self, headers: &HeaderMap) -> bool {
         let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
-        matches!((accepts.next(), accepts.next()), (Some(accept), None) if accept == self.accept.as_str())
+        matches!((accepts.next(), accepts.next()), (Some(accept), None) if accept == self.0.as_str())
     }
 }
 
-/// A tunnel that its pod has agreed to, until hyper lets go of the client's socket. Dropped, it closes the pod's.
+/// A tunnel that its pod has agreed to, until the client's socket is taken out of hyper. Dropped, it closes the pod's.
 #[derive(Debug)]
 pub struct Agreed {
-    on_client: OnUpgrade,
     pod: TcpStream,
-    /// What came together with the 101.
-    early: Bytes,
+    /// To the client: the 101, and what came together with it.
+    down: Direction,
     common: Rc<Common>,
     story: Story,
     kept: PodShare,
 }
 
 impl Agreed {
-    /// With the exchange that the 101 has ended, as the record says. The 101 itself is still to be returned by the caller.
-    pub(super) fn new<D: Directory>(proxy: &Proxy<D>, exchange: Box<Exchange>, offer: Offer, record: &Record) -> Self {
+    /// With the exchange that the 101 has ended, as the record says, and the 101's `head` for the client.
+    pub(super) fn new<D: Directory>(
+        proxy: &Proxy<D>,
+        exchange: Box<Exchange>,
+        mut head: Vec<u8>,
+        record: &Record,
+    ) -> Self {
         let pod = exchange.lease().endpoint().metrics();
         let story = Story {
             started: record.answered(),
@@ -80,29 +77,20 @@ impl Agreed {
             _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),
         };
         let (pod, early, kept) = exchange.into_tunnel();
-        Self { on_client: offer.on_client, pod, early, common: Rc::clone(&proxy.tunnels), story, kept }
+        let length = head.len();
+        head.extend_from_slice(&early);
+        let down = Direction::to_client(head, length, story.started);
+        Self { pod, down, common: Rc::clone(&proxy.tunnels), story, kept }
     }
 
-    /// The tunnel between the pod and the client, which has been sent the 101; `early` is what it has sent already. It goes
-    /// on as the `member` that its connection was, and counts in its place. `None` where the 101 did not go out.
-    pub fn begin(
-        self: Box<Self>,
-        member: Member,
-        downstream: &Downstream,
-        client: ClientSocket,
-        early: Bytes,
-    ) -> Option<Box<Relay>> {
-        let Self { mut on_client, pod, early: early_down, common, story, kept } = *self;
-        // Told to upgrade by itself, hyper calls its part an error of the user's; where it did not come to that, cancelled.
-        let told = Pin::new(&mut on_client).poll(&mut Context::from_waker(Waker::noop()));
-        if !matches!(told, Poll::Ready(Err(error)) if error.is_user()) {
-            tracing::debug!("the 101 did not reach the client");
-            return None;
-        }
+    /// The tunnel between the pod and the client, which has sent `early` already. It goes on as the `member` that its connection
+    /// was, and counts in its place.
+    pub fn begin(self, member: Member, downstream: &Downstream, client: ClientSocket, early: Bytes) -> Box<Relay> {
+        let Self { pod, down, common, story, kept } = self;
         let (client, looked_past) = client.into_stream();
-        let up = Direction::to_pod(early, looked_past);
-        let tunnel = Tunnel::new((client, up), (pod, Direction::to_client(early_down)), common, member, story.started);
-        Some(Box::new(Relay { tunnel, story, end: None, kept, _permit: downstream.take_permit() }))
+        let up = Direction::to_pod(early.into(), looked_past, story.started);
+        let tunnel = Tunnel::new((client, up), (pod, down), common, member, story.started);
+        Box::new(Relay { tunnel, story, end: None, kept, _permit: downstream.take_permit() })
     }
 }
 

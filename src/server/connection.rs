@@ -56,29 +56,29 @@ impl<D: Directory> Server<D> {
             let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
             let mut connection = self.http.serve_connection(socket, service);
             let mut patience = Patience::default();
-            let mut noted = false;
+            let (mut noted, mut told_to_end) = (false, false);
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
+            let mut tunnel = None;
             let ended = poll_fn(|cx| {
                 // Whatever has no timer in the connection's youth is looked at when this is woken at its end.
                 member.enrol(cx.waker());
                 let mut ended = Pin::new(&mut connection).poll(cx);
-                if ended.is_pending() && !downstream.is_told_to_end() && downstream.doubts.takes_no_more() {
-                    downstream.note_told_to_end();
+                if ended.is_pending() && !told_to_end && downstream.doubts.takes_no_more() {
+                    told_to_end = true;
                     Pin::new(&mut connection).graceful_shutdown();
                     ended = Pin::new(&mut connection).poll(cx);
                 }
-                // What is known only in part may become a handshake.
-                let may_upgrade = || downstream.upgrading.get() || downstream.incomplete_head().is_some();
+                // hyper takes a connection for idle of which a head is known only in part.
                 if ended.is_pending()
-                    && !downstream.is_told_to_end()
+                    && !told_to_end
                     && member.phase(cx.waker()) == Phase::Draining
-                    && !may_upgrade()
+                    && downstream.incomplete_head().is_none()
                 {
                     // hyper closes a connection that it thinks idle, and so resets one with a request unread. After a turn of
                     // the runtime's, what has come by now has been seen.
                     let turn = turn.get_or_insert_with(|| Box::pin(yield_now()));
                     if turn.as_mut().poll(cx).is_ready() {
-                        downstream.note_told_to_end();
+                        told_to_end = true;
                         Pin::new(&mut connection).graceful_shutdown();
                         ended = Pin::new(&mut connection).poll(cx);
                     }
@@ -90,6 +90,10 @@ impl<D: Directory> Server<D> {
                 }
                 match ended {
                     Poll::Pending => {
+                        tunnel = downstream.take_tunnel();
+                        if tunnel.is_some() {
+                            return Poll::Ready(Ok(()));
+                        }
                         downstream.uncork_at_next_turn(cx);
                         let overdue = patience.poll(&self.limits, &downstream, cx);
                         overdue.map(|overdue| {
@@ -108,9 +112,9 @@ impl<D: Directory> Server<D> {
                 }
                 return None;
             }
-            let tunnel = downstream.take_tunnel()?;
+            let tunnel = tunnel?;
             let Parts { io, read_buf, .. } = connection.into_parts();
-            tunnel.begin(member, &downstream, io.into_inner(), read_buf)
+            Some(tunnel.begin(member, &downstream, io.into_inner(), read_buf))
         }
     }
 

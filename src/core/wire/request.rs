@@ -9,6 +9,7 @@ use http::header::{CONNECTION, HOST, MAX_FORWARDS, TE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
+use super::line;
 use crate::core::assignment::Assignment;
 use crate::core::forwarded::{self, Client};
 use crate::core::head::{Kind, PSEUDONYM, max_forwards};
@@ -124,13 +125,6 @@ fn request_line(out: &mut Vec<u8>, head: &Parts) {
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-}
-
-fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 fn decimal_line(out: &mut Vec<u8>, name: &str, value: u64) {

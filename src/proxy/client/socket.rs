@@ -1,9 +1,8 @@
 //! A client's socket as hyper's server gets it: it learns what hyper does not tell, and ends as hyper would not.
 //!
 //! It notes what comes and what the client takes ([`SocketState`]), notices that a client has gone while hyper does not read,
-//! says in our words what hyper could not read, leaves out of a 101 what hyper should not have said, and closes so that what
-//! was said last arrives, or so that it does not look complete. What it must not do: decide which of these it is to be. That
-//! is [`Downstream`]'s, and its callers'.
+//! says in our words what hyper could not read, and closes so that what was said last arrives, or so that it does not look
+//! complete. What it must not do: decide which of these it is to be. That is [`Downstream`]'s, and its callers'.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
@@ -17,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::{Cork, Downstream, Ending, Owed, SocketState, Switch};
+use super::{Cork, Downstream, Ending, Owed, SocketState};
 use crate::proxy::canned::{self, Unheard};
 use crate::proxy::direct::Direct;
 use crate::proxy::socket::{self, with_buffer};
@@ -33,10 +32,6 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// So many times the thread's buffer is more than the kernel holds for a connection.
 const MOST_PAST: usize = 16;
-
-/// The line of a 101 that hyper has added `close` to, and what it has added.
-const SWITCH_AND_CLOSE: &[u8] = b"\r\nconnection: upgrade, close\r\n";
-const AND_CLOSE: &[u8] = b", close";
 
 /// A client's socket as hyper gets it.
 #[derive(Debug)]
@@ -64,7 +59,7 @@ impl ClientSocket {
 
     /// The socket, for a tunnel, and whether something may lie there that has been [looked past](socket::poll_past).
     pub(in crate::proxy) fn into_stream(mut self) -> (TcpStream, bool) {
-        // A handshake may say `close` as well (jetty's client does): its 101 is the last answer, and no end follows.
+        // A handshake may say `close` as well (jetty's client does): what hyper wrote last is not followed by an end.
         if self.state().cork.get() != Cork::None {
             self.direct().uncork();
         }
@@ -168,15 +163,6 @@ impl ClientSocket {
         })
     }
 
-    /// Writes what is not to go as hyper has it; `None` where everything is.
-    fn poll_edited(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
-        match (self.state().switch.get(), self.state().owed.get()) {
-            (Switch::None, Owed::Nothing) => self.poll_answer_unreadable(cx, parts),
-            (Switch::None, Owed::Answer | Owed::Rest) => None,
-            (Switch::Agreed | Switch::Before(_), _) => self.poll_switch(cx, parts),
-        }
-    }
-
     /// Answers what hyper could not read, in place of hyper's empty answer `parts`; `None` where it is none. What of it the
     /// client does not take at once it is not owed.
     fn poll_answer_unreadable(
@@ -184,6 +170,9 @@ impl ClientSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Option<Poll<io::Result<usize>>> {
+        if self.state().owed.get() != Owed::Nothing {
+            return None;
+        }
         let hypers: &[u8] = parts.iter().find(|part| !part.is_empty())?;
         let answer = canned::instead_of(hypers)?;
         let bytes = self.state().unheard.get_or_init(|| Unheard::new(answer).into()).bytes(hypers);
@@ -195,29 +184,6 @@ impl ClientSocket {
         }
         let all = parts.iter().map(|part| part.len()).sum();
         Some(self.note_write(written.map_ok(|_| all)))
-    }
-
-    /// Writes a 101 without the `close` that hyper has added: the connection lives on, as what it was switched to (RFC 9112
-    /// section 9.6, RFC 6455 section 4.2.2). `None` where there is nothing to be left out.
-    fn poll_switch(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
-        // hyper writes heads into one buffer, after whatever of it has not gone yet, and has it go before any body.
-        let bytes: &[u8] = parts.iter().find(|part| !part.is_empty())?;
-        let before = match self.state().switch.take() {
-            Switch::None => return None,
-            Switch::Agreed => {
-                let at = bytes.windows(SWITCH_AND_CLOSE.len()).rposition(|window| window == SWITCH_AND_CLOSE)?;
-                at + SWITCH_AND_CLOSE.len() - b", close\r\n".len()
-            }
-            Switch::Before(0) => return Some(Poll::Ready(Ok(AND_CLOSE.len()))),
-            Switch::Before(before) => before,
-        };
-        let written = Pin::new(&mut self.direct()).poll_write(cx, &bytes[..before]);
-        let left = match written {
-            Poll::Ready(Ok(written)) => before - written,
-            Poll::Ready(Err(_)) | Poll::Pending => before,
-        };
-        self.state().switch.set(Switch::Before(left));
-        Some(self.note_write(written))
     }
 
     /// The outcome of a write; who takes nothing may have gone.
@@ -288,7 +254,7 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(written) = self.poll_edited(cx, &[IoSlice::new(bytes)]) {
+        if let Some(written) = self.poll_answer_unreadable(cx, &[IoSlice::new(bytes)]) {
             return written;
         }
         let written = self.poll_answer(cx, bytes);
@@ -300,7 +266,7 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(written) = self.poll_edited(cx, parts) {
+        if let Some(written) = self.poll_answer_unreadable(cx, parts) {
             return written;
         }
         let written = match parts {

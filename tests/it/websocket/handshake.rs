@@ -1,7 +1,9 @@
 //! Handshakes: which are tunnelled, which are refused, which are no WebSocket handshakes at all.
 
+use std::thread;
+
 use super::{all_pods, expect_echo, expect_switch, handshake, handshake_with, tunnel};
-use crate::support::{Client, Stage, script};
+use crate::support::{Client, Stage, eventually, get, probed, script};
 
 #[test]
 fn a_handshake_becomes_a_tunnel_to_the_rooms_pod() {
@@ -108,6 +110,49 @@ fn rfc9112_9_6_a_101_never_says_close() {
         expect_switch(&client.read_head());
         expect_echo(&mut client, "hello");
     }
+}
+
+/// For the tunnel the socket is taken out of hyper, which may have something left for the client: the head of an answer that came
+/// before its request had ended. It reads what follows the request all the same.
+#[test]
+fn a_101_follows_an_answer_that_is_not_taken() {
+    const FIELD: usize = 32 * 1024;
+    let stage = Stage::with(&["--threads", "1"]);
+    stage.redis.assign("room_b", 1);
+    stage.any.play(|mut conn| {
+        loop {
+            let head = conn.request()?;
+            conn.send(format!("HTTP/1.1 204 No Content\r\nX-Long: {}\r\n\r\n", "x".repeat(FIELD)))?;
+            conn.read_body(&head, |_| {})?;
+        }
+    });
+    stage.pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    // All that is sent until now has its answer: a connection has grown up that has begun later.
+    let has_settled = |tunnels| eventually("the second is over", || probed(stage.pods[1].addr()) == tunnels);
+    // One of these numbers of answers is the first that the kernel does not hold.
+    let mut clients: Vec<_> = (0..24).map(|before| (before, Client::connect_narrow(stage.router.addr()))).collect();
+    for (before, client) in &clients {
+        client.send([&get("/").repeat(*before), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc"].concat());
+    }
+    let _first = tunnel(&stage, "/room_b");
+    has_settled(1);
+    for (_, client) in &clients {
+        client.send(["def", &handshake("/room_a")].concat());
+    }
+    let _second = tunnel(&stage, "/room_b");
+    has_settled(2);
+    // They read a little at a time.
+    thread::scope(|scope| {
+        for (before, client) in &mut clients {
+            scope.spawn(move || {
+                for _ in 0..=*before {
+                    assert_eq!(client.read_head().value("x-long").map(str::len), Some(FIELD));
+                }
+                expect_switch(&client.read_head());
+                expect_echo(client, "hello");
+            });
+        }
+    });
 }
 
 #[test]

@@ -248,28 +248,6 @@ async fn an_answer_that_is_cut_short_ends_with_a_reset() {
 
 /// Also behind more than the kernel takes at once.
 #[tokio::test]
-async fn a_101_goes_without_close_and_nothing_else_is_left_out() {
-    const BEFORE: &str = "HTTP/1.1 200 OK\r\nconnection: upgrade, close\r\n\r\n";
-    const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n";
-    for times in [0, 1, 200_000] {
-        let (mut socket, downstream, mut client) = connected().await;
-        downstream.socket.switch.set(Switch::Agreed);
-        let before = BEFORE.repeat(times);
-        let write = async {
-            socket.write_all([&before, HEAD].concat().as_bytes()).await.expect("taken");
-            drop(socket);
-        };
-        let mut read = String::new();
-        let (_, ended) = tokio::join!(write, client.read_to_string(&mut read));
-        ended.expect("an end");
-        let left = read.strip_prefix(&before).expect("what came before is as it was");
-        assert_eq!(left, HEAD.replace(", close", ""));
-        assert!(times < 2 || downstream.socket.taken.get() > 1, "it was taken at once");
-    }
-}
-
-/// Nothing else would tell of it before `--write-stall`.
-#[tokio::test]
 async fn a_client_that_goes_is_noticed_while_it_takes_nothing() {
     let (mut socket, downstream, mut client) = connected().await;
     downstream.begin();
