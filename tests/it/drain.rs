@@ -239,7 +239,7 @@ fn a_tunnel_lives_through_the_lame_duck() {
     assert_eq!(client.read_exact(12), b"still there?");
 }
 
-/// hyper's graceful shutdown would turn the 101's `Connection: upgrade` into `close`.
+/// hyper's graceful shutdown would turn its `Connection: upgrade` into `close`, were the 101 hyper's to write.
 #[test]
 fn a_handshake_in_flight_is_not_spoiled() {
     for (lame_duck, wait) in [(LONG, wait_lame_duck as fn(&Router)), ("0s", wait_draining)] {

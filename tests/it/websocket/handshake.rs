@@ -94,8 +94,8 @@ fn rfc6455_4_2_1_the_upgrade_option_is_found_among_others_and_in_any_case() {
     }
 }
 
-/// A 101 that said `close` would promise the end of the connection that it opens as a tunnel: hyper adds it where the
-/// handshake has said so, as jetty's client does, and to one behind other requests as well.
+/// A 101 that said `close` would promise the end of the connection that it opens as a tunnel: hyper would say it where the
+/// handshake says so, as jetty's client does, also to one behind other requests.
 #[test]
 fn rfc9112_9_6_a_101_never_says_close() {
     let stage = Stage::new();
