@@ -28,10 +28,12 @@ use crate::config::DownstreamConfig;
 use crate::core::forwarded::Client;
 use crate::core::prefix::Prefix;
 use crate::directory::Directory;
-use crate::drain::{Member, Roster, Watch};
+use crate::drain::{Member, Phase, Roster, Watch};
 use crate::limits::{Places, Seats};
 use crate::metrics::{Held, Metrics};
-use crate::proxy::{Answer, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, Unheard, tune_listener};
+use crate::proxy::{
+    Answer, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, Unheard, accept_the_silent, tune_listener,
+};
 
 /// Connections the kernel holds for a thread that is busy.
 const BACKLOG: i32 = 4096;
@@ -85,7 +87,7 @@ fn bind(address: SocketAddr, shared: bool, stall: Duration) -> io::Result<Socket
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    tune_listener(&SockRef::from(&socket), stall)?;
+    tune_listener(&socket, stall)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -168,7 +170,21 @@ impl<D: Directory> Server<D> {
     /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
     /// `drain_timeout`.
     pub async fn run(self: Rc<Self>, listener: TcpListener, watch: Watch, drain_timeout: Duration) {
-        let mut draining = pin!(self.roster.follow(watch));
+        self.accept_until_drain(&listener, watch).await;
+        drop(listener);
+        if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
+            tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
+            self.roster.cut();
+        }
+    }
+
+    async fn accept_until_drain(self: &Rc<Self>, listener: &TcpListener, mut watch: Watch) {
+        let mut draining = pin!(async {
+            // Whoever would send the phase being gone means the same as its last.
+            let _ = watch.wait_for(|phase| *phase != Phase::Serving).await;
+            accept_the_silent(listener);
+            self.roster.follow(watch).await;
+        });
         loop {
             tokio::select! {
                 biased;
@@ -185,11 +201,6 @@ impl<D: Directory> Server<D> {
                 break;
             }
             self.accepted(accepted).await;
-        }
-        drop(listener);
-        if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
-            tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
-            self.roster.cut();
         }
     }
 
