@@ -77,8 +77,8 @@ pub fn tune_listener(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// Has a listener accept the silent as well, those that have connected within the last second once that is over. What the kernel
-/// has not handed over when the listener is closed, it forgets: such a client would not be told of the end.
+/// Has a listener accept the silent as well; those that are silent already, once their second is over. What the kernel has not
+/// handed over when the listener is closed, it forgets, and such a client is not told of the end: so this comes a second before.
 pub fn accept_the_silent(listener: &impl AsFd) {
     let _ = setsockopt(listener, DeferAccept, &0);
 }
