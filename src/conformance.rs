@@ -5,8 +5,8 @@
 //! is a test's: the tidy suite holds both together. Beyond these, `tests/it/corpus` runs some four hundred literal inputs
 //! through the router and has another parser (h11) read the same bytes.
 //!
-//! "hyper" is hyper's server, which reads requests and writes responses; [`core::wire`](crate::core::wire) is the
-//! router's own half towards pods.
+//! "hyper" is hyper's server, which reads requests and writes responses, but for a 101; [`core::wire`](crate::core::wire) is
+//! the router's own half towards pods, and that one answer.
 //!
 //! # RFC 9112, HTTP/1.1
 //!
@@ -33,7 +33,7 @@
 //! | 9.3 | the whole request is read, or the connection ends | hyper, `proxy/mod.rs` | `rfc9112_9_3_after_an_early_answer_the_rest_of_the_body_is_no_request` |
 //! | 9.3.2 | pipelined requests are answered in order | hyper | `rfc9112_9_3_2_a_slow_first_answer_holds_back_the_second` |
 //! | 9.6 | after `close` no request is processed | hyper | `rfc9112_9_6_a_client_that_says_close_is_closed` |
-//! | 9.6 | who goes on with the connection does not say `close`, as the handshake may have | `proxy/client/socket.rs` | `rfc9112_9_6_a_101_never_says_close` |
+//! | 9.6 | who goes on with the connection does not say `close`, as the handshake may have | `core::wire::switch` | `rfc9112_9_6_a_101_never_says_close` |
 //! | 9.6 | who ends the connection says so, and what was said arrives | `proxy/mod.rs`, `proxy/client/socket.rs` | `rfc9112_9_6_an_http_1_0_client_is_not_told_that_a_connection_stays_which_ends`, `rfc9112_9_6_an_answer_of_our_own_reaches_who_is_still_sending` |
 //!
 //! # RFC 9110, HTTP semantics
@@ -44,7 +44,7 @@
 //! | 5.5 | CR, LF and NUL in values are refused | hyper, `core::wire::response` | `rfc9110_5_5_control_bytes_in_values_are_refused_both_ways` |
 //! | 6.5 | trailers reach who takes them | `core::wire::request`, `core::wire::body` | `rfc9110_6_5_response_trailers_reach_a_client_that_takes_them` |
 //! | 6.5.1 | trailers are never merged into the head | `core::headers`, `proxy/upload.rs` | `rfc9110_6_5_1_response_trailers_do_no_harm`, `rfc9110_6_5_1_request_trailers_are_dropped` |
-//! | 6.6.1 | a response without `Date` gets one | hyper | `rfc9110_6_6_1_a_response_without_a_date_gets_one` |
+//! | 6.6.1 | a response without `Date` gets one | hyper, `core::wire::switch` | `rfc9110_6_6_1_a_response_without_a_date_gets_one` |
 //! | 7.6 | no message goes round in circles | `core::head` | `rfc9110_7_6_a_loop_is_ended` |
 //! | 7.6.1 | `Connection` and what it names stop at each hop, trailers included | `core::headers` | `rfc9110_7_6_1_fields_for_one_hop_do_not_reach_the_pod`, `rfc9110_7_6_1_fields_for_one_hop_do_not_reach_the_client`, `rfc9110_7_6_1_a_trailer_that_connection_names_stops_here` |
 //! | 7.6.2 | `Max-Forwards` of OPTIONS is counted down | `core::head`, `core::wire::request` | `rfc9110_7_6_2_max_forwards_is_counted_down_and_ends_here_at_0` |

@@ -28,7 +28,7 @@
 //! | which heads are refused; what a WebSocket handshake is | [`core::head`] |
 //! | the PROXY protocol's header | [`core::proxy_protocol`], read by `server/announced.rs` |
 //! | headers added and removed | [`core::headers`], [`core::forwarded`] |
-//! | HTTP/1.1 towards pods, as bytes: heads, framing, chunks | [`core::wire`] |
+//! | HTTP/1.1 towards pods, as bytes: heads, framing, chunks; the 101 towards clients | [`core::wire`] |
 //! | choosing a pod for a new room | [`core::placement`] |
 //! | requests without a room: policies, sessions, ejection, checks | [`core::balance`], [`core::session`], [`core::ejection`], [`core::check`] |
 //! | the pods of a backend: from where, in what state, with what load | [`backends`] |
@@ -115,7 +115,7 @@
 //! | `Hold` | a request's body that comes after its answer | the connection may be idle |
 //! | `Doubt` | a chunked request whose end has not been seen | not dispelled: the connection takes no other request |
 //! | `Lease` | an exchange with a pod | the connection to the pod is closed; given back, it is kept for another |
-//! | `PodShare` | a tunnel, of its lease | the pod's load, its places and the gauge of its connections go down |
+//! | `PodShare` | a tunnel, agreed or begun, of its lease | the pod's load, its places and the gauge of its connections go down |
 //! | `Resetting` | an exchange amid its request | the connection to the pod is reset: a FIN would wait behind what the pod does not take |
 //! | `Sending` in `proxy/duplex.rs` | the body of an answer that has come before all of its request | nobody sends that on |
 //! | `Waiting`, then `Place` in `proxy/queue.rs` | a request at a pod with `--pod-max-connections` | the queue is shorter; the next one's turn |

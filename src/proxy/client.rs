@@ -211,7 +211,8 @@ impl Downstream {
     }
 
     /// The tunnel that it is to become, if it is: once, and from then on nobody else's. Not before the client has taken all
-    /// that hyper has for it: an answer to a request before the handshake.
+    /// that hyper has for it: an answer to a request before the handshake. To be asked right after a poll of hyper's, which tries
+    /// to write whatever it has left.
     pub fn take_tunnel(&self) -> Option<Box<Agreed>> {
         if self.socket.stuck.get() { None } else { self.tunnel.take() }
     }

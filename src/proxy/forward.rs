@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, SET_COOKIE, UPGRADE};
 use http::request::Parts;
@@ -382,7 +382,7 @@ impl<D: Directory> Forwarding<'_, D> {
                 return Some(self.proxy.give_up(record, &GivenUp { reject: Reject::BadUpgrade, close: true }));
             }
             record.answer(head.status);
-            let switch = switch::head(head.reason.as_deref(), &fields);
+            let switch = switch::head(head.reason.as_deref(), &fields, SystemTime::now().into());
             self.downstream.agree(Agreed::new(self.proxy, exchange, switch, &record));
             record.complete();
             return None;

@@ -52,8 +52,9 @@ impl Offer {
 #[derive(Debug)]
 pub struct Agreed {
     pod: TcpStream,
-    /// To the client: the 101, and what came together with it.
-    down: Direction,
+    /// For the client: the 101, of `head` bytes, and what came together with it.
+    early: Vec<u8>,
+    head: usize,
     common: Rc<Common>,
     story: Story,
     kept: PodShare,
@@ -76,20 +77,22 @@ impl Agreed {
             pod: Arc::clone(exchange.lease().endpoint().name()),
             _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),
         };
-        let (pod, early, kept) = exchange.into_tunnel();
+        let (pod, glued, kept) = exchange.into_tunnel();
         let length = head.len();
-        head.extend_from_slice(&early);
-        let down = Direction::to_client(head, length, story.started);
-        Self { pod, down, common: Rc::clone(&proxy.tunnels), story, kept }
+        head.extend_from_slice(&glued);
+        Self { pod, early: head, head: length, common: Rc::clone(&proxy.tunnels), story, kept }
     }
 
     /// The tunnel between the pod and the client, which has sent `early` already. It goes on as the `member` that its connection
     /// was, and counts in its place.
     pub fn begin(self, member: Member, downstream: &Downstream, client: ClientSocket, early: Bytes) -> Box<Relay> {
-        let Self { pod, down, common, story, kept } = self;
         let (client, looked_past) = client.into_stream();
-        let up = Direction::to_pod(early.into(), looked_past, story.started);
-        let tunnel = Tunnel::new((client, up), (pod, down), common, member, story.started);
+        // Not when the 101 came: its client may have had an earlier answer to take since.
+        let now = Instant::now();
+        let up = Direction::to_pod(early.into(), looked_past, now);
+        let down = Direction::to_client(self.early, self.head, now);
+        let Self { pod, common, story, kept, .. } = self;
+        let tunnel = Tunnel::new((client, up), (pod, down), common, member, now);
         Box::new(Relay { tunnel, story, end: None, kept, _permit: downstream.take_permit() })
     }
 }

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
@@ -56,19 +56,19 @@ impl<D: Directory> Server<D> {
             let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
             let mut connection = self.http.serve_connection(socket, service);
             let mut patience = Patience::default();
-            let (mut noted, mut told_to_end) = (false, false);
+            let (mut noted, mut told_to_end, mut let_go) = (false, false, false);
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
             let mut tunnel = None;
             let ended = poll_fn(|cx| {
                 // Whatever has no timer in the connection's youth is looked at when this is woken at its end.
                 member.enrol(cx.waker());
-                let mut ended = Pin::new(&mut connection).poll(cx);
+                let mut ended = poll_to_end(&mut connection, &mut let_go, cx);
                 if ended.is_pending() && !told_to_end && downstream.doubts.takes_no_more() {
                     told_to_end = true;
                     Pin::new(&mut connection).graceful_shutdown();
-                    ended = Pin::new(&mut connection).poll(cx);
+                    ended = poll_to_end(&mut connection, &mut let_go, cx);
                 }
-                // hyper takes a connection for idle of which a head is known only in part.
+                // A connection of which only a part of a head has come is idle to hyper.
                 if ended.is_pending()
                     && !told_to_end
                     && member.phase(cx.waker()) == Phase::Draining
@@ -80,7 +80,7 @@ impl<D: Directory> Server<D> {
                     if turn.as_mut().poll(cx).is_ready() {
                         told_to_end = true;
                         Pin::new(&mut connection).graceful_shutdown();
-                        ended = Pin::new(&mut connection).poll(cx);
+                        ended = poll_to_end(&mut connection, &mut let_go, cx);
                     }
                 }
                 // Before the connection ends, which may take it a while: the client has its answer now.
@@ -150,5 +150,21 @@ impl<D: Directory> Server<D> {
                 Unheard::new(answer).log_unanswered(client);
             }
         }
+    }
+}
+
+/// Polls hyper's connection until it has ended as connections do. One over which another protocol was ever offered, taken or
+/// not, hyper lets go as it is, for somebody else to go on with: what is left unwritten, and with its socket open. Nobody here
+/// does by then, and polled again it writes the rest and shuts the socket down, which for all others it has done by then.
+fn poll_to_end<C>(connection: &mut C, let_go: &mut bool, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(Ok(())) if !*let_go => {
+            *let_go = true;
+            Pin::new(connection).poll(cx)
+        }
+        polled @ (Poll::Ready(_) | Poll::Pending) => polled,
     }
 }

@@ -167,16 +167,26 @@ fn rfc9112_9_6_an_answer_of_our_own_reaches_who_is_still_sending() {
     for (request, status) in [
         ("POST /room%5Fa HTTP/1.0", "400"),
         ("POST /room%5Fa HTTP/1.1", "400"),
+        ("POST /room%5Fa HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c", "400"),
         ("OPTIONS / HTTP/1.1\r\nMax-Forwards: 0", "204"),
         ("GET /experiment/room_a HTTP/1.1\r\nAccept: text/html", "302"),
     ] {
-        let mut client = stage.client();
-        client.send(format!("{request}\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"));
-        // As one who reads only when all is sent.
-        client.send(vec![b'x'; 1_000_000]);
-        let answer = client.wire().read_to_end().expect("an orderly end");
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.contains(&format!(" {status} ")) && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        // Also on a connection that was offered another protocol before.
+        for before in [None, Some("GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")] {
+            let mut client = stage.client();
+            if let Some(before) = before {
+                assert_eq!(client.request(before).pod(), "backend-0");
+            }
+            client.send(format!("{request}\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"));
+            // As one who reads only when all is sent.
+            client.send(vec![b'x'; 1_000_000]);
+            let answer = client.wire().read_to_end().expect("an orderly end");
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(
+                answer.contains(&format!(" {status} ")) && answer.contains("\r\nconnection: close\r\n"),
+                "{answer}"
+            );
+        }
     }
 }
 

@@ -70,6 +70,7 @@ fn rfc6455_4_2_2_the_client_gets_the_pods_101_as_it_was() {
     assert_eq!(head.value("sec-websocket-protocol"), Some("chat"));
     assert_eq!(head.values("set-cookie"), ["a=1", "b=2"]);
     assert!(head.value("x-request-id").is_some());
+    assert_eq!(head.values("date").len(), 1);
     assert!(!head.has("content-length") && !head.has("transfer-encoding"), "{}", head.text());
 }
 
