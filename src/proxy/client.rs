@@ -17,6 +17,7 @@ use super::canned::Unheard;
 use super::doubt::Doubts;
 use super::nursery::Youth;
 use super::reject::SLOW_HEAD;
+use super::tunnel::End;
 use super::upgrade::Agreed;
 use crate::core::forwarded::Client;
 use crate::limits::{Place, Seat};
@@ -215,6 +216,13 @@ impl Downstream {
     /// to write whatever it has left.
     pub fn take_tunnel(&self) -> Option<Box<Agreed>> {
         if self.socket.stuck.get() { None } else { self.tunnel.take() }
+    }
+
+    /// The connection ends before it has become the tunnel, if it was to become one.
+    pub fn give_up_tunnel(&self) {
+        if let Some(tunnel) = self.tunnel.take() {
+            tunnel.give_up(if self.cut().is_some() { End::SlowReader } else { End::ClientReset });
+        }
     }
 
     /// What counts the connection, for a tunnel that counts in its place.

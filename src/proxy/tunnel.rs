@@ -302,10 +302,7 @@ impl Tunnel {
             End::SlowReader | End::PodStalled => &[&self.client, &self.pod],
             End::Closed | End::Lingered | End::Idle | End::Drained | End::Cut => &[],
         };
-        for socket in broken {
-            // A reset is passed on as one: a FIN would make a message that was cut off look complete.
-            let _ = SockRef::from(*socket).set_linger(Some(Duration::ZERO));
-        }
+        broken.iter().for_each(|socket| reset_on_drop(socket));
         if let End::SlowReader | End::PodStalled = end {
             self.common.metrics.rejected.with_label_values(&[end.as_str()]).inc();
         }
@@ -386,6 +383,11 @@ impl Tunnel {
             None => Poll::Pending,
         }
     }
+}
+
+/// A reset is passed on as one: a FIN would make a message that was cut off look complete.
+pub(super) fn reset_on_drop(socket: &TcpStream) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// When a tunnel ends that is there at `now`, in a drain that began at `since`; `roll` is 0 to 1. Not at the very end of

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::client::ClientSocket;
 use super::exchange::Exchange;
 use super::record::{Record, millis};
-use super::tunnel::{Common, Direction, End, Tunnel};
+use super::tunnel::{Common, Direction, End, Tunnel, reset_on_drop};
 use super::upstream::PodShare;
 use super::{Downstream, Permit, Proxy};
 use crate::core::room::RoomId;
@@ -75,6 +75,8 @@ impl Agreed {
             request_id: record.request_id().to_str().unwrap_or_default().into(),
             room: record.room.clone(),
             pod: Arc::clone(exchange.lease().endpoint().name()),
+            bytes: (0, 0),
+            end: None,
             _held: (Held::new(&proxy.metrics.websockets), Held::new(&pod.tunnels)),
         };
         let (pod, glued, kept) = exchange.into_tunnel();
@@ -93,17 +95,28 @@ impl Agreed {
         let down = Direction::to_client(self.early, self.head, now);
         let Self { pod, common, story, kept, .. } = self;
         let tunnel = Tunnel::new((client, up), (pod, down), common, member, now);
-        Box::new(Relay { tunnel, story, end: None, kept, _permit: downstream.take_permit() })
+        Box::new(Relay { tunnel, story, kept, _permit: downstream.take_permit() })
+    }
+
+    /// It never begins: its client broke off, or took nothing for too long, with an earlier answer before it. Its pod learns of
+    /// that as it would through a tunnel.
+    pub(super) fn give_up(mut self, end: End) {
+        reset_on_drop(&self.pod);
+        self.story.end = Some(end);
     }
 }
 
-/// What a tunnel keeps of its handshake, for the line at its end.
+/// What a tunnel keeps of its handshake, for the line at its end: one for each 101, also where the tunnel never begins.
 #[derive(Debug)]
 struct Story {
     started: Instant,
     request_id: Box<str>,
     room: Option<RoomId<'static>>,
     pod: Arc<str>,
+    /// From the client, and to it.
+    bytes: (u64, u64),
+    /// How it ended. Dropped without, it was cut together with its thread's runtime.
+    end: Option<End>,
     /// Counted while the tunnel lives: among the WebSockets, and the pod's tunnels.
     _held: (Held, Held),
 }
@@ -114,8 +127,6 @@ struct Story {
 pub struct Relay {
     tunnel: Tunnel,
     story: Story,
-    /// How it ended. Dropped without, it was cut together with its thread's runtime.
-    end: Option<End>,
     /// Its part of the pod.
     kept: PodShare,
     /// Its connection's.
@@ -130,28 +141,28 @@ impl Future for Relay {
         if self.tunnel.pod_is_done() {
             self.kept.leave();
         }
-        self.end = Some(ready!(end));
+        self.story.end = Some(ready!(end));
         Poll::Ready(())
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.story.log(&self.tunnel, self.end.unwrap_or(End::Cut));
+        self.story.bytes = (self.tunnel.up.bytes, self.tunnel.down.bytes);
     }
 }
 
-impl Story {
-    fn log(&self, tunnel: &Tunnel, end: End) {
+impl Drop for Story {
+    fn drop(&mut self) {
         tracing::info!(
             target: "pod_router::access",
             request_id = &*self.request_id,
             room = self.room.as_ref().map(RoomId::as_str),
             pod = &*self.pod,
             duration_ms = millis(self.started.elapsed()),
-            bytes_in = tunnel.up.bytes,
-            bytes_out = tunnel.down.bytes,
-            reason = end.as_str(),
+            bytes_in = self.bytes.0,
+            bytes_out = self.bytes.1,
+            reason = self.end.unwrap_or(End::Cut).as_str(),
             "tunnel closed"
         );
     }

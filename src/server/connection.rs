@@ -104,7 +104,11 @@ impl<D: Directory> Server<D> {
                     ended => ended,
                 }
             });
-            if let Err(error) = ended.await {
+            let ended = ended.await;
+            if tunnel.is_none() {
+                downstream.give_up_tunnel();
+            }
+            if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "connection ended");
                 if error.is_parse() && !noted {
                     let answer = if error.is_parse_too_large() { &HEAD_TOO_LARGE } else { &UNREADABLE };

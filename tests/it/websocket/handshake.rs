@@ -1,6 +1,11 @@
 //! Handshakes: which are tunnelled, which are refused, which are no WebSocket handshakes at all.
 
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+
+use serde_json::Value;
 
 use super::{all_pods, expect_echo, expect_switch, handshake, handshake_with, tunnel};
 use crate::support::{Client, Stage, eventually, get, probed, script};
@@ -117,8 +122,56 @@ fn rfc9112_9_6_a_101_never_says_close() {
 /// before its request had ended. It reads what follows the request all the same.
 #[test]
 fn a_101_follows_an_answer_that_is_not_taken() {
-    const FIELD: usize = 32 * 1024;
     let stage = Stage::with(&["--threads", "1"]);
+    stage.pods[0].play(script::websocket_echo);
+    // They read a little at a time.
+    thread::scope(|scope| {
+        for (before, mut client) in narrow_clients(&stage) {
+            scope.spawn(move || {
+                for _ in 0..=before {
+                    assert_eq!(client.read_head().value("x-long").map(str::len), Some(FIELD));
+                }
+                expect_switch(&client.read_head());
+                expect_echo(&mut client, "hello");
+            });
+        }
+    });
+}
+
+/// The pod has opened a tunnel for each, whether it has begun by then or not.
+#[test]
+fn a_reset_behind_an_answer_that_is_not_taken_reaches_the_pod() {
+    let stage = Stage::with(&["--threads", "1"]);
+    let resets = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&resets);
+    stage.pods[0].play(move |mut conn| {
+        script::accept_websocket(&mut conn)?;
+        conn.wire().read_to_end().inspect_err(|error| {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            counted.fetch_add(1, Ordering::Relaxed);
+        })?;
+        Ok(())
+    });
+    let clients = narrow_clients(&stage);
+    let opened = stage.router.metric("pod_router_upstream_websocket_connections", &[("pod", "backend-0")]) as usize;
+    assert!(opened > 1, "all are waited for");
+    // With what they have not read.
+    drop(clients);
+    eventually("each is reset", || resets.load(Ordering::Relaxed) == opened);
+    let ended = || {
+        let of_room = |line: &Value| line["message"] == "tunnel closed" && line["room"] == "room_a";
+        stage.router.logs().into_iter().filter(of_room).collect::<Vec<_>>()
+    };
+    eventually("each has its line", || ended().len() == opened);
+    assert!(ended().iter().all(|line| line["reason"] == "client-reset"), "{:?}", ended());
+}
+
+/// Who reads this field in an answer to each request before a handshake.
+const FIELD: usize = 32 * 1024;
+
+/// Clients that have read nothing, and whose handshake for `room_a` has come to its pod, each behind so many requests and one
+/// more: one of these numbers of answers is the first that the kernel does not hold, and so hyper has it.
+fn narrow_clients(stage: &Stage) -> Vec<(usize, Client)> {
     stage.redis.assign("room_b", 1);
     stage.any.play(|mut conn| {
         loop {
@@ -127,33 +180,21 @@ fn a_101_follows_an_answer_that_is_not_taken() {
             conn.read_body(&head, |_| {})?;
         }
     });
-    stage.pods.iter().for_each(|pod| pod.play(script::websocket_echo));
+    stage.pods[1].play(script::websocket_echo);
     // All that is sent until now has its answer: a connection has grown up that has begun later.
     let has_settled = |tunnels| eventually("the second is over", || probed(stage.pods[1].addr()) == tunnels);
-    // One of these numbers of answers is the first that the kernel does not hold.
-    let mut clients: Vec<_> = (0..24).map(|before| (before, Client::connect_narrow(stage.router.addr()))).collect();
+    let clients: Vec<_> = (0..24).map(|before| (before, Client::connect_narrow(stage.router.addr()))).collect();
     for (before, client) in &clients {
         client.send([&get("/").repeat(*before), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc"].concat());
     }
-    let _first = tunnel(&stage, "/room_b");
+    let _first = tunnel(stage, "/room_b");
     has_settled(1);
     for (_, client) in &clients {
         client.send(["def", &handshake("/room_a")].concat());
     }
-    let _second = tunnel(&stage, "/room_b");
+    let _second = tunnel(stage, "/room_b");
     has_settled(2);
-    // They read a little at a time.
-    thread::scope(|scope| {
-        for (before, client) in &mut clients {
-            scope.spawn(move || {
-                for _ in 0..=*before {
-                    assert_eq!(client.read_head().value("x-long").map(str::len), Some(FIELD));
-                }
-                expect_switch(&client.read_head());
-                expect_echo(client, "hello");
-            });
-        }
-    });
+    clients
 }
 
 #[test]
