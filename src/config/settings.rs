@@ -15,6 +15,8 @@ use super::{Config, DirectoryKind, LogFormat, SessionConfig};
 /// One setting of `serve`, as the README shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
+    /// What `--help` has it under.
+    pub heading: String,
     /// The flag, dashes included.
     pub flag: String,
     /// The variables that stand for it, the first one first.
@@ -35,6 +37,7 @@ pub fn settings() -> Vec<Setting> {
             let values = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned());
             let built = (flag == "redis-url").then(|| redis_url(None, &Environment::default()).ok()).flatten();
             Setting {
+                heading: arg.get_help_heading().unwrap_or_default().to_owned(),
                 flag: format!("--{flag}"),
                 variables: variables(flag),
                 defaults: values.chain(built.map(|url| url.to_string())).collect(),

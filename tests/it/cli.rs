@@ -75,9 +75,18 @@ fn row(setting: &Setting) -> String {
 #[test]
 fn readme_help_and_contract_name_the_same_settings() {
     let help = stdout(&run(&["--help"], &[]));
-    let table: Vec<_> = settings().iter().map(row).collect();
-    for (setting, row) in settings().iter().zip(&table) {
-        assert!(README.contains(row.as_str()), "the README's table should be:\n{}", table.join("\n"));
+    // A table for each heading, in the order of the first setting under it.
+    let mut tables: Vec<(String, String)> = Vec::new();
+    for setting in settings() {
+        let row = row(&setting);
+        match tables.iter_mut().find(|(heading, _)| *heading == setting.heading) {
+            Some((_, table)) => table.extend(["\n", &row]),
+            None => tables.push((setting.heading, format!("\n| flag | default | meaning |\n|---|---|---|\n{row}"))),
+        }
+    }
+    let tables: Vec<_> = tables.iter().map(|(heading, table)| format!("### {heading}\n{table}\n")).collect();
+    assert!(README.contains(&tables.join("\n")), "the README's tables should be:\n{}", tables.join("\n"));
+    for setting in settings() {
         assert!(help.contains(&format!("{} <", setting.flag)), "{} is not in --help", setting.flag);
         for variable in &setting.variables {
             assert!(help.contains(variable), "{variable} is not in --help");
@@ -86,7 +95,7 @@ fn readme_help_and_contract_name_the_same_settings() {
         assert!(setting.variables.contains(&own), "{own}");
     }
     let rows = README.lines().filter(|line| line.starts_with("| `--")).count();
-    assert_eq!(rows, table.len(), "a row of the README names no setting");
+    assert_eq!(rows, settings().len(), "a row of the README names no setting");
     let flags: BTreeSet<_> = settings().into_iter().map(|setting| setting.flag).collect();
     for name in CONTRACT {
         assert!(flags.contains(name), "{name} is missing");
