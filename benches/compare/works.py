@@ -26,7 +26,7 @@ class Work:
     def suits(self, peer):
         """Whether the peer does this work at all."""
         # To dial a pod for every connection is another work.
-        dials = peer.dials and self.key in ("connection", "handshake")
+        dials = peer.dials and self.key == "connection"
         return (peer.knows_rooms or not self.needs_rooms) and not dials
 
 
