@@ -116,6 +116,7 @@
 //! | `Doubt` | a chunked request whose end has not been seen | not dispelled: the connection takes no other request |
 //! | `Lease` | an exchange with a pod | the connection to the pod is closed; given back, it is kept for another |
 //! | `PodShare` | a tunnel, agreed or begun, of its lease | the pod's load, its places and the gauge of its connections go down |
+//! | `Story` | the same tunnel | its line in the log is written: one for each 101 |
 //! | `Resetting` | an exchange amid its request | the connection to the pod is reset: a FIN would wait behind what the pod does not take |
 //! | `Sending` in `proxy/duplex.rs` | the body of an answer that has come before all of its request | nobody sends that on |
 //! | `Waiting`, then `Place` in `proxy/queue.rs` | a request at a pod with `--pod-max-connections` | the queue is shorter; the next one's turn |
