@@ -179,14 +179,14 @@ pub fn is_for_shared_caches(headers: &HeaderMap) -> bool {
     is_shared
 }
 
-/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`). Other cookies may
-/// hold any byte, as browsers send them; a value that is no text is none that anything accepts.
+/// The values of the cookie `name`, over all `Cookie` lines (RFC 6265 section 5.4: pairs split at `;`), names and values
+/// without the space around them, as backends read them (section 5.2). Other cookies may hold any byte, as browsers send them; a
+/// value that is no text is none that anything accepts.
 pub fn cookies<'a>(head: &'a Parts, name: &str) -> impl Iterator<Item = &'a str> {
     let pairs = head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';'));
     pairs.filter_map(move |pair| {
-        let pair = pair.trim_ascii();
         let end = pair.iter().position(|b| *b == b'=')?;
-        let (key, value) = (&pair[..end], &pair[end + 1..]);
+        let (key, value) = (pair[..end].trim_ascii(), pair[end + 1..].trim_ascii());
         (key == name.as_bytes()).then(|| std::str::from_utf8(value).unwrap_or("\u{fffd}"))
     })
 }

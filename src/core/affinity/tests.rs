@@ -206,6 +206,9 @@ fn a_cookie_is_found_among_others_of_any_bytes() {
     assert_eq!(found(b"room=a\xff"), Err(AffinityError::InvalidRoom));
     assert_eq!(found("room=ä".as_bytes()), Err(AffinityError::InvalidRoom));
     assert_eq!(found(b"\xff=x; roo=m"), Ok(None));
+    // RFC 6265 section 5.2, and so npm's `cookie` and Python's `SimpleCookie`.
+    assert_eq!(found(b"room = a ;x"), a);
+    assert_eq!(found(b"room=a; room\t=b"), Err(AffinityError::DuplicateRoom));
 }
 
 #[test]

@@ -260,9 +260,10 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
         Source::Cookie(name) => {
             let lines = head.headers.get_all("cookie").iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
             let all = lines.collect::<Vec<_>>().join(";");
-            let pairs = all.split(';').map(|pair| pair.trim_matches([' ', '\t']));
-            let values = pairs.filter_map(|pair| pair.split_once('=')).filter(|(key, _)| *key == name);
-            only(&values.map(|(_, value)| value.to_owned()).collect::<Vec<_>>())
+            let bare = |text: &str| text.trim_matches([' ', '\t']).to_owned();
+            let pairs =
+                all.split(';').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (bare(key), bare(value)));
+            only(&pairs.filter(|(key, _)| *key == *name).map(|(_, value)| value).collect::<Vec<_>>())
         }
     }
 }
