@@ -218,7 +218,7 @@ async fn router(pod: SocketAddr, directory: MemoryDirectory) -> SocketAddr {
     tokio::task::spawn_local(async move {
         let signal = Signal::new();
         let listener = TcpListener::from_std(listener).expect("non-blocking");
-        server.run(listener, signal.watch(), config.drain.timeout).await;
+        server.run(listener, signal.watch(), &config.drain).await;
         drop(signal);
     });
     address

@@ -28,6 +28,7 @@ use crate::directory::memory::now_ms;
 use crate::directory::resolver::Resolver;
 use crate::drain::{Phase, Watch};
 use crate::metrics::{Metrics, REVISION, VERSION};
+use crate::telemetry::Warned;
 
 /// Connections served at one time: probes, a scraper or two, a person. One more ends the oldest, which idles or does not
 /// take what it asked for: a probe waits for nobody.
@@ -128,7 +129,7 @@ impl<D: Directory> Admin<D> {
     /// Serves for as long as the process lives.
     pub async fn serve(self, listener: TcpListener) {
         let admin = Arc::new(self);
-        let mut open = VecDeque::new();
+        let (mut open, warned) = (VecDeque::new(), Warned::default());
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -151,7 +152,9 @@ impl<D: Directory> Admin<D> {
                     }));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "an admin connection could not be accepted");
+                    if warned.is_due() {
+                        tracing::warn!(%error, "an admin connection could not be accepted");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

@@ -315,7 +315,7 @@ fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
             let (metrics, seats) = (Arc::clone(&commons.metrics), commons.limits.seats.clone());
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
             let server = Server::new(proxy, roster, &config.downstream, places, seats, metrics);
-            server.run(TcpListener::from_std(listener)?, watch, config.drain.timeout).await;
+            server.run(TcpListener::from_std(listener)?, watch, &config.drain).await;
             io::Result::Ok(())
         });
         // Ends all tasks, but does not wait for the system's resolver as a drop would: it knows no deadline of ours.

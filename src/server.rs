@@ -8,7 +8,6 @@ mod announced;
 mod connection;
 mod patience;
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +15,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -24,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{unconstrained, yield_now};
 
-use crate::config::DownstreamConfig;
+use crate::config::{DownstreamConfig, DrainConfig};
 use crate::core::forwarded::Client;
 use crate::core::prefix::Prefix;
 use crate::directory::Directory;
@@ -32,17 +31,17 @@ use crate::drain::{Member, Phase, Roster, Watch};
 use crate::limits::{Places, Seats};
 use crate::metrics::{Held, Metrics};
 use crate::proxy::{
-    Answer, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, Unheard, accept_the_silent, tune_listener,
+    Answer, HELD, Permit, Proxy, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, Unheard, accept_the_silent,
+    await_first_bytes, tune_listener,
 };
+use crate::telemetry::Warned;
 
-/// Connections the kernel holds for a thread that is busy.
+/// Connections the kernel holds for a thread that is busy, and as many that have said nothing yet. Of more of those it keeps
+/// none, but knows them by a cookie when they speak (`tcp_syncookies`, on by default).
 const BACKLOG: i32 = 4096;
 
 /// The pause after a failed accept: running out of open files passes, and must not be answered by spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Between two lines in the log about the same trouble with connections, which may come by the thousand.
-const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Connections over the limit that a thread tells so at one time; more are closed without a word.
 pub(crate) const MAX_REFUSALS: usize = 64;
@@ -112,22 +111,6 @@ pub struct Server<D> {
     header_warned: Warned,
 }
 
-/// When the log said something last.
-#[derive(Debug, Default)]
-struct Warned(Cell<Option<Instant>>);
-
-impl Warned {
-    /// Whether it is time to say it, which is then taken for said.
-    fn is_due(&self) -> bool {
-        let now = Instant::now();
-        let due = self.0.get().is_none_or(|last| now - last >= WARNING_PAUSE);
-        if due {
-            self.0.set(Some(now));
-        }
-        due
-    }
-}
-
 impl<D: Directory> Server<D> {
     /// A server for this thread.
     pub fn new(
@@ -168,11 +151,15 @@ impl<D: Directory> Server<D> {
     }
 
     /// Accepts until the drain begins, then waits until the last connection and tunnel has ended, but no longer than
-    /// `drain_timeout`.
-    pub async fn run(self: Rc<Self>, listener: TcpListener, watch: Watch, drain_timeout: Duration) {
+    /// `--drain-timeout`.
+    pub async fn run(self: Rc<Self>, listener: TcpListener, watch: Watch, drain: &DrainConfig) {
+        // A shorter lame duck would leave no time to accept who is held back when it begins.
+        if drain.lame_duck > HELD {
+            await_first_bytes(&listener);
+        }
         self.accept_until_drain(&listener, watch).await;
         drop(listener);
-        if tokio::time::timeout(drain_timeout, self.roster.emptied()).await.is_err() {
+        if tokio::time::timeout(drain.timeout, self.roster.emptied()).await.is_err() {
             tracing::warn!(left = self.roster.len(), "--drain-timeout is over; cutting what is left");
             self.roster.cut();
         }

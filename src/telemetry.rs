@@ -4,8 +4,10 @@
 //! are dropped and counted (`pod_router_log_lines_dropped`). The writing thread takes all that are there and writes them
 //! together, whole lines only; it holds none back while it waits for the next.
 
+use std::cell::Cell;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -24,7 +26,26 @@ const QUEUE: usize = 16 * 1024;
 /// that others write to as well, standard error for example, no line is torn.
 const TOGETHER: usize = 4096;
 
+/// Between two lines about the same trouble, which may come by the thousand.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
+
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// When the log said something last.
+#[derive(Debug, Default)]
+pub struct Warned(Cell<Option<Instant>>);
+
+impl Warned {
+    /// Whether it is time to say it, which is then taken for said.
+    pub fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let due = self.0.get().is_none_or(|last| now - last >= WARNING_PAUSE);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
+    }
+}
 
 /// Starts logging. The guard writes out what is queued when it is dropped.
 pub fn start(format: LogFormat) -> WorkerGuard {
@@ -62,9 +83,16 @@ pub fn dropped_lines() -> usize {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn the_same_trouble_is_told_once_in_a_while() {
+        let warned = Warned::default();
+        assert_eq!([warned.is_due(), warned.is_due()], [true, false]);
+        warned.0.set(Instant::now().checked_sub(WARNING_PAUSE));
+        assert_eq!([warned.is_due(), warned.is_due()], [true, false]);
+    }
 
     /// Hands on each write, and takes its time over it: until somebody says that it is done.
     struct Slow {

@@ -94,7 +94,7 @@ def ours(binary, port, threads=1, pods=stage.PODS, more=(), backend=("backend-0"
     """pod-router with everything on that a user has on, but for the access line, which the peers leave off as well."""
     command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{port + 1000}"]
     command += ["--redis-url", f"redis://127.0.0.1:{stage.REDIS}", "--threads", str(threads)]
-    command += ["--lame-duck", "0s", "--drain-timeout", "0s"]  # its end is not what is measured
+    command += ["--lame-duck", "1300ms", "--drain-timeout", "0s"]  # its end is not what is measured
     command += ["--default-backend", ",".join(f"127.0.0.1:{stage.PODS[pod]}" for pod in backend)]
     for pod, pod_port in pods.items():
         command += ["--pod", f"{pod}=127.0.0.1:{pod_port}"]

@@ -45,7 +45,7 @@ pub use nursery::{Nursery, Youth};
 pub use queue::Queues;
 pub use reach::Reach;
 pub use reject::{Answer, CODES, HEAD_TOO_LARGE, Reject, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, UNREADABLE};
-pub use socket::{accept_the_silent, tune_listener};
+pub use socket::{HELD, accept_the_silent, await_first_bytes, tune_listener};
 pub use upgrade::Relay;
 pub use upkeep::SECOND;
 

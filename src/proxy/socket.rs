@@ -52,6 +52,9 @@ const SENT_AHEAD: usize = 256 * 1024;
 /// counts by how often it repeats its part of TCP's handshake, and does so first after a second.
 const SILENT: i32 = 1;
 
+/// The longest that a client is held back for, with some time for the kernel's timer to be late.
+pub const HELD: Duration = Duration::from_millis(1200);
+
 sockopt_impl!(
     /// A listener's connections are accepted with their first bytes, or after so many seconds without any; at 0 at once (tcp(7)).
     DeferAccept,
@@ -64,21 +67,24 @@ sockopt_impl!(
 /// Sets what a listener's connections need; accepted sockets inherit all of it (tcp(7)). A peer that acknowledges nothing for
 /// `stall` has lost its connection: the kernel sees to it where nobody else does, of an answer that was still in its buffer
 /// when the connection was closed. (Of an idle peer it ends the probing, in place of their number.)
-///
-/// A connection is accepted when there is something to read. Else it would be looked at in vain and waited for once more, which
-/// is a fifth of what it costs with its one request.
 pub fn tune_listener(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_recv_buffer_size(SENT_AHEAD)?;
     socket.set_tcp_user_timeout(Some(stall))?;
     socket.set_tcp_nodelay(true)?;
-    // A kernel that has no such option (some only look like Linux) accepts at once: dearer, and as good.
-    let _ = setsockopt(socket, DeferAccept, &SILENT);
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// Has a listener accept the silent as well; those that are silent already, once their second is over. What the kernel has not
-/// handed over when the listener is closed, it forgets, and such a client is not told of the end: so this comes a second before.
+/// Has a listener accept a connection when there is something to read. Else it would be looked at in vain and waited for once
+/// more, which is a fifth of what it costs with its one request. The price: the kernel takes a silence before the first bytes for
+/// the way's length, so that of an answer to them that is lost it thinks up to three times as long, or three seconds.
+pub fn await_first_bytes(listener: &impl AsFd) {
+    // A kernel that has no such option (some only look like Linux) accepts at once: dearer, and as good.
+    let _ = setsockopt(listener, DeferAccept, &SILENT);
+}
+
+/// Has it accept the silent as well; those that are silent already, once their second is over. What the kernel has not handed
+/// over when the listener is closed, it forgets, and such a client is not told of the end: so this comes [`HELD`] before.
 pub fn accept_the_silent(listener: &impl AsFd) {
     let _ = setsockopt(listener, DeferAccept, &0);
 }
@@ -269,7 +275,7 @@ mod tests {
     fn a_connection_is_accepted_once_it_has_said_something() {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         listener.set_nonblocking(true).expect("a socket");
-        tune_listener(&listener, Duration::from_secs(1)).expect("a socket that is not bound");
+        await_first_bytes(&listener);
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
         listener.listen(8).expect("a bound socket");
         let address = listener.local_addr().expect("a bound socket").as_socket().expect("an IP address");

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
@@ -56,7 +56,7 @@ impl<D: Directory> Server<D> {
             let service = service_fn(|request| Rc::clone(&self.proxy).handle(Rc::clone(&downstream), request));
             let mut connection = self.http.serve_connection(socket, service);
             let mut patience = Patience::default();
-            let (mut noted, mut told_to_end, mut let_go) = (false, false, false);
+            let (mut noted, mut told_to_end, mut let_go) = (false, false, None);
             let mut turn: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
             let mut tunnel = None;
             let ended = poll_fn(|cx| {
@@ -158,17 +158,22 @@ impl<D: Directory> Server<D> {
 }
 
 /// Polls hyper's connection until it has ended as connections do. One over which another protocol was ever offered, taken or
-/// not, hyper lets go as it is, for somebody else to go on with: what is left unwritten, and with its socket open. Nobody here
-/// does by then, and polled again it writes the rest and shuts the socket down, which for all others it has done by then.
-fn poll_to_end<C>(connection: &mut C, let_go: &mut bool, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>
+/// not, hyper lets go as it is, for somebody else to go on with: what is left unwritten, and with its socket open, whether it
+/// ends well or with a head that cannot be read. Nobody here goes on, and polled again it writes the rest and shuts the socket
+/// down; for all others it has done so, and a second time does nothing. Its first word counts. (After any other error a poll
+/// could meet a request that has ended.)
+fn poll_to_end<C>(
+    connection: &mut C,
+    let_go: &mut Option<hyper::Result<()>>,
+    cx: &mut Context<'_>,
+) -> Poll<hyper::Result<()>>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
-    match Pin::new(&mut *connection).poll(cx) {
-        Poll::Ready(Ok(())) if !*let_go => {
-            *let_go = true;
-            Pin::new(connection).poll(cx)
-        }
-        polled @ (Poll::Ready(_) | Poll::Pending) => polled,
+    let mut ended = ready!(Pin::new(&mut *connection).poll(cx));
+    if let_go.is_none() && ended.as_ref().err().is_none_or(hyper::Error::is_parse) {
+        *let_go = Some(ended);
+        ended = ready!(Pin::new(connection).poll(cx));
     }
+    Poll::Ready(let_go.take().unwrap_or(Ok(())).and(ended))
 }

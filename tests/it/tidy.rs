@@ -23,8 +23,8 @@ const LAYERS: [(&str, &[&str]); 20] = [
         "proxy",
         &["backends", "config", "core", "directory", "dns", "drain", "limits", "metrics", "single_flight", "timer"],
     ),
-    ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy", "timer"]),
-    ("admin", &["backends", "core", "directory", "drain", "metrics"]),
+    ("server", &["config", "core", "directory", "drain", "limits", "metrics", "proxy", "telemetry", "timer"]),
+    ("admin", &["backends", "core", "directory", "drain", "metrics", "telemetry"]),
     ("dev", &["config", "core", "directory"]),
     ("cli", &["backends", "config", "core", "directory", "dns", "probe", "proxy"]),
     (

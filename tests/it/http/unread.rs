@@ -90,6 +90,27 @@ fn what_follows_a_request_and_is_none_is_refused_in_full() {
     }
 }
 
+/// RFC 9112 section 9.6: closing with something unread would reset the connection, and the answer might not arrive. hyper lets go
+/// of a connection that was offered another protocol before.
+#[test]
+fn what_cannot_be_read_to_its_end_is_refused_in_full() {
+    let stage = Stage::new();
+    let offer = "GET /room_a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    for (start, status) in [("nonsense\r\n\r\n", 400), ("GET /room_a HTTP/1.1\r\nHost: a\r\nX: ", 431)] {
+        for before in [None, Some(offer)] {
+            let mut client = stage.client();
+            if let Some(before) = before {
+                assert_eq!(client.request(before).pod(), "backend-0");
+            }
+            // As one who reads only when all is sent.
+            client.send([start.as_bytes(), &[b'x'; 1_000_000]].concat());
+            let answer = client.wire().read_to_end().expect("an orderly end");
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{before:?}: {answer}");
+        }
+    }
+}
+
 /// A pod may say what hyper would: it passes, at once or in pieces, and so does the next answer.
 #[test]
 fn a_pods_bytes_are_never_taken_for_such_an_answer() {
