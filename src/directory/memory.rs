@@ -55,9 +55,9 @@ impl Directory for MemoryDirectory {
         Ok(self.get(room).map_or(Answer::Unassigned, Answer::Assigned))
     }
 
-    async fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
+    async fn claim(&self, room: &RoomId<'_>, pod: &PodId, least: Epoch) -> Result<Answer, DirectoryError> {
         let mut state = self.state();
-        let new = || Assignment { pod: pod.clone(), epoch: Epoch(now_ms()) };
+        let new = || Assignment { pod: pod.clone(), epoch: Epoch(now_ms()).max(least) };
         let holder = state.rooms.entry(room.clone().into_owned()).or_insert_with(new);
         Ok(Answer::Assigned(holder.clone()))
     }

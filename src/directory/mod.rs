@@ -13,7 +13,7 @@ pub mod resolver;
 use std::fmt;
 use std::future::Future;
 
-use crate::core::assignment::{Answer, Heartbeat, PodId};
+use crate::core::assignment::{Answer, Epoch, Heartbeat, PodId};
 use crate::core::room::RoomId;
 
 /// How far what a backend dates may lie ahead of this machine's clock before the log says so: clocks differ by less than a day.
@@ -31,8 +31,14 @@ pub trait Directory: Clone + Send + Sync + 'static {
     fn lookup(&self, room: &RoomId<'_>) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
 
     /// Gives the room to `pod` unless somebody has it already, atomically; what holds afterwards is the
-    /// answer, whoever won. The new epoch is the directory's own clock, in milliseconds.
-    fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
+    /// answer, whoever won. The new epoch is the directory's own clock, in milliseconds, or `least` where that is later: one
+    /// above what the room had, as far as who asks knows it. A directory that has lost the room, and perhaps its clock, does not.
+    fn claim(
+        &self,
+        room: &RoomId<'_>,
+        pod: &PodId,
+        least: Epoch,
+    ) -> impl Future<Output = Result<Answer, DirectoryError>> + Send;
 
     /// Whether [`Directory::claim`] would be answered, tried without giving any room to anybody.
     fn try_claiming(&self) -> impl Future<Output = Result<(), DirectoryError>> + Send {

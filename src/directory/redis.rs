@@ -62,8 +62,10 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Gives a room to a pod unless its key exists, and returns what holds afterwards.
 ///
 /// `KEYS[1]` is the room's key, `ARGV[1]` the value with the epoch 0, `ARGV[2]` the longest value that is
-/// read. The epoch is Redis' own clock in milliseconds, so that replicas with different clocks agree on which
-/// assignment came later. Run again it changes nothing: what it wrote the first time holds.
+/// read, `ARGV[3]` the least epoch. The epoch is Redis' own clock in milliseconds, so that replicas with different clocks
+/// agree on which assignment came later; the least one, where that clock has gone back since the room was last assigned.
+/// (It is written as it came: as a number Lua has 53 bits of it, enough to compare it with a clock.) Run again it changes
+/// nothing: what it wrote the first time holds.
 ///
 /// Sent whole every time: a room is claimed once, and `EVALSHA` would need a fallback for every Redis that
 /// has been restarted or failed over since. (`SET NX GET` does without a script, on Redis 7 and later, but not
@@ -72,6 +74,7 @@ const CLAIM: &str = r#"
 if redis.call('EXISTS', KEYS[1]) == 0 then
   local now = redis.call('TIME')
   local epoch = now[1] .. string.format('%03d', math.floor(now[2] / 1000))
+  if tonumber(ARGV[3]) > tonumber(epoch) then epoch = ARGV[3] end
   redis.call('SET', KEYS[1], (string.gsub(ARGV[1], '"assignedAt":0', '"assignedAt":' .. epoch)))
 end
 return redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
@@ -174,12 +177,12 @@ impl Directory for RedisDirectory {
         self.common.lookups.note(self.link.ask(question).await)
     }
 
-    async fn claim(&self, room: &RoomId<'_>, pod: &PodId) -> Result<Answer, DirectoryError> {
+    async fn claim(&self, room: &RoomId<'_>, pod: &PodId, least: Epoch) -> Result<Answer, DirectoryError> {
         let key = &self.common.room_key.key(room);
         let value = &Assignment { pod: pod.clone(), epoch: Epoch(0) }.encode();
         let question = |client: Client| async move {
-            let longest = MAX_VALUE_LEN.to_string();
-            self.common.read(client.eval(CLAIM, key, vec![value, &longest]).await.map(Some))
+            let (longest, least) = (MAX_VALUE_LEN.to_string(), least.to_string());
+            self.common.read(client.eval(CLAIM, key, vec![value, &longest, &least]).await.map(Some))
         };
         self.common.claims.note(self.link.ask(question).await)
     }

@@ -282,7 +282,7 @@ impl<D: Directory> Resolver<D> {
         let pod = heartbeats.choose(limits, now_ms(), roll).ok_or(PlacementError::NoCapacity)?;
         let asked = Instant::now();
         // A claim without an answer may have been heard all the same, and counts.
-        let claimed = self.directory.claim(room, &pod).await;
+        let claimed = self.directory.claim(room, &pod, self.known.next_epoch(room)).await;
         let answer = claimed.map_err(|_| PlacementError::DirectoryUnavailable)?;
         if !matches!(&answer, Answer::Assigned(assignment) if assignment.pod == pod) {
             heartbeats.undo(&pod);
@@ -315,6 +315,12 @@ impl Known {
             }
             _ => Resolution::Unknown,
         }
+    }
+
+    /// The least epoch that this room's next assignment can have, and be followed.
+    fn next_epoch(&self, room: &RoomId<'_>) -> Epoch {
+        let last = self.cache.get(room.as_str()).and_then(|entry| entry.last_assignment());
+        last.map_or(Epoch(0), |(last, _)| Epoch(last.epoch.0.saturating_add(1)))
     }
 
     fn may_be_stale(&self, confirmed: Instant, now: Instant) -> bool {

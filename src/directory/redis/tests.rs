@@ -109,7 +109,7 @@ async fn a_huge_value_does_not_travel() {
     let before = sent();
     assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unusable(BadAssignment::TooLarge)));
     assert_eq!(
-        directory.claim(&room("room_a"), &backend().nth(1)).await,
+        directory.claim(&room("room_a"), &backend().nth(1), Epoch(0)).await,
         Ok(Answer::Unusable(BadAssignment::TooLarge))
     );
     assert!(sent() - before < 50_000);
@@ -122,7 +122,7 @@ async fn of_fifty_claims_one_wins_and_all_learn_which() {
     let mut claims = JoinSet::new();
     for ordinal in 0..50 {
         let directory = directory.clone();
-        claims.spawn(async move { directory.claim(&room("room_a"), &backend().nth(ordinal)).await });
+        claims.spawn(async move { directory.claim(&room("room_a"), &backend().nth(ordinal), Epoch(0)).await });
     }
     let answers = claims.join_all().await;
     let winner = answers[0].clone().expect("Redis is there");
@@ -132,6 +132,22 @@ async fn of_fifty_claims_one_wins_and_all_learn_which() {
     let Answer::Assigned(assignment) = winner else { panic!("{winner:?}") };
     assert_eq!(redis.cli(&["get", "room:room_a:pod"]), assignment.encode());
     assert!(crate::directory::memory::now_ms().abs_diff(assignment.epoch.0) < 60_000);
+}
+
+/// Its clock may have gone back, and what it had be lost.
+#[tokio::test]
+async fn a_claim_has_the_least_epoch_where_the_clock_is_behind() {
+    let redis = Server::start(&[]);
+    let directory = connected(&redis.url()).await;
+    let year = 365 * 24 * 3600 * 1000;
+    let ahead = crate::directory::memory::now_ms() + year;
+    for (id, least) in [("room_a", ahead), ("room_b", u64::MAX)] {
+        let claimed = directory.claim(&room(id), &backend().nth(1), Epoch(least)).await;
+        assert_eq!(claimed, Ok(assigned(1, least)));
+    }
+    let claimed = directory.claim(&room("room_c"), &backend().nth(1), Epoch(ahead - 2 * year)).await;
+    let Ok(Answer::Assigned(assignment)) = claimed else { panic!("{claimed:?}") };
+    assert!(assignment.epoch.0.abs_diff(ahead - year) < 60_000, "the clock is ahead of it");
 }
 
 #[tokio::test]
@@ -146,10 +162,10 @@ async fn a_claim_changes_nothing_that_is_there() {
     ] {
         let key = format!("room:{id}:pod");
         redis.set(&key, value);
-        assert_eq!(directory.claim(&room(id), &backend().nth(2)).await, Ok(held), "{id}");
+        assert_eq!(directory.claim(&room(id), &backend().nth(2), Epoch(0)).await, Ok(held), "{id}");
         assert_eq!(redis.cli(&["get", &key]), value);
     }
-    let list = directory.claim(&room("room_list"), &backend().nth(2)).await;
+    let list = directory.claim(&room("room_list"), &backend().nth(2), Epoch(0)).await;
     assert_eq!(list, Ok(Answer::Unusable(BadAssignment::WrongType)));
 }
 
@@ -234,7 +250,7 @@ async fn a_dead_server_fails_lookups_at_once_and_is_back_when_it_is_back() {
     redis.kill();
     until("down", async || !directory.is_up()).await;
     hundred_lookups_fail(&directory).await;
-    assert!(unavailable(directory.claim(&room("room_a"), &backend().nth(1)).await).contains("onnection"));
+    assert!(unavailable(directory.claim(&room("room_a"), &backend().nth(1), Epoch(0)).await).contains("onnection"));
 
     redis.restart();
     until("up again", async || directory.lookup(&room("room_a")).await == Ok(Answer::Unassigned)).await;
@@ -356,7 +372,7 @@ async fn questions_beyond_the_bound_are_refused_and_the_others_answered() {
 async fn a_password_opens_the_door_and_is_not_repeated() {
     let redis = Server::start(&["--requirepass", "hunter2"]);
     let directory = connected(&format!("redis://:hunter2@127.0.0.1:{}/3", redis.port)).await;
-    let claimed = directory.claim(&room("room_a"), &backend().nth(1)).await.expect("Redis is there");
+    let claimed = directory.claim(&room("room_a"), &backend().nth(1), Epoch(0)).await.expect("Redis is there");
     assert_eq!(directory.lookup(&room("room_a")).await, Ok(claimed));
     let third = redis.cli(&["-a", "hunter2", "--no-auth-warning", "-n", "3", "exists", "room:room_a:pod"]);
     assert_eq!(third, "1");
@@ -393,7 +409,7 @@ async fn the_documented_permissions_are_enough() {
         let url = format!("redis://router:s3cret@127.0.0.1:{}{database}", redis.port);
         let directory = connected(&url).await;
         assert_eq!(directory.lookup(&room(id)).await, Ok(Answer::Unassigned), "{url}");
-        let claimed = directory.claim(&room(id), &backend().nth(1)).await.expect("it is allowed");
+        let claimed = directory.claim(&room(id), &backend().nth(1), Epoch(0)).await.expect("it is allowed");
         assert_eq!(directory.lookup(&room(id)).await, Ok(claimed));
         assert_eq!(directory.heartbeats().await, Ok(Vec::new()));
         assert!(directory.answers());
@@ -427,7 +443,7 @@ async fn a_redis_that_refuses_lookups_is_not_one_that_answers() {
         // What else is refused does not keep known rooms from being found.
         allow(&redis, "~room:* +getrange +get +ping");
         assert!(refused(directory.heartbeats().await).contains("NOPERM"));
-        assert!(refused(directory.claim(&room("room_a"), &backend().nth(1)).await).contains("'eval'"));
+        assert!(refused(directory.claim(&room("room_a"), &backend().nth(1), Epoch(0)).await).contains("'eval'"));
         assert!(directory.answers());
     }
 }

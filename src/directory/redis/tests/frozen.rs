@@ -31,7 +31,7 @@ async fn each_question_ends_by_its_deadline_itself() {
     redis.signal("STOP");
     let (room, pod) = (room("room_a"), backend().nth(1));
     let asked = async {
-        let claims = async { tokio::join!(directory.claim(&room, &pod), directory.try_claiming()) };
+        let claims = async { tokio::join!(directory.claim(&room, &pod, Epoch(0)), directory.try_claiming()) };
         tokio::join!(directory.lookup(&room), claims, directory.heartbeats())
     };
     let answers = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("each has a deadline");

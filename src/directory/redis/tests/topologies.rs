@@ -25,13 +25,13 @@ async fn sentinel_leads_to_the_master_and_after_a_failover_to_the_next() {
     // The first Sentinel of the list does not exist.
     let hosts = format!("127.0.0.1:{},127.0.0.1:{}", free_port(), sentinel.port);
     let directory = connected(&format!("redis-sentinel://{hosts}?sentinelServiceName=main")).await;
-    let claimed = directory.claim(&room("room_a"), &backend().nth(1)).await.expect("the master takes writes");
+    let claimed = directory.claim(&room("room_a"), &backend().nth(1), Epoch(0)).await.expect("the master takes writes");
     wait_for("replication", || replica.cli(&["exists", "room:room_a:pod"]) == "1");
 
     master.kill();
     until("down", async || !directory.is_up()).await;
     until("the new master", async || directory.lookup(&room("room_a")).await == Ok(claimed.clone())).await;
-    assert!(directory.claim(&room("room_b"), &backend().nth(2)).await.is_ok());
+    assert!(directory.claim(&room("room_b"), &backend().nth(2), Epoch(0)).await.is_ok());
     assert_eq!(replica.cli(&["exists", "room:room_b:pod"]), "1");
 }
 
@@ -65,7 +65,7 @@ async fn a_cluster_is_asked_where_the_room_is_while_its_slot_moves_too() {
     let directory = connected(&format!("redis-cluster://127.0.0.1:{}", nodes[1].port)).await;
     for index in 0..20_u16 {
         let id = format!("room_{index}");
-        let claimed = directory.claim(&room(&id), &backend().nth(index)).await.expect("the cluster is up");
+        let claimed = directory.claim(&room(&id), &backend().nth(index), Epoch(0)).await.expect("the cluster is up");
         assert_eq!(directory.lookup(&room(&id)).await, Ok(claimed));
     }
     let spread = nodes.each_ref().map(|node| node.cli(&["dbsize"]));
