@@ -24,19 +24,19 @@ use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::dns::{Dns, MOST_LOOKUPS};
 use crate::drain::{Phase, Roster, Signal, Watch};
-use crate::limits::{Limiter, Limits, Places, Seats};
+use crate::limits::{Files, LEAST_KEPT, Limiter, Limits, Places, Seats};
 use crate::metrics::Metrics;
 use crate::proxy::{CODES, Commons, Proxy, Queues, Reach};
 use crate::server::{MAX_REFUSALS, Server, listen, listen_again};
 use crate::telemetry;
 
 /// Open files of the process that are no client's and no pod's: probes and scrapes, lookups of names, the control thread's
-/// own, and checks of pods as far as few of them hang at a time. Not among them: connections to pods that are kept for
-/// `--upstream-idle` when their clients have gone, beyond the one that each client's place has room for.
+/// own, and checks of pods as far as few of them hang at a time.
 const RESERVED_FILES: usize = 64 + MOST_LOOKUPS;
 
-/// The same of each worker thread: clients that are told that there is no place, a listener, epoll, Redis.
-const RESERVED_FILES_EACH: usize = MAX_REFUSALS + 8;
+/// The same of each worker thread: clients that are told that there is no place, what is kept to pods in any case, a listener,
+/// epoll, Redis.
+const RESERVED_FILES_EACH: usize = MAX_REFUSALS + LEAST_KEPT + 8;
 
 /// How many threads of a runtime may block, each for something of its own: lookups of names, all of which together leave
 /// some for the rest (the address of Redis, `resolv.conf`), so that nothing ever queues. tokio's default.
@@ -63,7 +63,6 @@ struct Shared<D> {
     resolver: Resolver<D>,
     unmet: Unmet,
     commons: Commons,
-    places: Arc<Places>,
     watch: Watch,
 }
 
@@ -123,14 +122,13 @@ impl App {
     /// A thread could not be started.
     pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
         let Self { mut config, data, admin: admin_listener, address, admin_address } = self;
-        let max_connections = &mut config.downstream.max_connections;
-        *max_connections = within_open_files(*max_connections, config.threads);
+        let files = open_files(config.threads, &mut config.downstream.max_connections);
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         announce_series(&metrics, &config);
         let ending = Signal::new();
         let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
-        let commons = commons(&config, &metrics);
+        let commons = commons(&config, &metrics, files);
         let unmet = Unmet::new(AtomicUsize::new(1 + data.len()));
         tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&unmet)));
         let shared = Shared {
@@ -138,7 +136,6 @@ impl App {
             resolver: resolver.clone(),
             unmet: Arc::clone(&unmet),
             commons: commons.clone(),
-            places: Places::new(config.downstream.max_connections),
             watch: ending.watch(),
         };
         let mut ended = start_workers(&shared, data)?;
@@ -223,30 +220,27 @@ async fn end(config: &Config, ending: &Signal, ended: &mut mpsc::Receiver<()>) {
     while ended.recv().await.is_some() {}
 }
 
-/// Raises the limit of open files as far as it goes, and returns how many connections fit into it, `max_connections` at
-/// most: a client and its pod take one file each. With more, connections would be refused by an accept that fails, without
-/// an answer, and those that are accepted would find no file left for their pod, nor a probe one for itself.
-fn within_open_files(max_connections: usize, threads: usize) -> usize {
+/// Raises the limit of open files as far as it goes: what of it is there for connections. Lowers `max_connections` to what fits:
+/// with more, some would be refused by an accept that fails, without an answer, and those that are accepted would find no file
+/// left for their pod, nor a probe one for itself.
+fn open_files(threads: usize, max_connections: &mut usize) -> Files {
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
         tracing::warn!(%error, "the limit of open files could not be raised");
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
     });
-    let fitting = fitting(usize::try_from(limit).unwrap_or(usize::MAX), threads);
-    if fitting < max_connections {
+    let reserved = RESERVED_FILES + threads * RESERVED_FILES_EACH;
+    let files = Files::of(usize::try_from(limit).unwrap_or(usize::MAX), reserved, threads);
+    let fitting = files.most_clients();
+    if fitting < *max_connections {
         tracing::warn!(
             limit,
             max_connections,
             fitting,
             "--max-connections is lowered to what the limit of open files allows"
         );
+        *max_connections = fitting;
     }
-    fitting.min(max_connections)
-}
-
-/// How many connections fit into so many open files, with room for all else; half of the files are theirs in any case.
-fn fitting(files: usize, threads: usize) -> usize {
-    let reserved = RESERVED_FILES + threads * RESERVED_FILES_EACH;
-    (files - reserved.min(files / 2)).max(2) / 2
+    files
 }
 
 /// Series whose labels are known are there from the start: an alert on a rate needs the zero before the first one.
@@ -277,13 +271,15 @@ async fn meet<D: Directory>(resolver: Resolver<D>, unmet: Unmet) {
 }
 
 /// What all threads have in common.
-fn commons(config: &Arc<Config>, metrics: &Arc<Metrics>) -> Commons {
+fn commons(config: &Arc<Config>, metrics: &Arc<Metrics>, files: Files) -> Commons {
     Commons {
         dns: Dns::new(config.upstream.dns_stale, metrics.stale_addresses.clone()),
         backends: Arc::new(Backends::new(Arc::clone(config), Arc::clone(metrics))),
         queues: Queues::default(),
         reach: Reach::default(),
         limits: limits(&config.downstream),
+        places: Places::new(config.downstream.max_connections),
+        files,
         metrics: Arc::clone(metrics),
     }
 }
@@ -308,11 +304,12 @@ fn start_workers<D: Directory>(
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         let served = runtime.block_on(async move {
-            let Shared { config, resolver, unmet, commons, places, watch } = shared;
+            let Shared { config, resolver, unmet, commons, watch } = shared;
             let resolver = resolver.attach();
             tokio::task::spawn_local(meet(resolver.clone(), unmet));
             let roster = Roster::new();
-            let (metrics, seats) = (Arc::clone(&commons.metrics), commons.limits.seats.clone());
+            let (metrics, places) = (Arc::clone(&commons.metrics), Arc::clone(&commons.places));
+            let seats = commons.limits.seats.clone();
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
             let server = Server::new(proxy, roster, &config.downstream, places, seats, metrics);
             server.run(TcpListener::from_std(listener)?, watch, &config.drain).await;
@@ -353,15 +350,5 @@ mod tests {
         let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), run).await });
         let error = ended.expect("it ends by itself").expect_err("and not as if it had been asked to");
         assert!(error.to_string().contains("worker"), "{error}");
-    }
-
-    #[test]
-    fn connections_leave_files_for_whoever_is_refused_and_for_the_process() {
-        let taken = |files, threads| 2 * fitting(files, threads) + threads * MAX_REFUSALS + RESERVED_FILES;
-        for (files, threads) in [(1024, 1), (20_000, 2), (20_000, 64), (1_048_576, 8)] {
-            let taken = taken(files, threads);
-            assert!(taken <= files && taken + threads * 10 > files, "{taken} of {files} with {threads} threads");
-        }
-        assert_eq!((fitting(200, 64), fitting(0, 1)), (50, 1), "where there are few, half of them");
     }
 }

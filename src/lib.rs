@@ -45,7 +45,7 @@
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | how what never became a request is answered | `proxy/canned.rs` |
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
-//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
+//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/upstream/dial.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
 //! | how a socket is read and written | `proxy/direct.rs` |
 //! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
@@ -115,6 +115,7 @@
 //! | `Hold` | a request's body that comes after its answer | the connection may be idle |
 //! | `Doubt` | a chunked request whose end has not been seen | not dispelled: the connection takes no other request |
 //! | `Lease` | an exchange with a pod | the connection to the pod is closed; given back, it is kept for another |
+//! | `Idle` | a connection that is kept | there is room for one more on the thread's `Shelf` |
 //! | `PodShare` | a tunnel, agreed or begun, of its lease | the pod's load, its places and the gauge of its connections go down |
 //! | `Story` | the same tunnel | its line in the log is written: one for each 101 |
 //! | `Resetting` | an exchange amid its request | the connection to the pod is reset: a FIN would wait behind what the pod does not take |

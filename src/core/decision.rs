@@ -204,10 +204,34 @@ pub fn waited((began, left_then): (Instant, Duration), (now, left): (Instant, Du
 /// What the last attempt to connect has at least, however little is left of `--pod-wait`.
 const SHORTEST_DIAL: Duration = Duration::from_millis(250);
 
-/// How long a further attempt may take to connect, when its request has `waited` so long: a pod that swallows packets
-/// must not hold it for longer than one that refuses.
-pub fn dial_timeout(connect_timeout: Duration, waited: Duration, pod_wait: Duration) -> Duration {
-    pod_wait.saturating_sub(waited).max(SHORTEST_DIAL).min(connect_timeout)
+/// How long one attempt may take to reach its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialLimits {
+    /// Until the pod's name has an address, and the most there is for both.
+    pub lookup: Duration,
+    /// Until one of its addresses accepts.
+    pub connect: Duration,
+}
+
+impl DialLimits {
+    /// The first attempt's. A resolver puts a question whose answer was lost again after 5 s (resolv.conf(5)), which is also
+    /// the default of `--pod-wait`: the answer to that is waited for.
+    pub fn first(connect_timeout: Duration, pod_wait: Duration) -> Self {
+        let lookup = pod_wait.saturating_add(SHORTEST_DIAL).max(connect_timeout);
+        Self { lookup, connect: connect_timeout }
+    }
+
+    /// A further attempt's, when its request has `waited` so long: a pod that swallows packets must not hold it for longer
+    /// than one that refuses.
+    pub fn further(connect_timeout: Duration, waited: Duration, pod_wait: Duration) -> Self {
+        let left = pod_wait.saturating_sub(waited);
+        Self { lookup: left.saturating_add(SHORTEST_DIAL), connect: left.max(SHORTEST_DIAL).min(connect_timeout) }
+    }
+
+    /// What is left to connect when the lookup has taken so long.
+    pub fn connect_after(self, lookup: Duration) -> Duration {
+        self.lookup.saturating_sub(lookup).max(SHORTEST_DIAL).min(self.connect)
+    }
 }
 
 #[cfg(test)]
@@ -278,12 +302,26 @@ mod tests {
 
     #[test]
     fn the_last_dial_is_as_long_as_what_is_left() {
-        let of = |connect, waited| {
-            let millis = Duration::from_millis;
-            dial_timeout(millis(connect), millis(waited), millis(5000)).as_millis()
-        };
+        let millis = Duration::from_millis;
+        let of =
+            |connect, waited| DialLimits::further(millis(connect), millis(waited), millis(5000)).connect.as_millis();
         assert_eq!((of(2000, 100), of(2000, 4000), of(2000, 4900), of(2000, 9000)), (2000, 1000, 250, 250));
         assert_eq!(of(100, 4950), 100, "never longer than --connect-timeout");
+    }
+
+    #[test]
+    fn a_lookup_is_a_part_of_the_wait_for_the_pod() {
+        let millis = Duration::from_millis;
+        let first = |pod_wait| DialLimits::first(millis(2000), millis(pod_wait));
+        assert_eq!(
+            (first(5000).lookup, first(0).lookup, first(5000).connect),
+            (millis(5250), millis(2000), millis(2000))
+        );
+        let after = |limits: DialLimits, lookup| limits.connect_after(millis(lookup)).as_millis();
+        assert_eq!((after(first(5000), 0), after(first(5000), 4000), after(first(5000), 5200)), (2000, 1250, 250));
+        assert_eq!((after(first(0), 500), after(first(0), 2000)), (1500, 250));
+        let further = DialLimits::further(millis(2000), millis(4000), millis(5000));
+        assert_eq!((further.lookup, after(further, 0), after(further, 900)), (millis(1250), 1000, 350));
     }
 
     #[test]

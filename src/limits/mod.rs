@@ -3,12 +3,14 @@
 //! Mechanics without domain words: who counts as one client is `core::prefix`, how much is the configuration's, and what
 //! a refusal says is `proxy/reject.rs`. Shared by all worker threads; what is not configured is not there.
 
+mod files;
 mod places;
 mod rate;
 mod seats;
 
 use std::sync::Arc;
 
+pub use files::{Files, LEAST_KEPT};
 pub use places::{Place, Places};
 pub use rate::{CLIENTS, Limiter, Turn};
 pub use seats::{Seat, Seats};

@@ -26,6 +26,11 @@ impl Places {
         let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free);
         taken.ok().map(|_| Place(Arc::clone(self)))
     }
+
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Place {
@@ -61,6 +66,6 @@ mod tests {
             assert!(one.iter().zip(&other).all(|(one, other)| one != other));
         });
         drop(taken);
-        assert_eq!(places.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(places.taken(), 0);
     }
 }

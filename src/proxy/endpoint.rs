@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::backends::Load;
 use crate::core::address::HostPort;
 use crate::core::decision::Failure;
 use crate::core::session::AffinitySource;
+use crate::limits::{Files, Places};
 use crate::metrics::{Held, Met, PodMetrics, code_label};
 use crate::timer::Timer;
 
@@ -44,15 +46,28 @@ pub(super) struct Endpoint {
     /// That of the address reached last, else of the name.
     pub(super) queue: RefCell<Option<Arc<Queue>>>,
     pub(super) last_used: Cell<Instant>,
+    /// Of all endpoints of the thread.
+    pub(super) shelf: Rc<Shelf>,
     /// The oldest first.
     pub(super) idle: RefCell<Vec<Idle>>,
     pub(super) last_failure: Cell<Option<(Instant, Failure)>>,
 }
 
+/// How many idle connections a thread has, and may have: they take open files, which clients and their requests need first.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    files: Files,
+    clients: Arc<Places>,
+    /// Held once more by each of them.
+    kept: Rc<()>,
+}
+
+/// A connection on the shelf, until dropped.
 #[derive(Debug)]
 pub(super) struct Idle {
     pub(super) connection: Connection,
     pub(super) since: Instant,
+    _on_shelf: Rc<()>,
 }
 
 #[derive(Debug)]
@@ -68,6 +83,33 @@ pub(super) struct Connection {
     pub(super) open: Held,
     /// What the address it leads to has to do, where that is another pod to the backends.
     pub(super) at_address: Option<Load>,
+}
+
+// === impl Shelf ===
+
+impl Shelf {
+    /// An empty one, for as many of the `files` as the `clients` leave.
+    pub(super) fn new(files: Files, clients: Arc<Places>) -> Self {
+        Self { files, clients, kept: Rc::default() }
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.kept() < self.most()
+    }
+
+    /// How many there are beyond what there is room for.
+    pub(super) fn surplus(&self) -> usize {
+        self.kept().saturating_sub(self.most())
+    }
+
+    fn kept(&self) -> usize {
+        Rc::strong_count(&self.kept) - 1
+    }
+
+    fn most(&self) -> usize {
+        self.files.most_kept(self.clients.taken())
+    }
 }
 
 // === impl Endpoint ===
@@ -127,6 +169,11 @@ impl Endpoint {
     pub(super) fn has_left(&self, connection: &Connection) -> bool {
         let addresses = self.addresses.borrow();
         !addresses.is_empty() && !addresses.contains(&connection.peer)
+    }
+
+    /// Keeps a connection that carries nothing.
+    pub(super) fn keep(&self, connection: Connection, since: Instant) {
+        self.idle.borrow_mut().push(Idle { connection, since, _on_shelf: Rc::clone(&self.shelf.kept) });
     }
 
     /// The youngest idle connection that is still good; the others are older, so at the first that is too old all go.

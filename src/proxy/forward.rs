@@ -27,7 +27,7 @@ use super::upstream::{Dial, Entered, Lease, NoLease};
 use super::{Downstream, Proxy, Route, adapt};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
-use crate::core::decision::{self, Failure, Next, Plan, RoomRefusal, Stage};
+use crate::core::decision::{self, DialLimits, Failure, Next, Plan, RoomRefusal, Stage};
 use crate::core::head::{Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
 use crate::core::session::{AffinitySource, has_sid};
@@ -157,11 +157,11 @@ impl<D: Directory> Forwarding<'_, D> {
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
             let began = *began.get_or_insert((now, left));
-            let timeout = match attempt {
-                0 => connect_timeout,
-                _ => decision::dial_timeout(connect_timeout, decision::waited(began, (now, left)), pod_wait),
+            let limits = match attempt {
+                0 => DialLimits::first(connect_timeout, pod_wait),
+                _ => DialLimits::further(connect_timeout, decision::waited(began, (now, left)), pod_wait),
             };
-            let dial = Dial { timeout, youth: &self.downstream.youth };
+            let dial = Dial { limits, youth: &self.downstream.youth };
             let this = Attempt { endpoint: &endpoint, now, dial, entered, who, left: &mut left, moved };
             let Unanswered { failure, own } = match self.attempt(head, unsent, this).await {
                 Ok((answer, exchange)) => return Ok(self.answered(answer, exchange, &head.headers, &mut route)),

@@ -67,7 +67,7 @@ use crate::directory::Directory;
 use crate::directory::resolver::Resolver;
 use crate::dns::Dns;
 use crate::drain::{Phase, Roster};
-use crate::limits::Limits;
+use crate::limits::{Files, Limits, Places};
 use crate::metrics::Metrics;
 
 /// The longest request id that is kept from a trusted proxy.
@@ -100,6 +100,10 @@ pub struct Commons {
     pub reach: Reach,
     /// What one client may have.
     pub limits: Limits,
+    /// The connections of clients.
+    pub places: Arc<Places>,
+    /// The open files that there are for connections.
+    pub files: Files,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
 }

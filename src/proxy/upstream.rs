@@ -4,14 +4,14 @@
 //! together. A connection carries one exchange at a time and is kept only after an exchange that ended cleanly (a [`Lease`]
 //! that was not given back closes its connection). Idle ones go last in, first out, live shorter than Node's 5 s keep-alive,
 //! and all of a pod's are dropped when one fails: its pod has probably gone. So are those to an address that the pod's name
-//! does not lead to any more. What is said on a connection is `exchange.rs`.
+//! does not lead to any more, and those whose open files clients have need of. What is said on a connection is `exchange.rs`.
 
 mod address;
+mod dial;
 mod places;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,31 +21,29 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+pub(super) use self::dial::Dial;
 pub(super) use self::places::Entered;
-use super::endpoint::{Connection, Endpoint, Idle};
-use super::nursery::Youth;
+use super::endpoint::{Connection, Endpoint, Shelf};
 use super::queue::{Place, Precedence, Queues};
 use super::reach::Reach;
-use super::socket::Connected;
 use super::upkeep::every_second;
 use super::{Commons, socket};
 use crate::backends::{Backends, InFlight, Load};
 use crate::config::UpstreamConfig;
 use crate::core::address::HostPort;
-use crate::core::decision::{Failure, Stage};
-use crate::dns::{Dns, DnsError};
+use crate::core::decision::Failure;
+use crate::dns::Dns;
 use crate::metrics::{Held, Met, Metrics};
 
 /// An endpoint that nobody has asked for so long is forgotten: where pods go by their addresses, old ones pile up.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// After a failed dial, others to the same pod fail alike for this long instead of dialling too.
-const DIAL_PAUSE: Duration = Duration::from_millis(20);
-
 /// The connections of one worker thread, by pod.
 #[derive(Debug)]
 pub(super) struct Pool {
     config: UpstreamConfig,
+    /// What limits the idle connections.
+    shelf: Rc<Shelf>,
     dns: Dns,
     queues: Queues,
     reach: Reach,
@@ -63,15 +61,6 @@ pub(super) struct Lease {
     connection: Connection,
     reused: bool,
     since: Instant,
-}
-
-/// How a pod is dialled, where no kept connection leads there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Dial<'a> {
-    /// The longest that it may take.
-    pub(super) timeout: Duration,
-    /// That of the client's connection, in whose task it is.
-    pub(super) youth: &'a Youth,
 }
 
 /// Why there is no connection.
@@ -118,8 +107,9 @@ impl Pool {
     }
 
     fn new(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
-        let Commons { dns, queues, reach, backends, metrics, .. } = commons;
-        Rc::new(Self { config, dns, queues, reach, backends, metrics, endpoints: RefCell::default() })
+        let Commons { dns, queues, reach, backends, places, files, metrics, .. } = commons;
+        let shelf = Rc::new(Shelf::new(files, places));
+        Rc::new(Self { config, shelf, dns, queues, reach, backends, metrics, endpoints: RefCell::default() })
     }
 
     /// The pod with this name, made at first sight.
@@ -174,6 +164,7 @@ impl Pool {
             queue: RefCell::new(self.queues.of(&name, &self.config)),
             last_used: Cell::new(Instant::now()),
             name,
+            shelf: Rc::clone(&self.shelf),
             idle: RefCell::default(),
             last_failure: Cell::new(None),
         });
@@ -193,7 +184,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Stage::Queue`], [`Stage::Resolve`], [`Stage::Confine`], [`Stage::Connect`] or [`Stage::Local`]; nothing was sent.
+    /// Its [stage](crate::core::decision::Stage) is `Queue`, `Resolve`, `Confine`, `Connect` or `Local`; nothing was sent.
     pub(super) async fn lease(
         &self,
         endpoint: &Rc<Endpoint>,
@@ -208,6 +199,7 @@ impl Pool {
             busy.count_at_address(&connection);
             return Ok(Lease { busy, connection, reused: true, since: now });
         }
+        self.clear_shelf();
         // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
         let connection = Box::pin(self.dial(endpoint, dial)).await?;
         busy.count_at_address(&connection);
@@ -222,81 +214,28 @@ impl Pool {
         Ok(Lease { busy, connection, reused: false, since: Instant::now() })
     }
 
-    async fn dial(&self, endpoint: &Rc<Endpoint>, dial: Dial<'_>) -> Result<Connection, NoLease> {
-        if let Some((at, failure)) = endpoint.last_failure.get().filter(|(at, _)| at.elapsed() < DIAL_PAUSE) {
-            tracing::trace!(pod = &*endpoint.name, since = ?at.elapsed(), "not dialled again so soon");
-            return Err(NoLease { failure, own: false });
-        }
-        let dialled = self.try_dial(endpoint, dial).await;
-        match &dialled {
-            Ok(_) => drop(self.reach.found(&endpoint.name, &endpoint.address)),
-            Err(failure) => {
-                endpoint.last_failure.set(Some((Instant::now(), *failure)));
-                endpoint.metrics().connect_failures.inc();
-                // A name that is not found, or this process's own want, says nothing about the connections there are.
-                if !matches!(failure.stage, Stage::Resolve | Stage::Local) {
-                    self.evict(endpoint);
-                }
-            }
-        }
-        dialled.map_err(|failure| NoLease { failure, own: true })
-    }
-
-    async fn try_dial(&self, endpoint: &Rc<Endpoint>, dial: Dial<'_>) -> Result<Connection, Failure> {
-        let failed = |failure: Failure, why: &str| {
-            // Another thread may have met it since.
-            if endpoint.is_counted_together() && !self.knows(&endpoint.name) {
-                Reach::never_met(&endpoint.name, &endpoint.address, why);
-            } else {
-                self.reach.lost(&endpoint.name, &endpoint.address, why);
-            }
-            failure
-        };
-        let found = match &endpoint.literal {
-            Some(address) => Ok(Arc::clone(address)),
-            None => self.dns.resolve(&endpoint.address).await,
-        };
-        // A name server that is away says nothing of the pod.
-        let unresolved = |timed_out| Failure { stage: Stage::Resolve, sent: false, timed_out };
-        let mut addresses =
-            found.map_err(|error| failed(unresolved(error == DnsError::Unanswered), &error.to_string()))?;
-        if endpoint.counts_by_address() {
-            endpoint.lead_to(Arc::clone(&addresses));
-        }
-        if endpoint.confined {
-            let inside = self.within(&addresses);
-            if inside.is_empty() {
-                let why = format!("none of {addresses:?} is within --pod-networks");
-                return Err(failed(Failure { stage: Stage::Confine, sent: false, timed_out: false }, &why));
-            }
-            addresses = inside;
-        }
-        let Connected { stream, address: reached, timer } = socket::connect(&addresses, dial.timeout, dial.youth)
-            .await
-            .map_err(|error| failed(Failure::of_connecting(error.kind()), &format!("{addresses:?}: {error}")))?;
-        if !socket::is_fresh(&stream) {
-            let why = format!("{addresses:?}: the connection was closed at once");
-            return Err(failed(Failure::of_connecting(ErrorKind::ConnectionAborted), &why));
-        }
-        self.introduce(endpoint);
-        let at_address = endpoint.counts_by_address().then(|| self.count_by_address(endpoint, reached));
-        let open = Held::new(&endpoint.metrics().connections);
-        Ok(Connection { stream, peer: reached, timer, limited: false, probed: false, open, at_address })
-    }
-
-    /// Those addresses that lie within `--pod-networks`.
-    fn within(&self, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
-        addresses.iter().filter(|address| self.config.may_dial(address.ip())).copied().collect()
-    }
-
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.
     pub(super) fn evict(&self, endpoint: &Endpoint) {
         endpoint.idle.borrow_mut().clear();
         self.dns.forget(&endpoint.address);
     }
 
+    /// Closes idle connections where there are too many for as many clients as there are by now.
+    fn clear_shelf(&self) {
+        for endpoint in self.endpoints.borrow().values() {
+            let surplus = self.shelf.surplus();
+            if surplus == 0 {
+                return;
+            }
+            let mut idle = endpoint.idle.borrow_mut();
+            let oldest = surplus.min(idle.len());
+            idle.drain(..oldest);
+        }
+    }
+
     /// Closes idle connections when their time has come or their pod has closed them, and forgets who is not asked for.
     fn sweep(&self) {
+        self.clear_shelf();
         let now = Instant::now();
         self.endpoints.borrow_mut().retain(|_, endpoint| {
             self.look_where_it_leads(endpoint);
@@ -373,13 +312,12 @@ impl Lease {
         self.connection.timer.poll(cx, deadline)
     }
 
-    /// Keeps the connection for the next request. Called when an exchange has ended cleanly.
+    /// Keeps the connection for the next request, if there is room for it. Called when an exchange has ended cleanly.
     pub(super) fn give_back(self) {
-        if self.busy.endpoint.has_left(&self.connection) {
-            return;
+        let endpoint = &self.busy.endpoint;
+        if !endpoint.has_left(&self.connection) && endpoint.shelf.has_room() {
+            endpoint.keep(self.connection, Instant::now());
         }
-        let idle = Idle { connection: self.connection, since: Instant::now() };
-        self.busy.endpoint.idle.borrow_mut().push(idle);
     }
 
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.
@@ -400,46 +338,4 @@ impl PodShare {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::backends::Backends;
-    use crate::config::{Command, parse};
-
-    /// A pool with the default settings.
-    pub(in crate::proxy) fn pool() -> Rc<Pool> {
-        let Ok(Command::Serve(config)) = parse(["pod-router".into()], [], false) else { panic!("no settings will do") };
-        let (config, metrics): (Arc<crate::config::Config>, _) = (Arc::from(config), Arc::new(Metrics::new()));
-        let commons = Commons {
-            dns: Dns::default(),
-            backends: Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics))),
-            queues: Queues::default(),
-            reach: Reach::default(),
-            limits: crate::limits::Limits::default(),
-            metrics,
-        };
-        Pool::new(config.upstream.clone(), commons)
-    }
-
-    /// A connection for a request that needs no place.
-    pub(in crate::proxy) async fn lease(pool: &Pool, endpoint: &Rc<Endpoint>) -> Result<Lease, NoLease> {
-        let mut left = Duration::ZERO;
-        let dial = Dial { timeout: Duration::from_secs(20), youth: &Youth::over() };
-        pool.lease(endpoint, None, (Instant::now(), dial), (Precedence::Other, &mut left)).await
-    }
-
-    /// Whoever is told of another's failed dial has none of its own.
-    #[tokio::test]
-    async fn a_dial_fails_once() {
-        let pool = pool();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
-        let endpoint = pool.listed("gone", &free.expect("loopback has a free port").to_string().parse().expect("one"));
-        let mut failures = [0, 0];
-        for _ in 0..1000 {
-            let failed = lease(&pool, &endpoint).await.expect_err("nobody there");
-            assert_eq!((failed.failure.stage, failed.failure.sent), (Stage::Connect, false));
-            failures[usize::from(failed.own)] += 1;
-        }
-        assert_eq!(endpoint.metrics().connect_failures.get(), failures[1]);
-        assert!(failures[0] > 0, "each was dialled");
-    }
-}
+pub(super) mod tests;

@@ -144,6 +144,21 @@ fn a_name_server_that_fails_ends_no_session() {
     eventually("the name is known not to exist", || session(&router) == (400, Some("session-unknown".to_owned())));
 }
 
+/// It is part of the wait for the pod, and not a wait of its own before that. (That the log is told of a name server's silence
+/// takes longer than any of these requests may.)
+#[test]
+fn a_name_server_that_says_nothing_holds_a_request_no_longer_than_a_pod_may() {
+    let Some(scene) = Scene::start() else { return };
+    scene.names.fall_silent();
+    for args in [&["--pod-wait", "0s"][..], &["--pod-wait", "900ms", "--connect-timeout", "100ms"]] {
+        let router = scene.router(args);
+        assert_eq!(router.get(ROOM).expect_error(503), "pod-unreachable", "{args:?}");
+        let silences =
+            router.logs().iter().filter(|line| line["message"] == "the resolver did not answer in time").count();
+        assert_eq!(silences, 0, "{args:?}");
+    }
+}
+
 /// What a name led to last is as good as anything while nobody can say, for as long as somebody wants that.
 #[test]
 fn while_no_name_server_answers_a_pods_last_address_is_used() {
@@ -317,8 +332,10 @@ fn names_that_clients_make_up_take_no_more_than_so_many_threads() {
     let warned = logs.iter().filter(|line| line["message"] == full);
     assert_eq!(warned.map(|line| line["level"].as_str()).collect::<Vec<_>>(), [Some("WARN")]);
     // Of those that were never asked for there is no silence to tell of.
-    let silences = logs.iter().filter(|line| line["message"] == "the resolver did not answer in time");
-    assert_eq!(silences.count(), BOUND);
+    let silences =
+        |logs: &[Value]| logs.iter().filter(|line| line["message"] == "the resolver did not answer in time").count();
+    eventually("the log is told of each", || silences(&router.logs()) >= BOUND);
+    assert_eq!(silences(&router.logs()), BOUND);
 }
 
 /// On the control thread it is the name of Redis.

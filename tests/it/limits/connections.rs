@@ -1,7 +1,10 @@
 //! `--max-connections-per-client`, and what a refused client gets to read.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::rejected;
-use crate::support::{Client, Pod, Router, Stage, eventually, script};
+use crate::support::{Client, Pod, Pods, Redis, Router, RouterBuilder, Stage, eventually, script};
 
 const LIMIT: [&str; 2] = ["--max-connections-per-client", "2"];
 const REASON: &str = "too-many-client-connections";
@@ -92,6 +95,40 @@ fn a_load_balancer_that_names_nobody_is_not_a_client() {
         client.send("PROXY UNKNOWN\r\n");
         assert_eq!(client.get("/room_a").pod(), "backend-0");
     }
+}
+
+/// What is kept to pods takes files as well, and clients that come later need them.
+#[test]
+fn what_is_kept_to_pods_leaves_files_for_clients() {
+    let (redis, pods) = (Redis::start(), Pods::start(6));
+    let builder = pods.iter().fold(Router::builder().redis(&redis), RouterBuilder::pod);
+    let router = builder.args(&["--threads", "1", "--pod-wait", "0s"]).open_files(200).start_ready();
+    let limit = router.metric("pod_router_max_downstream_connections", &[]) as usize;
+    // Each round's requests are answered when all have come, or one connection would do for all of them.
+    let come = Arc::new(AtomicUsize::new(0));
+    for (ordinal, pod) in pods.iter().enumerate() {
+        redis.assign(&format!("room_{ordinal}"), ordinal);
+        let come = Arc::clone(&come);
+        pod.play(move |mut conn| {
+            loop {
+                conn.request()?;
+                let round = come.fetch_add(1, Ordering::SeqCst) / limit;
+                eventually("all have come", || come.load(Ordering::SeqCst) >= (round + 1) * limit);
+                conn.send("HTTP/1.1 204 No Content\r\n\r\n")?;
+            }
+        });
+    }
+    let mut clients: Vec<_> = (0..limit).map(|_| router.client()).collect();
+    for round in 0..12 {
+        let path = format!("/room_{}", round % 6);
+        clients.iter().for_each(|client| client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")));
+        for client in &mut clients {
+            assert_eq!(client.read_response().status(), 204, "{round}");
+        }
+        let (all, kept) = (router.open_files(), router.metric("pod_router_upstream_connections", &[]));
+        assert!(all < 200 && kept > 0.5, "{all} {kept}");
+    }
+    assert_eq!(router.metric("pod_router_accept_errors_total", &[]), 0.0);
 }
 
 /// Sockets take files: with fewer of those than `--max-connections` needs, that limit has to act before they run out.
