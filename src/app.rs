@@ -188,25 +188,20 @@ fn remedy(error: &io::Error, flag: &str, address: SocketAddr) -> String {
     }
 }
 
-/// SIGTERM and SIGINT, as they come. Has to be called on the runtime that then runs the app.
+/// The signals that ask for an end, as they come: SIGTERM, SIGINT, and SIGQUIT, which others take for the gentle one. (SIGHUP
+/// is left to nohup, which has it ignored.) Has to be called on the runtime that then runs the app.
 ///
 /// # Errors
 ///
 /// The handlers could not be installed.
 pub fn stop_signals() -> io::Result<mpsc::Receiver<()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (sender, stop) = mpsc::channel(2);
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    });
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
+        let (mut signals, sender) = (signal(kind)?, sender.clone());
+        tokio::task::spawn_local(
+            async move { while signals.recv().await.is_some() && sender.send(()).await.is_ok() {} },
+        );
+    }
     Ok(stop)
 }
 

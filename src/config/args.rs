@@ -240,7 +240,8 @@ pub(super) struct Args {
     /// A half-closed WebSocket tunnel: the second half after the first has ended
     #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "Downstream")]
     pub(super) tunnel_linger: String,
-    /// Downstream connections, tunnels included; lowered to what the limit of open files allows, with two for each
+    /// Downstream connections, tunnels included; lowered to what the limit of open files allows, with two for each; idle
+    /// connections to pods take what is left of them
     #[arg(long, value_name = "COUNT", default_value = "65536", help_heading = "Downstream")]
     pub(super) max_connections: String,
     /// Connections of one client, which is an IPv4 address or an IPv6 /64; `--trusted-proxies` carry many and are not

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use http::HeaderMap;
 use http::header::HeaderName;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
@@ -53,7 +54,8 @@ pub struct SegmentPattern {
 /// Why a request that seems to name a room is refused with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AffinityError {
-    /// A path segment names a room only after percent-decoding, or where a backslash counts as a slash.
+    /// A path segment names a room only after percent-decoding, or where a backslash counts as a slash; a header's name only where
+    /// an underscore counts as a hyphen.
     EncodedRoom,
     /// With its dot segments (`..`) resolved, the path names another room.
     DotSegment,
@@ -112,10 +114,7 @@ impl AffinityRule {
             Self::Query(source) => {
                 source.room_under(path, |name| query_room(head.uri.query().unwrap_or_default(), name))
             }
-            Self::Header(source) => source.room_under(path, |name| {
-                let values = head.headers.get_all(name).iter();
-                only_room(values.map(|value| value.to_str().map(str::trim).unwrap_or_default()))
-            }),
+            Self::Header(source) => source.room_under(path, |name| header_room(&head.headers, name)),
             Self::Cookie(source) => source.room_under(path, |name| only_room(cookies(head, name))),
         }
     }
@@ -136,6 +135,23 @@ fn query_room<'a>(query: &'a str, name: &str) -> Result<Option<RoomId<'a>>, Affi
         }
     }
     room.map(|value| RoomId::parse(value).ok_or(AffinityError::InvalidRoom)).transpose()
+}
+
+/// The room in a header. `X_Room` is another field than `X-Room`, but CGI and what descends from it make one variable of both.
+fn header_room<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<RoomId<'a>>, AffinityError> {
+    let values = headers.get_all(name).iter();
+    let room = only_room(values.map(|value| value.to_str().map(str::trim).unwrap_or_default()))?;
+    let has_double = headers.keys().any(|key| key != name && make_one_variable(key.as_str(), name.as_str()));
+    match room {
+        Some(_) if has_double => Err(AffinityError::DuplicateRoom),
+        None if has_double => Err(AffinityError::EncodedRoom),
+        room => Ok(room),
+    }
+}
+
+fn make_one_variable(one: &str, other: &str) -> bool {
+    let folded = |byte| if byte == b'-' { b'_' } else { byte };
+    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
 /// The room in a source that may be repeated: one value, or it is ambiguous.

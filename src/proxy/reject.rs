@@ -73,7 +73,8 @@ answers! {
     UNKNOWN_ROOMS: TOO_MANY_REQUESTS, "too-many-lookups",
         "You ask for too many rooms that nobody knows; try again later.";
     // rooms
-    ENCODED_ROOM: BAD_REQUEST, "encoded-room", "Write the room id in the path without percent-encoding.";
+    ENCODED_ROOM: BAD_REQUEST, "encoded-room",
+        "Write the room id in the path without percent-encoding, and the name of its header with hyphens.";
     DOT_SEGMENT: BAD_REQUEST, "dot-segment",
         "Resolve the path's dot segments (..): with them it names another room than without.";
     INVALID_ROOM: BAD_REQUEST, "invalid-room", "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -.";

@@ -75,10 +75,12 @@ fn an_idle_router_ends_after_the_lame_duck() {
 }
 
 #[test]
-fn sigint_is_a_clean_end_as_well() {
-    let mut stage = Stage::with(&["--lame-duck", "0s"]);
-    stage.router.signal("INT");
-    assert_eq!(stage.router.wait_exit().code(), Some(0));
+fn each_signal_that_asks_for_an_end_gets_a_clean_one() {
+    for signal in ["INT", "QUIT"] {
+        let mut stage = Stage::with(&["--lame-duck", "0s"]);
+        stage.router.signal(signal);
+        assert_eq!(stage.router.wait_exit().code(), Some(0), "{signal}");
+    }
 }
 
 #[test]

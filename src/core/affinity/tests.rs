@@ -182,6 +182,9 @@ fn headers_and_cookies_name_one_room_or_none() {
     assert_eq!(found("/", &[("x-room", " room_a ")]), Ok(Some(("room_a".to_owned(), 0))));
     assert_eq!(found("/", &[("x-room", "a"), ("x-room", "a")]), Err(AffinityError::DuplicateRoom));
     assert_eq!(found("/", &[("x-room", "a,b")]), Err(AffinityError::InvalidRoom));
+    assert_eq!(found("/", &[("x-room", "a"), ("x_room", "b")]), Err(AffinityError::DuplicateRoom));
+    assert_eq!(found("/", &[("x_room", "b")]), Err(AffinityError::EncodedRoom));
+    assert_eq!(found("/", &[("x-roomy", "b"), ("x.room", "c")]), Ok(None));
     assert_eq!(found("/", &[("cookie", "room=a")]), Ok(None));
     assert_eq!(found("/app/x", &[("cookie", "y=1; room=a;z=2")]), Ok(Some(("a".to_owned(), 1))));
     assert_eq!(found("/app/", &[("cookie", "y=\u{e9}; room=a")]), Ok(Some(("a".to_owned(), 1))));

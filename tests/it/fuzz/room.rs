@@ -152,7 +152,7 @@ fn request(input: &mut Input) -> Option<(Parts, Vec<u8>)> {
     let mut fields = vec![("host".to_owned(), b"a".to_vec())];
     for _ in 0..input.below(3) {
         let value = input.pick(&["room_a", "room_b", "", "room a", "room_a, room_b", "\u{e9}"]);
-        fields.push((input.pick(&["x-room", "x-other"]).to_owned(), value.trim().as_bytes().to_vec()));
+        fields.push((input.pick(&["x-room", "x-other", "x_room"]).to_owned(), value.trim().as_bytes().to_vec()));
     }
     for _ in 0..input.below(3) {
         let line = (0..input.below(3)).map(|_| input.pick(COOKIES)).collect::<Vec<_>>().join(";");
@@ -255,7 +255,11 @@ fn apply(source: Source, path: &str, query: &str, head: &Parts) -> Result<Option
         }
         Source::Header(name) => {
             let texts = head.headers.get_all(name).iter().map(|value| value.as_bytes());
-            only(&texts.map(|text| String::from_utf8_lossy(text).trim().to_owned()).collect::<Vec<_>>())
+            let found = only(&texts.map(|text| String::from_utf8_lossy(text).trim().to_owned()).collect::<Vec<_>>())?;
+            match head.headers.contains_key(name.replace('-', "_")) {
+                true => Err(if found.is_some() { "duplicate" } else { "encoded-room" }),
+                false => Ok(found),
+            }
         }
         Source::Cookie(name) => {
             let lines = head.headers.get_all("cookie").iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
