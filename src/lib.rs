@@ -47,7 +47,7 @@
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
 //! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/upstream/dial.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
 //! | how a socket is read and written | `proxy/direct.rs` |
-//! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs` |
+//! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs`, `proxy/forward/turn.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
 //! | the response on its way to the client | `proxy/body.rs` |
 //! | a client's connection to its end, also as a tunnel | `server/connection.rs` |

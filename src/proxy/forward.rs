@@ -3,6 +3,8 @@
 //! The policy is `core::decision::after_failure`; this file carries it out. Before every further attempt of a room's
 //! request the directory is asked again past the cache: the room may have moved while its pod was away.
 
+mod turn;
+
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -141,14 +143,17 @@ impl<D: Directory> Forwarding<'_, D> {
             let (mut endpoint, who) = (self.endpoint(&route), self.precedence(&route, record));
             // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
             let entered = match max_connections {
-                Some(_) => Box::pin(self.enter(&mut route, &mut endpoint, who, &mut left)).await.map(Some),
+                Some(_) => {
+                    let entering = self.enter((&mut route, &mut endpoint), (head, record), who, &mut left);
+                    Box::pin(entering).await.map(Some)
+                }
                 None => Ok(None),
             };
             if attempt == 0 || record.pod.as_ref() != Some(endpoint.name()) {
                 endpoint.count_pick(source_of(&route));
             }
             record.pod = Some(endpoint.name().clone());
-            let entered = entered.map_err(|failure| unanswered_by(&endpoint, failure))?;
+            let entered = entered.map_err(|reject| unanswered(&endpoint, reject))?;
             let room = match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
@@ -183,35 +188,6 @@ impl<D: Directory> Forwarding<'_, D> {
             }
         }
         unreachable!("the attempts end by returning")
-    }
-
-    /// A place at the request's pod; for one that no pod in particular has to answer, at whichever has one first.
-    async fn enter(
-        &self,
-        route: &mut Route,
-        endpoint: &mut Rc<Endpoint>,
-        who: Precedence,
-        left: &mut Duration,
-    ) -> Result<Entered, Failure> {
-        let pool = &self.proxy.pool;
-        if let Some(entered) = pool.try_enter(endpoint) {
-            return Ok(entered);
-        }
-        let mut others = match &*route {
-            Route::Pod(_) => Vec::new(),
-            Route::Backend(choice) => self.proxy.balancer.alternatives(choice),
-        };
-        let mut pods = vec![Rc::clone(endpoint)];
-        pods.extend(others.iter().map(|other| self.endpoint_of(other)));
-        // Who waits counts as well: where all are full, the shortest line is the least loaded pod's.
-        let waiting = endpoint.load.begin();
-        let (first, entered) = pool.enter_first(&pods, who, left).await?;
-        drop(waiting);
-        if let (Some(other), Route::Backend(choice)) = (first.checked_sub(1), route) {
-            choice.settle(others.swap_remove(other));
-            *endpoint = pods.swap_remove(first);
-        }
-        Ok(entered)
     }
 
     /// What an answer means for the pod that gave it, and for the client's affinity to it.
@@ -332,10 +308,8 @@ impl<D: Directory> Forwarding<'_, D> {
         pause: Duration,
     ) -> Result<Route, Reject> {
         if let (Route::Pod(before), Some(room)) = (&route, record.room.clone())
-            && let Some(now) = self.ask_again(&room, head, record).await?
-            && !matches!(&now, Route::Pod(now) if now == before)
+            && let Some(now) = self.moved(&room, before, Some(Instant::now()), (head, record)).await?
         {
-            tracing::debug!(room = room.as_str(), from = %before.pod, to = name_of(&now), "room moved while waiting");
             return Ok(now);
         }
         tokio::time::sleep(pause).await;
@@ -346,10 +320,16 @@ impl<D: Directory> Forwarding<'_, D> {
         Ok(route)
     }
 
-    /// The room's route by an answer that is newer than the failure; `None` while the directory cannot be asked.
-    async fn ask_again(&self, room: &RoomId<'_>, head: &Parts, record: &mut Record) -> Result<Option<Route>, Reject> {
-        let now = Instant::now();
-        let resolution = self.proxy.resolver.resolve(room, now, Some(now)).await;
+    /// Where the room is now, if that is not where it was `before`: as the directory says it, past the cache where that has to
+    /// be `newer_than` something. While it cannot be asked, nothing has changed.
+    async fn moved(
+        &self,
+        room: &RoomId<'_>,
+        before: &Assignment,
+        newer_than: Option<Instant>,
+        (head, record): (&Parts, &mut Record),
+    ) -> Result<Option<Route>, Reject> {
+        let resolution = self.proxy.resolver.resolve(room, Instant::now(), newer_than).await;
         let mut plan = decision::plan(false, resolution, self.proxy.config.routing.on_unassigned);
         if plan == Plan::Place {
             plan = self.proxy.place(room).await?;
@@ -357,7 +337,12 @@ impl<D: Directory> Forwarding<'_, D> {
         if plan == Plan::Refuse(RoomRefusal::DirectoryUnavailable) {
             return Ok(None);
         }
-        self.proxy.route_of(plan, head, record).map(Some)
+        let now = self.proxy.route_of(plan, head, record)?;
+        if matches!(&now, Route::Pod(now) if now == before) {
+            return Ok(None);
+        }
+        tracing::debug!(room = room.as_str(), from = %before.pod, to = name_of(&now), "room moved while waiting");
+        Ok(Some(now))
     }
 
     /// The response with this head and these fields; `None` where the connection is to become a tunnel.

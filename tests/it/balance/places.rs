@@ -124,3 +124,31 @@ fn what_was_waited_for_a_place_is_not_waited_for_the_pod() {
     router.wait_metric("pod_router_upstream_connect_failures_total", &[("pod", "backend-0")], 2.0);
     assert_eq!(waiting.read_response().expect_error(503), "pod-unreachable");
 }
+
+/// A room's request has to be answered by the room's pod, which may be another one by the time that there is a place.
+#[test]
+fn who_waits_for_a_rooms_pod_goes_along_when_the_room_moves() {
+    for place_is_freed in [false, true] {
+        let (redis, pods) = stage(2);
+        redis.assign("room_a", 0);
+        let router = router(&redis, &pods, &["--pod-queue-timeout", "10m", "--cache-ttl", "1ms"]);
+        let held = tunnel(&router, "/room_a");
+        let waiting =
+            ["", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"].map(|upgrade| {
+                let client = router.client();
+                let key = if upgrade.is_empty() { "" } else { "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" };
+                client.send(format!("GET /room_a HTTP/1.1\r\nHost: a\r\n{upgrade}{key}\r\n"));
+                client
+            });
+        router.wait_metric(QUEUED, &[("pod", "backend-0")], 2.0);
+        redis.assign("room_a", 1);
+        // Before anybody has looked, perhaps: the place is not taken for that.
+        let _held = (!place_is_freed).then_some(held);
+        for mut client in waiting {
+            let head = client.read_head();
+            assert!([Some("200"), Some("101")].contains(&head.start_line().split(' ').nth(1)), "{}", head.start_line());
+        }
+        assert_eq!((pods[0].received().len(), pods[1].received().len()), (1, 2));
+        expect_none_queued(&router, &pods);
+    }
+}

@@ -1,0 +1,124 @@
+//! A request's turn at a pod with `--pod-max-connections`.
+//!
+//! Whoever waits is not bound to where it began to wait: a request that any pod may answer goes to the one that has a place
+//! first, and a room's goes where the room is by then. The directory is asked as for new requests, by way of the cache.
+
+use std::rc::Rc;
+use std::slice;
+use std::time::{Duration, Instant};
+
+use http::request::Parts;
+
+use super::Forwarding;
+use crate::core::assignment::Assignment;
+use crate::core::decision::Failure;
+use crate::directory::Directory;
+use crate::proxy::Route;
+use crate::proxy::endpoint::Endpoint;
+use crate::proxy::queue::Precedence;
+use crate::proxy::record::Record;
+use crate::proxy::reject::Reject;
+use crate::proxy::upstream::Entered;
+
+/// How often a room's request that waits for a place looks whether the room has moved.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How the wait of a room's request ends.
+enum Waited {
+    Entered(Entered),
+    Moved(Route),
+}
+
+impl<D: Directory> Forwarding<'_, D> {
+    /// A place at the request's pod, or where it may go as well; `route` and `endpoint` are that one then. What has to be
+    /// waited is taken from `left`.
+    pub(super) async fn enter(
+        &self,
+        (route, endpoint): (&mut Route, &mut Rc<Endpoint>),
+        (head, record): (&Parts, &mut Record),
+        who: Precedence,
+        left: &mut Duration,
+    ) -> Result<Entered, Reject> {
+        loop {
+            if let Some(entered) = self.proxy.pool.try_enter(endpoint) {
+                return Ok(entered);
+            }
+            // Who waits counts as well: where all are full, the shortest line is the least loaded pod's.
+            let _waiting = Rc::clone(endpoint).load.begin();
+            let Route::Pod(before) = route else {
+                return self.enter_any(route, endpoint, who, left).await.map_err(Reject::Pod);
+            };
+            match self.enter_or_move(before, endpoint, (head, &mut *record), who, left).await? {
+                Waited::Entered(entered) => return Ok(entered),
+                Waited::Moved(now) => {
+                    *route = now;
+                    *endpoint = self.endpoint(route);
+                }
+            }
+        }
+    }
+
+    /// A place at whichever pod of the backend has one first, among those that would do.
+    async fn enter_any(
+        &self,
+        route: &mut Route,
+        endpoint: &mut Rc<Endpoint>,
+        who: Precedence,
+        left: &mut Duration,
+    ) -> Result<Entered, Failure> {
+        let mut others = match &*route {
+            Route::Pod(_) => Vec::new(),
+            Route::Backend(choice) => self.proxy.balancer.alternatives(choice),
+        };
+        let mut pods = vec![Rc::clone(endpoint)];
+        pods.extend(others.iter().map(|other| self.endpoint_of(other)));
+        let (first, entered) = self.proxy.pool.enter_first(&pods, who, left).await?;
+        if let (Some(other), Route::Backend(choice)) = (first.checked_sub(1), route) {
+            choice.settle(others.swap_remove(other));
+            *endpoint = pods.swap_remove(first);
+        }
+        Ok(entered)
+    }
+
+    /// A place at the room's pod, or where the room has moved meanwhile.
+    async fn enter_or_move(
+        &self,
+        before: &Assignment,
+        endpoint: &Rc<Endpoint>,
+        (head, record): (&Parts, &mut Record),
+        who: Precedence,
+        left: &mut Duration,
+    ) -> Result<Waited, Reject> {
+        let Some(room) = record.room.clone() else {
+            let entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), who, left).await;
+            return entered.map(|(_, entered)| Waited::Entered(entered)).map_err(Reject::Pod);
+        };
+        let (since, had) = (Instant::now(), *left);
+        let entered = {
+            let moved = async {
+                loop {
+                    tokio::time::sleep(LOOK).await;
+                    if let Some(now) = self.moved(&room, before, None, (head, &mut *record)).await? {
+                        return Ok(now);
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), who, left) => Ok(entered),
+                moved = moved => Err(moved),
+            }
+        };
+        match entered {
+            Err(moved) => {
+                *left = had.saturating_sub(since.elapsed());
+                moved.map(Waited::Moved)
+            }
+            // Since the last look it may have moved as well, and a tunnel would stay where it is not.
+            Ok(entered) => match self.moved(&room, before, None, (head, record)).await? {
+                Some(now) => Ok(Waited::Moved(now)),
+                None => entered.map(|(_, entered)| Waited::Entered(entered)).map_err(Reject::Pod),
+            },
+        }
+    }
+}
