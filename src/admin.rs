@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::backends::{Backend, Backends};
+use crate::core::assignment::Heartbeat;
 use crate::core::placement::is_healthy;
 use crate::directory::Directory;
 use crate::directory::memory::now_ms;
@@ -209,15 +210,19 @@ impl<D: Directory> Admin<D> {
     async fn cluster(&self) -> Response<Full<Bytes>> {
         let now = now_ms();
         match self.resolver.heartbeats().await {
-            Ok(pods) => json(
-                StatusCode::OK,
-                &Cluster {
-                    total_pods: pods.len(),
-                    healthy_pods: pods.iter().filter(|(_, beat)| is_healthy(beat, now)).count(),
-                    total_rooms: pods.iter().map(|(_, beat)| beat.active_rooms).sum(),
-                    total_participants: pods.iter().map(|(_, beat)| beat.total_participants).sum(),
-                },
-            ),
+            Ok(pods) => {
+                let of_all =
+                    |of: fn(&Heartbeat) -> u64| pods.iter().fold(0, |sum: u64, (_, beat)| sum.saturating_add(of(beat)));
+                json(
+                    StatusCode::OK,
+                    &Cluster {
+                        total_pods: pods.len(),
+                        healthy_pods: pods.iter().filter(|(_, beat)| is_healthy(beat, now)).count(),
+                        total_rooms: of_all(|beat| beat.active_rooms),
+                        total_participants: of_all(|beat| beat.total_participants),
+                    },
+                )
+            }
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}\n")),
         }
     }

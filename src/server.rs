@@ -269,7 +269,7 @@ impl<D: Directory> Server<D> {
         read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).inspect_err(|error| {
             self.metrics.rejected.with_label_values(&["bad-proxy-header"]).inc();
             if self.header_warned.is_due() {
-                tracing::warn!(%peer, %error, "a trusted peer sent no PROXY header, which --proxy-protocol asks of it");
+                tracing::warn!(%peer, %error, "a trusted peer sent no PROXY header that can be read, which --proxy-protocol asks of it");
             }
         })
     }

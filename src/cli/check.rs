@@ -94,7 +94,8 @@ async fn count_pods(
 }
 
 /// What a Redis user needs to be asked for rooms and heartbeats.
-const READING: &str = "+ping, and +getrange and +get on this key and all like it";
+const READING: &str =
+    "+ping, and +getrange and +get on this key and all like it (and +select for a database other than 0)";
 
 /// What it needs besides to place rooms.
 const PLACING: &str = "+eval, +exists, +time, +set and +getrange on this key and all like it";

@@ -69,12 +69,19 @@ impl Args {
     /// The first wrong value or contradiction, in the order of `--help`.
     pub(super) fn into_config(self, around: &Surroundings) -> Result<Config, ConfigError> {
         let (listen, admin_listen) = listeners(&self.listen, &self.admin_listen)?;
+        let (directory, routing, backends) = (self.directory(&around.env)?, self.routing()?, self.backends()?);
+        if let Some(CookieConfig { name, .. }) = &backends.session.cookie
+            && routing.affinity.reads_cookie(name)
+        {
+            let why = "an --affinity rule reads a room from the cookie of this name: give one of them another";
+            return Err(ConfigError::setting("affinity-cookie", name, why));
+        }
         Ok(Config {
             listen,
             admin_listen,
-            directory: self.directory(&around.env)?,
-            routing: self.routing()?,
-            backends: self.backends()?,
+            directory,
+            routing,
+            backends,
             upstream: self.upstream()?,
             downstream: self.downstream()?,
             drain: self.drain()?,

@@ -11,11 +11,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use http::HeaderMap;
-use http::header::HeaderName;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use regex::Regex;
 use regex_syntax::hir::literal::Extractor;
+use regex_syntax::hir::{Class, Hir, HirKind};
 
 use super::headers::cookies;
 use super::path;
@@ -87,6 +88,11 @@ impl Affinity {
     /// Whether a rule looks at the query parameter of this name.
     pub fn reads_query(&self, name: &str) -> bool {
         self.0.iter().any(|rule| matches!(rule, AffinityRule::Query(source) if source.name == name))
+    }
+
+    /// Whether a rule looks at the cookie of this name.
+    pub fn reads_cookie(&self, name: &str) -> bool {
+        self.0.iter().any(|rule| matches!(rule, AffinityRule::Cookie(source) if source.name == name))
     }
 
     /// The room this request names, if any, and the index of the rule that found it.
@@ -173,11 +179,8 @@ impl FromStr for AffinityRule {
         match text.split_once(':') {
             Some(("path", regex)) => SegmentPattern::new(regex).map(Self::Path),
             Some(("query", rest)) => NamedSource::parse(rest, name_as_written).map(Self::Query),
-            Some(("cookie", rest)) => NamedSource::parse(rest, name_as_written).map(Self::Cookie),
-            Some(("header", rest)) => NamedSource::parse(rest, |name| {
-                HeaderName::from_str(name).map_err(|_| format!("{name:?} is not a header name"))
-            })
-            .map(Self::Header),
+            Some(("cookie", rest)) => NamedSource::parse(rest, cookie_name).map(Self::Cookie),
+            Some(("header", rest)) => NamedSource::parse(rest, header_name).map(Self::Header),
             _ => {
                 Err("an affinity rule is path:REGEX, query:NAME[@PREFIX], header:NAME[@PREFIX] or cookie:NAME[@PREFIX]"
                     .to_owned())
@@ -188,6 +191,18 @@ impl FromStr for AffinityRule {
 
 fn name_as_written(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
+}
+
+/// RFC 6265 section 4.1.1: a token, as a header's name.
+fn cookie_name(name: &str) -> Result<String, String> {
+    let is_token = HeaderName::from_str(name).is_ok();
+    is_token.then(|| name.to_owned()).ok_or_else(|| format!("{name:?} is not a cookie's name"))
+}
+
+fn header_name(written: &str) -> Result<HeaderName, String> {
+    let name = HeaderName::from_str(written).map_err(|_| format!("{written:?} is not a header name"))?;
+    let is_http = [HOST, CONNECTION, UPGRADE, EXPECT, TE, TRAILER, TRANSFER_ENCODING, CONTENT_LENGTH].contains(&name);
+    if is_http { Err(format!("{written:?} has a meaning of its own, and never holds a room")) } else { Ok(name) }
 }
 
 impl fmt::Display for AffinityRule {
@@ -216,6 +231,9 @@ impl<N> NamedSource<N> {
         }
         if let Some(prefix) = prefix.as_deref().filter(|prefix| !prefix.starts_with('/')) {
             return Err(format!("the prefix {prefix:?} has to begin with a slash"));
+        }
+        if let Some(prefix) = prefix.as_deref().filter(|prefix| prefix.contains(['?', '#'])) {
+            return Err(format!("the prefix {prefix:?} is compared with the path, which ends before ? and #"));
         }
         Ok(Self { name: name(written)?, prefix })
     }
@@ -253,6 +271,11 @@ impl SegmentPattern {
     fn new(written: &str) -> Result<Self, String> {
         if written.is_empty() {
             return Err("the regular expression is missing".to_owned());
+        }
+        if regex_syntax::parse(written).is_ok_and(|parsed| !may_match_a_room(&parsed)) {
+            let why = "it matches no room id: it is compared with one segment of the path, without any slash, and a room id \
+                       has A-Z, a-z, 0-9, _ and - only";
+            return Err(why.to_owned());
         }
         // Compiled alone first: `a)(b` must not become valid by being wrapped.
         Regex::new(written)
@@ -302,6 +325,25 @@ impl SegmentPattern {
     fn matches_once_decoded(&self, segment: &str) -> bool {
         let decoded = percent_decode_str(segment).decode_utf8_lossy();
         decoded.split(['/', '\\']).any(|piece| self.matches(piece).is_some())
+    }
+}
+
+/// Whether the expression may match a room id, as far as its parts tell: none of them asks for what no id has.
+fn may_match_a_room(parsed: &Hir) -> bool {
+    let in_ids = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    match parsed.kind() {
+        HirKind::Empty | HirKind::Look(_) => true,
+        HirKind::Literal(literal) => literal.0.iter().all(in_ids),
+        HirKind::Class(Class::Unicode(class)) => class.iter().any(|range| {
+            (0..=127_u8).filter(in_ids).any(|byte| (range.start()..=range.end()).contains(&char::from(byte)))
+        }),
+        HirKind::Class(Class::Bytes(class)) => {
+            class.iter().any(|range| (range.start()..=range.end()).any(|byte| in_ids(&byte)))
+        }
+        HirKind::Repetition(repetition) => repetition.min == 0 || may_match_a_room(&repetition.sub),
+        HirKind::Capture(capture) => may_match_a_room(&capture.sub),
+        HirKind::Concat(parts) => parts.iter().all(may_match_a_room),
+        HirKind::Alternation(parts) => parts.iter().any(may_match_a_room),
     }
 }
 
