@@ -35,6 +35,19 @@ async fn sentinel_leads_to_the_master_and_after_a_failover_to_the_next() {
     assert_eq!(replica.cli(&["exists", "room:room_b:pod"]), "1");
 }
 
+/// What README advises: a master that has been cut off places no room which its successor would not know.
+#[tokio::test]
+async fn a_master_that_has_lost_its_replicas_places_no_rooms_where_it_is_told_so() {
+    let alone = Server::start(&["--min-replicas-to-write", "1"]);
+    let directory = connected(&alone.url()).await;
+    let claim = async || directory.claim(&room("room_a"), &backend().nth(1), Epoch(0)).await;
+    let Err(DirectoryError::Refused(why)) = claim().await else { panic!("a room is placed") };
+    assert!(why.contains("NOREPLICAS"), "{why}");
+    assert_eq!(directory.lookup(&room("room_a")).await, Ok(Answer::Unassigned), "it answers all the same");
+    let _replica = Server::start(&["--replicaof", "127.0.0.1", &alone.port.to_string()]);
+    until("a replica", async || claim().await == directory.lookup(&room("room_a")).await).await;
+}
+
 /// Three primaries that share all slots.
 fn cluster() -> [Server; 3] {
     let nodes = [(); 3].map(|()| {
