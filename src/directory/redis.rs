@@ -1,8 +1,8 @@
 //! The directory in Redis: what is asked of it, and how the answers are read.
 //!
-//! Only this module and its children name fred. `settings` makes fred's configuration of a URL, `link` keeps
-//! a thread's connection and knows whether it is up, `outlook` sees them all, `words` says what went wrong; here
-//! are the three questions of [`Directory`]. Nothing is cached, retried or decided here: the resolver does that,
+//! Only this module and its children name fred. `settings` makes fred's configuration of a URL, `session` is one
+//! connection, `link` keeps a thread's and knows whether it is up, `sentinels` knows which server it has to lead to,
+//! `outlook` sees all links, `words` says what went wrong; here are the three questions of [`Directory`]. Nothing is cached, retried or decided here: the resolver does that,
 //! over any directory.
 //!
 //! # What Redis has to be
@@ -10,11 +10,12 @@
 //! Version 5 or later. All commands touch one key each, so they work in a Cluster as they do on one server.
 //! A Redis user of the router's own needs `+getrange +get +exists +eval +set +time +ping` (and `+select` for a
 //! database other than 0; `+cluster +client|id` in a Cluster; `+role` behind Sentinel) on `~room:*` and `~pod:*`.
+//! A user of the Sentinels needs `+ping +sentinel|get-master-addr-by-name +sentinel|sentinels +sentinel|master`.
 //! What it may not do is asked for all the same, and refused in Redis' own words (`consent`).
 //!
 //! `rediss` trusts the authorities the system trusts, or those in the file `SSL_CERT_FILE` names.
 //!
-//! The tests run Redis 7.0: one server with and without password, user and TLS; Sentinel with a failover; a
+//! The tests run Redis 7.0: one server with and without password, user and TLS; Sentinel with failovers; a
 //! Cluster with a moving slot and a hanging primary. TLS to Sentinels and Clusters is not tested: there the
 //! certificates have to be valid for the addresses Sentinels and nodes announce, usually IP addresses.
 //!
@@ -28,6 +29,8 @@
 mod consent;
 mod link;
 mod outlook;
+mod sentinels;
+mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -44,6 +47,7 @@ use fred::interfaces::{KeysInterface, LuaInterface};
 use self::consent::Consent;
 use self::link::Link;
 use self::outlook::Outlook;
+use self::sentinels::Sentinels;
 use self::settings::Settings;
 use super::{Directory, DirectoryError, nobodys_room};
 use crate::config::{KeyTemplate, RedisConfig};
@@ -100,6 +104,7 @@ pub struct RedisDirectory {
 /// What the handles of all threads share.
 struct Common {
     settings: Arc<Settings>,
+    sentinels: Arc<Sentinels>,
     outlook: Arc<Outlook>,
     room_key: KeyTemplate,
     statefulset: StatefulSet,
@@ -120,6 +125,7 @@ impl RedisDirectory {
         let settings = Arc::new(Settings::new(config.url.reveal(), timeout)?);
         Ok(Self::over(Arc::new(Common {
             settings,
+            sentinels: Arc::default(),
             outlook: Arc::default(),
             room_key: config.room_key.clone(),
             statefulset,
@@ -132,18 +138,21 @@ impl RedisDirectory {
 
     /// A handle with a connection of its own, not started yet.
     fn over(common: Arc<Common>) -> Self {
-        let link = Arc::new(Link::new(Arc::clone(&common.settings), Arc::clone(&common.outlook)));
-        Self { link, common }
+        let Common { settings, sentinels, outlook, .. } = &*common;
+        let link = Link::new(Arc::clone(settings), Arc::clone(sentinels), Arc::clone(outlook));
+        Self { link: Arc::new(link), common }
     }
 
     /// Connects, and stays connected until the runtime this is called on ends; sees to it that a Redis that refuses lookups
-    /// is noticed before a user meets it. A second call does nothing.
+    /// is noticed before a user meets it, and a master that is none any more before rooms are placed there. A second call
+    /// does nothing.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime, or on one without a clock or sockets.
     pub fn start(&self) {
         if Link::start(&self.link) {
+            self.common.sentinels.watch(&self.common.settings);
             tokio::spawn(self.clone().try_lookups());
         }
     }

@@ -9,7 +9,8 @@
 //! every question is answered [`DirectoryError::Unavailable`] at once; nothing queues, because a request that
 //! waits for Redis would only wait in two places.
 //!
-//! In a Cluster the link is up while all primaries answer: fred opens a connection to each or to none. While
+//! Behind Sentinel only the master will do, by what the Sentinels say (`sentinels`): one that they have replaced still
+//! answers. In a Cluster the link is up while all primaries answer: fred opens a connection to each or to none. While
 //! a slot is on its way between two of them, rooms of it that have left already cannot be asked for.
 
 use std::pin::pin;
@@ -20,18 +21,18 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::ClientLike;
-use fred::types::ConnectHandle;
-use fred::types::config::Options;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::outlook::Outlook;
+use super::sentinels::Sentinels;
+use super::session::Session;
 use super::settings::Settings;
 use super::words::in_words;
 use crate::directory::DirectoryError;
 
 /// Between two pings.
-const PING_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Pings in a row that may fail before the connection is replaced. The first one already takes the link down.
 const MAX_FAILED_PINGS: u32 = 3;
@@ -49,9 +50,6 @@ const LEAST_PART: Duration = Duration::from_millis(10);
 /// Questions at a time, of one thread. Beyond it Redis is not asked: those before would time out as well.
 pub(super) const MAX_IN_FLIGHT: usize = 10_000;
 
-/// One attempt to connect, over all Sentinels and primaries. Each step has a shorter deadline of its own.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Between two attempts, doubling from the first to the second, less up to half of it at random. No longer,
 /// so that a server that is back is asked again within a second or so.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -59,6 +57,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// One thread's way to Redis, and whether it is open.
 pub(super) struct Link {
     settings: Arc<Settings>,
+    sentinels: Arc<Sentinels>,
     outlook: Arc<Outlook>,
     started: AtomicBool,
     state: RwLock<State>,
@@ -85,19 +84,13 @@ struct Period {
     timeouts: AtomicU32,
 }
 
-/// A client with its one connection, closed on drop.
-struct Session {
-    client: Client,
-    /// Ends with the connection.
-    connection: ConnectHandle,
-}
-
 // === impl Link ===
 
 impl Link {
-    pub(super) fn new(settings: Arc<Settings>, outlook: Arc<Outlook>) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, sentinels: Arc<Sentinels>, outlook: Arc<Outlook>) -> Self {
         Self {
             settings,
+            sentinels,
             outlook,
             started: AtomicBool::new(false),
             state: RwLock::new(State::Starting),
@@ -180,7 +173,7 @@ impl Link {
     async fn keep(self: Arc<Self>) {
         let mut failures = 0;
         for attempt in 0.. {
-            match Session::open(&self.settings, attempt).await {
+            match self.open(attempt).await {
                 Ok(session) => {
                     failures = 0;
                     let why = self.attend(session).await;
@@ -195,13 +188,25 @@ impl Link {
         }
     }
 
+    /// A connection that has answered, and not one to a server that is not the master any more.
+    async fn open(&self, attempt: usize) -> Result<Session, String> {
+        let session = Session::open(&self.settings, attempt).await?;
+        match session.master().and_then(|server| self.sentinels.master_instead_of(&server)) {
+            Some(master) => Err(replaced(&master)),
+            None => Ok(session),
+        }
+    }
+
     /// Pings an open connection until it is no good any more, and says why.
     async fn attend(&self, mut session: Session) -> String {
+        let server = session.master();
+        let mut replacement = pin!(self.sentinels.replacement(server.as_deref()));
         let mut failed = 0;
         self.set_up(&session.client);
         loop {
             tokio::select! {
                 why = session.ended() => return why,
+                master = &mut replacement => return replaced(&master),
                 () = self.doubt.notified() => {}
                 () = sleep(PING_INTERVAL) => {}
             }
@@ -250,7 +255,7 @@ impl Link {
 /// Waits for an answer, but for no longer than `limit` where the thread is on time. The limit is waited for in parts, and each
 /// begins when the thread has come to the end of the one before: a thread that a storm of connections keeps busy, or that is
 /// not let run for a while, hears late what Redis has said long ago, and would take its own lateness for Redis'.
-async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
     let parts = u32::try_from(limit.as_millis() / LEAST_PART.as_millis()).unwrap_or(MOST_PARTS).clamp(1, MOST_PARTS);
     let mut answer = pin!(answer);
     for _ in 0..parts {
@@ -261,9 +266,13 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T
     None
 }
 
+fn replaced(master: &str) -> String {
+    format!("Sentinel has another master now, {master}")
+}
+
 /// What an error other than a timeout means: a connection that failed, or an answer that says no. In a Cluster a slot may
 /// be on its way, which is no refusal.
-fn unanswered(error: &Error, clustered: bool) -> DirectoryError {
+pub(super) fn unanswered(error: &Error, clustered: bool) -> DirectoryError {
     let on_its_way = clustered && matches!(error.kind(), ErrorKind::Routing | ErrorKind::Cluster);
     if on_its_way || matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled) {
         DirectoryError::Unavailable(in_words(error))
@@ -273,58 +282,10 @@ fn unanswered(error: &Error, clustered: bool) -> DirectoryError {
 }
 
 /// How long to wait before the next attempt; `roll` is from 0 to 1.
-fn backoff(failures: u32, roll: f64) -> Duration {
+pub(super) fn backoff(failures: u32, roll: f64) -> Duration {
     let (least, most) = BACKOFF;
     let full = least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most);
     full.mul_f64(1.0 - roll / 2.0)
-}
-
-// === impl Session ===
-
-impl Session {
-    /// Connects; the connection has answered a ping then.
-    async fn open(settings: &Settings, attempt: usize) -> Result<Self, String> {
-        let client = settings.client(attempt);
-        let connection = client.connect();
-        let mut session = Self { client, connection };
-        let patient = Options { timeout: Some(OPEN_TIMEOUT), ..Options::default() };
-        let ping = session.client.with_options(&patient);
-        // The ping waits in the client's queue until there is a connection. One that cannot be opened ends the
-        // connection's task, which knows better why.
-        let opened = tokio::select! {
-            biased;
-            why = session.ended() => Err(why),
-            pong = ping.ping::<()>(None) => pong.map_err(|error| in_words(&error)),
-        };
-        opened.map(|()| session).map_err(|why| settings.comment(why))
-    }
-
-    /// Waits for the end of the connection, and says why it ended. Not to be called again then.
-    async fn ended(&mut self) -> String {
-        match (&mut self.connection).await {
-            Ok(Ok(())) => "the connection was closed".to_owned(),
-            Ok(Err(error)) => in_words(&error),
-            Err(error) => format!("fred's task ended: {error}"),
-        }
-    }
-
-    /// Asks whether Redis still answers: in a Cluster, each of its primaries.
-    async fn ping(&self) -> Result<(), Error> {
-        if !self.client.is_clustered() {
-            return self.client.ping(None).await;
-        }
-        for server in self.client.active_connections() {
-            let there = Options { cluster_node: Some(server), ..Options::default() };
-            self.client.with_options(&there).ping::<()>(None).await?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::types::RespVersion;
 use fred::types::config::{
-    Blocking, Config, ConnectionConfig, PerformanceConfig, ReconnectError, ServerConfig, TcpConfig, UnresponsiveConfig,
+    Blocking, Config, ConnectionConfig, PerformanceConfig, ReconnectError, Server, ServerConfig, TcpConfig,
+    UnresponsiveConfig,
 };
 
 /// The schemes that are understood, with the port each means when none is written.
@@ -61,6 +62,20 @@ impl Settings {
             ..parsed
         };
         Ok(Self { config, timeout })
+    }
+
+    /// The master's name, and how each Sentinel is asked itself; nothing without Sentinels.
+    pub(super) fn sentinels(&self) -> Option<(String, Vec<Self>)> {
+        let ServerConfig::Sentinel { hosts, service_name, username, password } = &self.config.server else {
+            return None;
+        };
+        let sentinel = |server: &Server| {
+            let server = ServerConfig::Centralized { server: server.clone() };
+            let (username, password) = (username.clone(), password.clone());
+            let config = Config { server, username, password, database: None, ..self.config.clone() };
+            Self { config, timeout: self.timeout }
+        };
+        Some((service_name.clone(), hosts.iter().map(sentinel).collect()))
     }
 
     /// A client that has not connected. Attempts count up, so that each begins with another host of the list.

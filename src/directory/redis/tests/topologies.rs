@@ -35,6 +35,71 @@ async fn sentinel_leads_to_the_master_and_after_a_failover_to_the_next() {
     assert_eq!(replica.cli(&["exists", "room:room_b:pod"]), "1");
 }
 
+/// A user of the Sentinels with the rights that README names.
+const ASKS_SENTINELS: [&str; 9] = [
+    "acl",
+    "setuser",
+    "router",
+    "on",
+    ">secret",
+    "+ping",
+    "+sentinel|master",
+    "+sentinel|get-master-addr-by-name",
+    "+sentinel|sentinels",
+];
+
+/// The master is replaced, but never told so: it answers as before.
+fn replace(master: &Server, sentinel: &Server) {
+    assert_eq!(master.cli(&["acl", "setuser", "default", "-slaveof", "-replicaof", "-publish"]), "OK");
+    // It says NOGOODSLAVE until it has heard of the replica's state.
+    wait_for("a failover", || sentinel.cli(&["sentinel", "failover", "main"]) == "OK");
+}
+
+/// Whether the directory is at this server: it alone has the room.
+async fn is_at(directory: &RedisDirectory, server: &Server) -> bool {
+    // Set anew each time: a new master begins with what it was sent by the old one.
+    server.cli(&["set", "room:room_a:pod", r#"{"podId":"backend-1","assignedAt":7}"#]);
+    directory.lookup(&room("room_a")).await == Ok(assigned(1, 7))
+}
+
+#[tokio::test]
+async fn a_master_that_has_been_replaced_is_left_though_it_answers() {
+    let (master, replica, sentinel) = watched();
+    assert_eq!(sentinel.cli(&ASKS_SENTINELS), "OK");
+    assert_eq!(sentinel.cli(&["acl", "setuser", "router", "-sentinel|master"]), "OK");
+    let user = "sentinelServiceName=main&sentinelUsername=router&sentinelPassword=secret";
+    let directory = connected(&format!("redis-sentinel://127.0.0.1:{}?{user}", sentinel.port)).await;
+    let other_thread = directory.attach();
+    other_thread.first_contact().await;
+    // Nothing but that is missed without the right, and nothing more is needed once it is there.
+    until("a refusal", async || directory.common.sentinels.consent.is_refused()).await;
+    assert_eq!(sentinel.cli(&["acl", "setuser", "router", "+sentinel|master"]), "OK");
+    replace(&master, &sentinel);
+    for thread in [&directory, &other_thread] {
+        until("the new master", async || is_at(thread, &replica).await).await;
+    }
+    assert!(master.cli(&["role"]).starts_with("master"), "it has not been told");
+    assert_eq!(master.cli(&["exists", "room:room_a:pod"]), "0");
+}
+
+#[tokio::test]
+async fn a_sentinel_that_has_missed_a_failover_is_not_followed() {
+    let (master, replica, sentinel) = watched();
+    replace(&master, &sentinel);
+    wait_for("the new master", || replica.cli(&["role"]).starts_with("master"));
+    let late = Server::start(&["--sentinel"]);
+    assert_eq!(late.cli(&["sentinel", "monitor", "main", "127.0.0.1", &master.port.to_string(), "2"]), "OK");
+    // The last of the list is asked first.
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", sentinel.port, late.port);
+    let directory = connected(&format!("redis-sentinel://{hosts}?sentinelServiceName=main")).await;
+    until("the new master", async || is_at(&directory, &replica).await).await;
+    let other_thread = directory.attach();
+    other_thread.first_contact().await;
+    assert!(is_at(&other_thread, &replica).await, "it is not at the old one for a moment");
+    let old = format!("127.0.0.1\n{}", master.port);
+    assert_eq!(late.cli(&["sentinel", "get-master-addr-by-name", "main"]), old, "it still knows no better");
+}
+
 /// What README advises: a master that has been cut off places no room which its successor would not know.
 #[tokio::test]
 async fn a_master_that_has_lost_its_replicas_places_no_rooms_where_it_is_told_so() {
