@@ -26,7 +26,7 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::directory::DirectoryError;
 
-/// How long after it was last heard of a configuration gives way to one with a lower epoch: that of Sentinels which
+/// How long after it was last heard of a configuration gives way to one that is no later: that of Sentinels which
 /// were set up anew and count from the beginning. A cut-off one hears of the later one long before, or is still cut off.
 const FORGET: Duration = Duration::from_secs(10);
 
@@ -119,14 +119,19 @@ impl Sentinels {
         }
     }
 
-    /// Takes over what one Sentinel has said, where it is as late as what is known. The links wake for another master only.
+    /// Takes over what one Sentinel has said, where it is as late as what is known. Of two that name one configuration
+    /// differently (`announce-hostnames` is not the same for both) the first is right, or the links would change sides all the
+    /// time. They wake for another master only.
     fn learn(&self, said: Master) {
         self.master.send_if_modified(|known| {
-            let holds = |known: &Master| said.epoch < known.epoch && said.heard - known.heard < FORGET;
+            let is_other = known.as_ref().is_none_or(|known| known.server != said.server);
+            let holds = |known: &Master| {
+                let is_behind = said.epoch < known.epoch || said.epoch == known.epoch && is_other;
+                is_behind && said.heard - known.heard < FORGET
+            };
             if known.as_ref().is_some_and(holds) {
                 return false;
             }
-            let is_other = known.as_ref().is_none_or(|known| known.server != said.server);
             *known = Some(said);
             is_other
         });
@@ -166,7 +171,8 @@ mod tests {
             (14, "a:1", 3, "b:1", false),
             (15, "a:1", 3, "a:1", true),
             (16, "a:1", 4, "a:1", false),
-            (17, "b:1", 4, "b:1", true),
+            (17, "b:1", 4, "a:1", false),
+            (18, "b:1", 5, "b:1", true),
         ] {
             let heard = start + Duration::from_secs(second);
             sentinels.learn(Master { server: server.to_owned(), epoch, heard });
