@@ -106,13 +106,22 @@ impl Dns {
     ///
     /// The name has none now, or nobody could say.
     pub async fn resolve(&self, target: &HostPort) -> Answer {
+        self.resolve_within(target, Duration::MAX).await
+    }
+
+    /// The same, for who cannot wait for longer than `limit`: those it had last count as well when that is over.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::resolve`].
+    pub async fn resolve_within(&self, target: &HostPort, limit: Duration) -> Answer {
         let answer = self.ask(target, || self.remembered(target), Tell::Log);
         // Of a literal address nothing is kept: no need for the lock that all threads share.
         let last = if target.ip().is_some() { None } else { self.last_known(target, Instant::now()) };
         let Some((last, patience)) = last else {
-            return answer.await;
+            return tokio::time::timeout(limit, answer).await.unwrap_or(Err(DnsError::Unanswered));
         };
-        match tokio::time::timeout(patience, answer).await {
+        match tokio::time::timeout(patience.min(limit), answer).await {
             Ok(Err(DnsError::Unanswered)) | Err(_) => {
                 if let Some(counter) = &self.stale_answers {
                     counter.inc();

@@ -207,7 +207,7 @@ const SHORTEST_DIAL: Duration = Duration::from_millis(250);
 /// How long one attempt may take to reach its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DialLimits {
-    /// Until the pod's name has an address, and the most there is for both.
+    /// Until the pod's name has an address, and the most there is for both, but for what the last connect has at least.
     pub lookup: Duration,
     /// Until one of its addresses accepts.
     pub connect: Duration,

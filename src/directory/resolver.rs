@@ -317,9 +317,11 @@ impl Known {
         }
     }
 
-    /// The least epoch that this room's next assignment can have, and be followed.
+    /// The least epoch that this room's next assignment can have, and be followed. One that is ahead by mistake is not gone
+    /// above: it would be there for good, where it is forgotten once nobody remembers it.
     fn next_epoch(&self, room: &RoomId<'_>) -> Epoch {
         let last = self.cache.get(room.as_str()).and_then(|entry| entry.last_assignment());
+        let last = last.filter(|(last, _)| last.epoch.0.saturating_sub(now_ms()) <= SKEW_MS);
         last.map_or(Epoch(0), |(last, _)| Epoch(last.epoch.0.saturating_add(1)))
     }
 

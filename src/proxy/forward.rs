@@ -36,6 +36,7 @@ use crate::core::session::{AffinitySource, has_sid};
 use crate::core::wire::request::{self, Added, Framing};
 use crate::core::wire::{Head, switch};
 use crate::directory::Directory;
+use crate::directory::resolver::PlacementError;
 
 /// One request on its way to a pod.
 pub(super) struct Forwarding<'a, D> {
@@ -321,7 +322,7 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// Where the room is now, if that is not where it was `before`: as the directory says it, past the cache where that has to
-    /// be `newer_than` something. While it cannot be asked, nothing has changed.
+    /// be `newer_than` something; that may be the same pod at another epoch. While it cannot be asked, nothing has changed.
     async fn moved(
         &self,
         room: &RoomId<'_>,
@@ -332,7 +333,10 @@ impl<D: Directory> Forwarding<'_, D> {
         let resolution = self.proxy.resolver.resolve(room, Instant::now(), newer_than).await;
         let mut plan = decision::plan(false, resolution, self.proxy.config.routing.on_unassigned);
         if plan == Plan::Place {
-            plan = self.proxy.place(room).await?;
+            plan = match self.proxy.place(room).await {
+                Err(Reject::Placement(PlacementError::DirectoryUnavailable)) => return Ok(None),
+                placed => placed?,
+            };
         }
         if plan == Plan::Refuse(RoomRefusal::DirectoryUnavailable) {
             return Ok(None);

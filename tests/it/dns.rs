@@ -179,6 +179,20 @@ fn while_no_name_server_answers_a_pods_last_address_is_used() {
     assert_eq!((lasting.get(ROOM).status(), used(&forgetful)), (200, 0.0));
 }
 
+/// And is in time for whoever can wait less than it takes to give up on the name server.
+#[test]
+fn a_silent_name_server_does_not_outlast_a_short_wait_where_there_is_a_last_address() {
+    let Some(scene) = Scene::start() else { return };
+    scene.pod.play(script::answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+    let router = scene.router(&["--pod-wait", "0s", "--connect-timeout", "500ms"]);
+    assert_eq!(router.get(ROOM).status(), 200);
+    scene.names.fall_silent();
+    eventually("the address is past its time", || {
+        assert_eq!(router.get(ROOM).status(), 200);
+        router.metric("pod_router_stale_addresses_total", &[]) > 0.0
+    });
+}
+
 /// A pod that refuses may be somewhere else by now, and only the name server can say where.
 #[test]
 fn a_last_address_that_refuses_is_used_no_more() {

@@ -25,8 +25,14 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How the wait of a room's request ends.
 enum Waited {
-    Entered(Entered),
+    /// With a place; the room may have been assigned to its pod once more meanwhile, at another epoch.
+    Entered(Entered, Option<Route>),
     Moved(Route),
+}
+
+/// Whether that is where the room was `before`, if perhaps at another epoch: no reason to give up a place in the line.
+fn is_still_at(before: &Assignment, now: &Route) -> bool {
+    matches!(now, Route::Pod(now) if now.pod == before.pod)
 }
 
 impl<D: Directory> Forwarding<'_, D> {
@@ -49,7 +55,12 @@ impl<D: Directory> Forwarding<'_, D> {
                 return self.enter_any(route, endpoint, who, left).await.map_err(Reject::Pod);
             };
             match self.enter_or_move(before, endpoint, (head, &mut *record), who, left).await? {
-                Waited::Entered(entered) => return Ok(entered),
+                Waited::Entered(entered, renewed) => {
+                    if let Some(renewed) = renewed {
+                        *route = renewed;
+                    }
+                    return Ok(entered);
+                }
                 Waited::Moved(now) => {
                     *route = now;
                     *endpoint = self.endpoint(route);
@@ -91,14 +102,15 @@ impl<D: Directory> Forwarding<'_, D> {
     ) -> Result<Waited, Reject> {
         let Some(room) = record.room.clone() else {
             let entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), who, left).await;
-            return entered.map(|(_, entered)| Waited::Entered(entered)).map_err(Reject::Pod);
+            return entered.map(|(_, entered)| Waited::Entered(entered, None)).map_err(Reject::Pod);
         };
         let (since, had) = (Instant::now(), *left);
         let entered = {
             let moved = async {
                 loop {
                     tokio::time::sleep(LOOK).await;
-                    if let Some(now) = self.moved(&room, before, None, (head, &mut *record)).await? {
+                    let now = self.moved(&room, before, None, (head, &mut *record)).await?;
+                    if let Some(now) = now.filter(|now| !is_still_at(before, now)) {
                         return Ok(now);
                     }
                 }
@@ -116,8 +128,8 @@ impl<D: Directory> Forwarding<'_, D> {
             }
             // Since the last look it may have moved as well, and a tunnel would stay where it is not.
             Ok(entered) => match self.moved(&room, before, None, (head, record)).await? {
-                Some(now) => Ok(Waited::Moved(now)),
-                None => entered.map(|(_, entered)| Waited::Entered(entered)).map_err(Reject::Pod),
+                Some(now) if !is_still_at(before, &now) => Ok(Waited::Moved(now)),
+                renewed => entered.map(|(_, entered)| Waited::Entered(entered, renewed)).map_err(Reject::Pod),
             },
         }
     }

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
 use super::{NoLease, Pool};
 use crate::core::decision::{DialLimits, Failure, Stage};
 use crate::dns::DnsError;
@@ -65,8 +63,8 @@ impl Pool {
             Some(address) => (Ok(Arc::clone(address)), dial.limits.connect),
             None => {
                 let since = Instant::now();
-                let found = timeout(dial.limits.lookup, self.dns.resolve(&endpoint.address)).await;
-                (found.unwrap_or(Err(DnsError::Unanswered)), dial.limits.connect_after(since.elapsed()))
+                let found = self.dns.resolve_within(&endpoint.address, dial.limits.lookup).await;
+                (found, dial.limits.connect_after(since.elapsed()))
             }
         };
         // A name server that is away says nothing of the pod.

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{AFFINITY_KEY, cookie_of, get_with_cookie, poll, tunnel};
-use crate::support::{Client, Conn, Pod, Pods, Redis, Router, eventually, script};
+use crate::support::{Client, Conn, Pod, Pods, Redis, Router, eventually, now_ms, script};
 
 const QUEUED: &str = "pod_router_upstream_queued";
 
@@ -151,4 +151,34 @@ fn who_waits_for_a_rooms_pod_goes_along_when_the_room_moves() {
         assert_eq!((pods[0].received().len(), pods[1].received().len()), (1, 2));
         expect_none_queued(&router, &pods);
     }
+}
+
+/// A backend may write a room's key again, with the pod that it has, and a new time: nobody goes to the end of the line for it.
+#[test]
+fn who_waits_for_a_room_that_is_assigned_to_its_pod_again_keeps_the_place_in_the_line() {
+    let (redis, pods) = stage(1);
+    let before = now_ms();
+    redis.assign_at("room_a", 0, before);
+    redis.assign_at("room_b", 0, before);
+    let router = router(&redis, &pods, &["--pod-queue-timeout", "10m", "--cache-ttl", "1ms"]);
+    let held = tunnel(&router, "/room_a");
+    let waiting = ["room_a", "room_b"].iter().zip([1.0, 2.0]).map(|(room, queued)| {
+        let client = router.client();
+        client.send(format!("GET /{room} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        router.wait_metric(QUEUED, &[("pod", "backend-0")], queued);
+        client
+    });
+    let waiting: Vec<_> = waiting.collect();
+    redis.assign_at("room_a", 0, before + 1);
+    let asked = || router.metric("pod_router_room_lookups_total", &[("result", "miss")]);
+    let so_far = asked();
+    eventually("both have looked", || asked() >= so_far + 4.0);
+    drop(held);
+    for mut client in waiting {
+        assert_eq!(client.read_response().status(), 200);
+    }
+    let heads: Vec<_> = pods[0].received().into_iter().skip(1).map(|received| received.head).collect();
+    let rooms: Vec<_> = heads.iter().map(|head| head.value("x-room-id")).collect();
+    assert_eq!(rooms, [Some("room_a"), Some("room_b")]);
+    assert_eq!(heads[0].value("x-room-epoch"), Some((before + 1).to_string().as_str()), "and is the new assignment's");
 }

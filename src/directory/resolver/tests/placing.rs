@@ -63,6 +63,21 @@ async fn a_room_that_was_lost_is_placed_above_what_it_had() {
     assert_eq!(assignment.epoch, Epoch(8));
 }
 
+/// Else deleting the key would write the mistake anew, one higher, for all replicas and each time.
+#[tokio::test]
+async fn a_room_that_was_pinned_by_mistake_is_not_placed_above_that() {
+    let mistake = now_ms() + 2 * SKEW_MS;
+    let case = Case::new(Duration::ZERO, HOUR, Duration::ZERO, assigned(2, mistake));
+    assert_eq!(case.resolves().await, Resolution::Fresh(assigned(2, mistake)));
+    case.says(Ok(Answer::Unassigned));
+    assert_eq!(case.resolves().await, Resolution::Fresh(Answer::Unassigned));
+    let placed = case.resolver.place(&room("room_a"), Limits { rooms: 20, participants: 80 }, 0).await;
+    assert!(placed.is_ok());
+    let written = case.script.answer.lock().expect("no panic").clone();
+    let Ok(Answer::Assigned(assignment)) = written else { panic!("not placed: {written:?}") };
+    assert!(assignment.epoch < Epoch(mistake), "{}", assignment.epoch);
+}
+
 /// Each room would otherwise wait for its turn, and the last for as many timeouts as there are rooms.
 #[tokio::test]
 async fn a_directory_that_hangs_is_asked_for_heartbeats_once_however_many_rooms_are_placed() {
