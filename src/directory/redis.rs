@@ -2,8 +2,8 @@
 //!
 //! Only this module and its children name fred. `settings` makes fred's configuration of a URL, `session` is one
 //! connection, `link` keeps a thread's and knows whether it is up, `sentinels` knows which server it has to lead to,
-//! `outlook` sees all links, `words` says what went wrong; here are the three questions of [`Directory`]. Nothing is cached, retried or decided here: the resolver does that,
-//! over any directory.
+//! `outlook` sees all links, `words` says what went wrong; here are the three questions of [`Directory`]. Nothing is
+//! cached, retried or decided here: the resolver does that, over any directory.
 //!
 //! # What Redis has to be
 //!

@@ -16,23 +16,19 @@
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::ClientLike;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::outlook::Outlook;
 use super::sentinels::Sentinels;
-use super::session::Session;
+use super::session::{PING_INTERVAL, Pause, Session, unanswered, within};
 use super::settings::Settings;
 use super::words::in_words;
 use crate::directory::DirectoryError;
-
-/// Between two pings.
-pub(super) const PING_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Pings in a row that may fail before the connection is replaced. The first one already takes the link down.
 const MAX_FAILED_PINGS: u32 = 3;
@@ -40,19 +36,8 @@ const MAX_FAILED_PINGS: u32 = 3;
 /// Questions in a row that may time out before the link is taken down without waiting for the next ping.
 const MAX_TIMEOUTS: u32 = 3;
 
-/// Parts that a time limit is waited for in, at most. A command takes a thread that is behind three turns: to write it, to read
-/// what is answered, and to come back to whoever has asked. A question may have two.
-const MOST_PARTS: u32 = 8;
-
-/// The shortest such part: the runtime's clock counts milliseconds, and each part may be one longer.
-const LEAST_PART: Duration = Duration::from_millis(10);
-
 /// Questions at a time, of one thread. Beyond it Redis is not asked: those before would time out as well.
 pub(super) const MAX_IN_FLIGHT: usize = 10_000;
-
-/// Between two attempts, doubling from the first to the second, less up to half of it at random. No longer,
-/// so that a server that is back is asked again within a second or so.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// One thread's way to Redis, and whether it is open.
 pub(super) struct Link {
@@ -171,20 +156,16 @@ impl Link {
 
     /// Opens connection after connection, for as long as the runtime lives.
     async fn keep(self: Arc<Self>) {
-        let mut failures = 0;
+        let mut pause = Pause::default();
         for attempt in 0.. {
-            match self.open(attempt).await {
-                Ok(session) => {
-                    failures = 0;
-                    let why = self.attend(session).await;
-                    self.set_down(why);
-                }
-                Err(why) => {
-                    failures += 1;
-                    self.set_down(why);
-                }
-            }
-            sleep(backoff(failures, fastrand::f64())).await;
+            let opened = self.open(attempt).await;
+            let is_open = opened.is_ok();
+            let why = match opened {
+                Ok(session) => self.attend(session).await,
+                Err(why) => why,
+            };
+            self.set_down(why);
+            pause.after(is_open).await;
         }
     }
 
@@ -252,70 +233,6 @@ impl Link {
     }
 }
 
-/// Waits for an answer, but for no longer than `limit` where the thread is on time. The limit is waited for in parts, and each
-/// begins when the thread has come to the end of the one before: a thread that a storm of connections keeps busy, or that is
-/// not let run for a while, hears late what Redis has said long ago, and would take its own lateness for Redis'.
-pub(super) async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
-    let parts = u32::try_from(limit.as_millis() / LEAST_PART.as_millis()).unwrap_or(MOST_PARTS).clamp(1, MOST_PARTS);
-    let mut answer = pin!(answer);
-    for _ in 0..parts {
-        if let Ok(answer) = timeout(limit / parts, answer.as_mut()).await {
-            return Some(answer);
-        }
-    }
-    None
-}
-
 fn replaced(master: &str) -> String {
     format!("Sentinel has another master now, {master}")
-}
-
-/// What an error other than a timeout means: a connection that failed, or an answer that says no. In a Cluster a slot may
-/// be on its way, which is no refusal.
-pub(super) fn unanswered(error: &Error, clustered: bool) -> DirectoryError {
-    let on_its_way = clustered && matches!(error.kind(), ErrorKind::Routing | ErrorKind::Cluster);
-    if on_its_way || matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled) {
-        DirectoryError::Unavailable(in_words(error))
-    } else {
-        DirectoryError::Refused(error.details().to_owned())
-    }
-}
-
-/// How long to wait before the next attempt; `roll` is from 0 to 1.
-pub(super) fn backoff(failures: u32, roll: f64) -> Duration {
-    let (least, most) = BACKOFF;
-    let full = least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most);
-    full.mul_f64(1.0 - roll / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use tokio::task::yield_now;
-
-    use super::*;
-
-    /// Each turn of the thread takes longer than there is time for an answer, which has come after two commands.
-    #[tokio::test]
-    async fn a_thread_that_is_late_has_its_turns_all_the_same() {
-        let limit = 8 * LEAST_PART;
-        let answer = async {
-            for _ in 0..6 {
-                std::thread::sleep(limit);
-                yield_now().await;
-            }
-        };
-        assert_eq!(within(limit, answer).await, Some(()));
-        for limit in [Duration::ZERO, LEAST_PART / 10, limit] {
-            assert_eq!(within(limit, pending::<()>()).await, None);
-        }
-    }
-
-    #[test]
-    fn attempts_come_slower_and_slower_but_never_slower_than_one_a_second() {
-        let waits: Vec<u128> = (0..8).map(|failures| backoff(failures, 0.0).as_millis()).collect();
-        assert_eq!(waits, [100, 100, 200, 400, 800, 1000, 1000, 1000]);
-        assert_eq!(backoff(u32::MAX, 1.0), Duration::from_millis(500));
-    }
 }

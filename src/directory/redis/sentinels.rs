@@ -21,8 +21,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::consent::Consent;
-use super::link::{PING_INTERVAL, backoff, unanswered, within};
-use super::session::Session;
+use super::session::{PING_INTERVAL, Pause, Session, unanswered, within};
 use super::settings::Settings;
 use crate::directory::DirectoryError;
 
@@ -38,7 +37,7 @@ pub(super) struct Sentinels {
 }
 
 /// The master, by the latest configuration that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Master {
     /// `host:port`, as the Sentinels announce it.
     server: String,
@@ -86,20 +85,16 @@ impl Sentinels {
 
     /// Asks one Sentinel again and again, over one connection after the other.
     async fn watch_one(self: Arc<Self>, settings: Settings, name: String) {
-        let mut failures = 0;
+        let mut pause = Pause::default();
         loop {
-            match Session::open(&settings, 0).await {
-                Ok(session) => {
-                    failures = 0;
-                    let why = self.listen(&session, &settings, &name).await;
-                    tracing::debug!(sentinel = settings.servers(), why, "a Sentinel does not say who is master");
-                }
-                Err(why) => {
-                    failures += 1;
-                    tracing::debug!(sentinel = settings.servers(), why, "a Sentinel cannot be asked");
-                }
-            }
-            sleep(backoff(failures, fastrand::f64())).await;
+            let opened = Session::open(&settings, 0).await;
+            let is_open = opened.is_ok();
+            let why = match opened {
+                Ok(session) => self.listen(&session, &settings, &name).await,
+                Err(why) => why,
+            };
+            tracing::debug!(sentinel = settings.servers(), why, "a Sentinel does not say who is master");
+            pause.after(is_open).await;
         }
     }
 

@@ -182,3 +182,22 @@ fn who_waits_for_a_room_that_is_assigned_to_its_pod_again_keeps_the_place_in_the
     assert_eq!(rooms, [Some("room_a"), Some("room_b")]);
     assert_eq!(heads[0].value("x-room-epoch"), Some((before + 1).to_string().as_str()), "and is the new assignment's");
 }
+
+/// A directory that has lost the room, and gives nobody one, says nothing of the pod that the room has.
+#[test]
+fn who_has_a_place_at_a_rooms_pod_is_served_though_a_lost_room_cannot_be_placed() {
+    let (redis, pods) = stage(1);
+    redis.assign("room_a", 0);
+    redis.heartbeat(0, 0, 0, 0);
+    let args = ["--pod-queue-timeout", "10m", "--cache-ttl", "1ms", "--on-unassigned", "assign"];
+    let router = router(&redis, &pods, &args);
+    let held = tunnel(&router, "/room_a");
+    let mut waiting = router.client();
+    waiting.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+    router.wait_metric(QUEUED, &[("pod", "backend-0")], 1.0);
+    redis.command(&["ACL", "SETUSER", "default", "-eval"]);
+    redis.command(&["DEL", "room:room_a:pod"]);
+    assert_eq!(router.get("/room_a").expect_error(503), "directory-unavailable", "it cannot be placed");
+    drop(held);
+    assert_eq!(waiting.read_response().status(), 200);
+}
