@@ -42,8 +42,7 @@ pub(crate) async fn exchange(stream: &mut TcpStream) -> Outcome<()> {
     frame[..CLIENT_HEADER.len()].copy_from_slice(&CLIENT_HEADER);
     frame[CLIENT_HEADER.len()..].copy_from_slice(MESSAGE);
     stream.write_all(&frame).await?;
-    let mut reply = [0; POD_FRAME];
-    stream.read_exact(&mut reply).await?;
+    let reply = read_frame::<POD_FRAME>(stream).await?;
     if &reply[POD_HEADER.len()..] == MESSAGE { Ok(()) } else { Err("another message came back".into()) }
 }
 
@@ -61,12 +60,25 @@ pub(crate) async fn accept(stream: &mut TcpStream) -> Outcome<()> {
 
 /// The pod's side: sends one message back.
 pub(crate) async fn echo(stream: &mut TcpStream) -> Outcome<()> {
-    let mut frame = [0; CLIENT_FRAME];
-    stream.read_exact(&mut frame).await?;
+    let frame = read_frame::<CLIENT_FRAME>(stream).await?;
     let mut reply = [0; POD_FRAME];
     reply[..POD_HEADER.len()].copy_from_slice(&POD_HEADER);
     reply[POD_HEADER.len()..].copy_from_slice(&frame[CLIENT_HEADER.len()..]);
     Ok(stream.write_all(&reply).await?)
+}
+
+/// Reads a frame of so many bytes. There is room for more, which never comes: where a read fills all there is, tokio
+/// makes another, in vain, and the load would be busy with those while the proxy waits for it.
+async fn read_frame<const LENGTH: usize>(stream: &mut TcpStream) -> Outcome<[u8; LENGTH]> {
+    let (mut buffer, mut filled) = ([0; 2 * CLIENT_FRAME], 0);
+    while filled < LENGTH {
+        match stream.read(&mut buffer[filled..]).await? {
+            0 => return Err("closed within a frame".into()),
+            count => filled += count,
+        }
+    }
+    let frame = buffer[..filled].first_chunk().filter(|_| filled == LENGTH);
+    frame.copied().ok_or_else(|| "more than a frame came".into())
 }
 
 /// Reads a head, and whatever comes with it: neither side speaks here before the other has answered.
