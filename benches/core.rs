@@ -203,21 +203,21 @@ async fn router(pod: SocketAddr, directory: MemoryDirectory) -> SocketAddr {
     let (metrics, roster) = (Arc::new(Metrics::new()), Roster::new());
     let resolver = Resolver::new(directory, config.directory.clone(), Arc::clone(&metrics));
     let backends = Arc::new(Backends::new(Arc::clone(&config), Arc::clone(&metrics)));
-    let places = limits::Places::new(16);
+    let clients = limits::Places::new(16);
     let commons = Commons {
         dns: Dns::default(),
         backends,
         queues: Queues::default(),
         reach: Reach::default(),
         limits: limits::Limits::default(),
-        places: Arc::clone(&places),
+        clients: Arc::clone(&clients),
         files: limits::Files::default(),
         metrics: Arc::clone(&metrics),
     };
     let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
     let listener = server::listen(([127, 0, 0, 1], 0).into(), false, Duration::from_secs(60)).expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let server = Server::new(proxy, roster, &config.downstream, places, None, metrics);
+    let server = Server::new(proxy, roster, &config.downstream, clients, None, metrics);
     tokio::task::spawn_local(async move {
         let signal = Signal::new();
         let listener = TcpListener::from_std(listener).expect("non-blocking");

@@ -273,7 +273,7 @@ fn commons(config: &Arc<Config>, metrics: &Arc<Metrics>, files: Files) -> Common
         queues: Queues::default(),
         reach: Reach::default(),
         limits: limits(&config.downstream),
-        places: Places::new(config.downstream.max_connections),
+        clients: Places::new(config.downstream.max_connections),
         files,
         metrics: Arc::clone(metrics),
     }
@@ -303,10 +303,10 @@ fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
             let resolver = resolver.attach();
             tokio::task::spawn_local(meet(resolver.clone(), unmet));
             let roster = Roster::new();
-            let (metrics, places) = (Arc::clone(&commons.metrics), Arc::clone(&commons.places));
+            let (metrics, clients) = (Arc::clone(&commons.metrics), Arc::clone(&commons.clients));
             let seats = commons.limits.seats.clone();
             let proxy = Proxy::new(Arc::clone(&config), resolver, commons, Rc::clone(&roster));
-            let server = Server::new(proxy, roster, &config.downstream, places, seats, metrics);
+            let server = Server::new(proxy, roster, &config.downstream, clients, seats, metrics);
             server.run(TcpListener::from_std(listener)?, watch, &config.drain).await;
             io::Result::Ok(())
         });

@@ -98,7 +98,7 @@ pub struct Server<D> {
     roster: Rc<Roster>,
     http: Builder,
     /// `--max-connections`.
-    places: Arc<Places>,
+    clients: Arc<Places>,
     /// `--max-connections-per-client`.
     seats: Option<Arc<Seats>>,
     limits: patience::Limits,
@@ -117,7 +117,7 @@ impl<D: Directory> Server<D> {
         proxy: Rc<Proxy<D>>,
         roster: Rc<Roster>,
         config: &DownstreamConfig,
-        places: Arc<Places>,
+        clients: Arc<Places>,
         seats: Option<Arc<Seats>>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
@@ -139,7 +139,7 @@ impl<D: Directory> Server<D> {
             proxy,
             roster,
             http,
-            places,
+            clients,
             seats,
             limits,
             announced,
@@ -194,7 +194,7 @@ impl<D: Directory> Server<D> {
     async fn accepted(self: &Rc<Self>, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = self.places.take() else {
+                let Some(place) = self.clients.take() else {
                     return self.refuse(stream, peer.ip(), &TOO_MANY_CONNECTIONS);
                 };
                 let permit = Permit::new(place, Held::new(&self.metrics.downstream_connections));

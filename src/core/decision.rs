@@ -173,14 +173,14 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_
 
 /// The retry policy. A request of which the pod may have seen anything is never sent again (RFC 9110 section
 /// 9.2.2 would allow some; Engine.IO's polling forgives none). One that never left goes `elsewhere`, if another pod would
-/// do, or is held for `pod_wait`. A full pod has kept it waiting already.
+/// do, or is held for `pod_wait`. Who finds no place has waited for one already, at all pods that would do.
 pub fn after_failure(failure: Failure, attempt: u32, waited: Duration, pod_wait: Duration, elsewhere: bool) -> Next {
     if failure.sent {
         return Next::GiveUp;
     }
     match failure.stage {
         Stage::Send => Next::Resend,
-        Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Local | Stage::Queue if elsewhere => Next::Elsewhere,
+        Stage::Resolve | Stage::Confine | Stage::Connect | Stage::Local if elsewhere => Next::Elsewhere,
         Stage::Confine | Stage::Queue | Stage::Head | Stage::Malformed => Next::GiveUp,
         Stage::Upload | Stage::Gone | Stage::Limit => Next::GiveUp,
         Stage::Resolve | Stage::Connect | Stage::Local => {
@@ -377,10 +377,10 @@ mod tests {
             let failure = Failure { stage, sent: false, timed_out: true };
             after_failure(failure, 0, Duration::from_secs(9), Duration::ZERO, elsewhere)
         };
-        for stage in [Stage::Resolve, Stage::Queue, Stage::Connect] {
+        for stage in [Stage::Resolve, Stage::Connect] {
             assert_eq!((after(stage, true), after(stage, false)), (Next::Elsewhere, Next::GiveUp));
         }
-        for stage in [Stage::Upload, Stage::Gone, Stage::Head, Stage::Malformed] {
+        for stage in [Stage::Queue, Stage::Upload, Stage::Gone, Stage::Head, Stage::Malformed] {
             assert_eq!(after(stage, true), Next::GiveUp);
         }
     }

@@ -21,7 +21,7 @@ use crate::backends::{Backends, Member, Set, Trial};
 use crate::config::Config;
 use crate::core::address::HostPort;
 use crate::core::balance::{self, Availability, Candidate, Policy, RetryBudget, SmoothWeighted, Wanted};
-use crate::core::decision::{Failure, Stage};
+use crate::core::decision::Failure;
 use crate::core::ejection::most_ejected;
 use crate::core::headers::is_for_shared_caches;
 use crate::core::session::{AffinitySource, Session, session};
@@ -200,12 +200,11 @@ impl Balancer {
         self.budget.borrow_mut().deposit();
     }
 
-    /// Another pod, at once, for a request that could not be sent to the chosen one, or for which that had no place, by the
-    /// `failure`. A session has none; but by the client's address its requests follow its first one, which went to whoever
-    /// was next in the hash's order and took it.
+    /// Another pod, at once, for a request that could not be sent to the chosen one, by the `failure`. A session has none; but
+    /// by the client's address its requests follow its first one, which went to whoever was next in the hash's order and took
+    /// it.
     pub(super) fn elsewhere(&self, choice: &mut Choice, failure: Failure) -> Another {
         let by_client = choice.source == AffinitySource::ClientIp;
-        let full = failure.stage == Stage::Queue;
         let is_over = match &choice.target {
             Target::Listed(member) if failure.ends_sessions() => {
                 member.note_refusal();
@@ -218,7 +217,7 @@ impl Balancer {
         if is_over {
             choice.cookie_pod.take_if(|pod| pod.is(&choice.target));
         }
-        if choice.is_in_session() && !by_client || full && choice.by.keeps_to_its_pod() {
+        if choice.is_in_session() && !by_client {
             return Another::None;
         }
         if let Target::Listed(member) = &choice.target {

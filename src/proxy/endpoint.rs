@@ -135,6 +135,11 @@ impl Endpoint {
         self.queue.borrow().clone()
     }
 
+    /// The one where it waits by now, if that is another.
+    pub(super) fn queue_other_than(&self, queue: &Arc<Queue>) -> Option<Arc<Queue>> {
+        self.queue().filter(|now| !Arc::ptr_eq(now, queue))
+    }
+
     /// Whether it is counted together with others: then its counters are not its own for good.
     pub(super) fn is_counted_together(&self) -> bool {
         self.is_stranger && self.own.get().is_none()
@@ -171,7 +176,13 @@ impl Endpoint {
         !addresses.is_empty() && !addresses.contains(&connection.peer)
     }
 
-    /// Keeps a connection that carries nothing.
+    /// Keeps a connection that carries nothing, where it leads to where the name does and there is room for it.
+    pub(super) fn keep_if_good(&self, connection: Connection) {
+        if !self.has_left(&connection) && self.shelf.has_room() {
+            self.keep(connection, Instant::now());
+        }
+    }
+
     pub(super) fn keep(&self, connection: Connection, since: Instant) {
         self.idle.borrow_mut().push(Idle { connection, since, _on_shelf: Rc::clone(&self.shelf.kept) });
     }

@@ -52,9 +52,6 @@ struct Attempt<'a> {
     now: Instant,
     dial: Dial<'a>,
     entered: Option<Entered>,
-    who: Precedence,
-    /// For how long it may still wait for places.
-    left: &'a mut Duration,
     /// Whether the request comes from another pod, to which it could not be sent.
     moved: bool,
 }
@@ -168,9 +165,14 @@ impl<D: Directory> Forwarding<'_, D> {
                 _ => DialLimits::further(connect_timeout, decision::waited(began, (now, left)), pod_wait),
             };
             let dial = Dial { limits, youth: &self.downstream.youth };
-            let this = Attempt { endpoint: &endpoint, now, dial, entered, who, left: &mut left, moved };
+            let this = Attempt { endpoint: &endpoint, now, dial, entered, moved };
             let Unanswered { failure, own } = match self.attempt(head, unsent, this).await {
-                Ok((answer, exchange)) => return Ok(self.answered(answer, exchange, &head.headers, &mut route)),
+                Ok(Some((answer, exchange))) => return Ok(self.answered(answer, exchange, &head.headers, &mut route)),
+                // The pod's line is another than the one that was entered.
+                Ok(None) => {
+                    moved = false;
+                    continue;
+                }
                 Err(unanswered) => unanswered,
             };
             let elsewhere = match self.note_failure(&mut route, failure, own) {
@@ -214,11 +216,10 @@ impl<D: Directory> Forwarding<'_, D> {
             return Ok(false);
         };
         let balancer = &self.proxy.balancer;
-        let unreached = failure.stage.is_on_the_way();
         if own && failure.is_held_against_pod(self.kind == Kind::WebSocket) {
             balancer.failed(choice);
         }
-        if failure.sent || !unreached && failure.stage != Stage::Queue {
+        if failure.sent || !failure.stage.is_on_the_way() {
             return Ok(false);
         }
         let another = balancer.elsewhere(choice, failure);
@@ -229,18 +230,22 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// One attempt: a connection, and the exchange on it, which takes what is `unsent` and puts it back where it sent nothing.
+    /// `None` where the request has to enter once more.
     async fn attempt(
         &self,
         head: &mut Parts,
         unsent: &mut Option<Upload>,
-        Attempt { endpoint, now, dial, entered, who, left, moved }: Attempt<'_>,
-    ) -> Result<(Head, Box<Exchange>), Unanswered> {
+        Attempt { endpoint, now, dial, entered, moved }: Attempt<'_>,
+    ) -> Result<Option<(Head, Box<Exchange>)>, Unanswered> {
         let pool = &self.proxy.pool;
-        let lease = self.tried(moved, pool.lease(endpoint, entered, (now, dial), (who, left)).await)?;
+        let Some(lease) = self.tried(moved, pool.lease(endpoint, entered, (now, dial)).await)? else {
+            return Ok(None);
+        };
         let upload = unsent.take().expect(UNSENT);
         let exchange = Exchange::new(lease, upload, self.patience());
         let reused = exchange.lease().was_reused();
-        exchange.begin(&head.method, &mut head.headers, unsent, &self.downstream.youth).await.map_err(|mut failure| {
+        let answered = exchange.begin(&head.method, &mut head.headers, unsent, &self.downstream.youth).await;
+        answered.map(Some).map_err(|mut failure| {
             let Failure { stage, timed_out, .. } = failure;
             // Not for a handshake that was closed without an answer, which any client can have done to it.
             if stage == Stage::Send || stage == Stage::Head && !timed_out && self.kind != Kind::WebSocket {
@@ -256,9 +261,9 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// The lease, counted as a retry where the request was `moved` to its pod.
-    fn tried(&self, moved: bool, lease: Result<Lease, NoLease>) -> Result<Lease, Unanswered> {
-        // A pod that has no place, or that somebody else has just found away, has not been tried.
-        let is_tried = lease.as_ref().err().is_none_or(|failed| failed.own && failed.failure.stage != Stage::Queue);
+    fn tried(&self, moved: bool, lease: Result<Option<Lease>, NoLease>) -> Result<Option<Lease>, Unanswered> {
+        // A pod that somebody else has just found away has not been tried.
+        let is_tried = lease.as_ref().err().is_none_or(|failed| failed.own);
         if moved && is_tried {
             self.proxy.metrics.retries.elsewhere.inc();
         }

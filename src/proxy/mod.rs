@@ -100,8 +100,8 @@ pub struct Commons {
     pub reach: Reach,
     /// What one client may have.
     pub limits: Limits,
-    /// The connections of clients.
-    pub places: Arc<Places>,
+    /// How many connections clients may have, and have.
+    pub clients: Arc<Places>,
     /// The open files that there are for connections.
     pub files: Files,
     /// Where everything is counted.

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 pub(super) use self::dial::Dial;
 pub(super) use self::places::Entered;
 use super::endpoint::{Connection, Endpoint, Shelf};
-use super::queue::{Place, Precedence, Queues};
+use super::queue::{Place, Queues};
 use super::reach::Reach;
 use super::upkeep::every_second;
 use super::{Commons, socket};
@@ -107,8 +107,8 @@ impl Pool {
     }
 
     fn new(config: UpstreamConfig, commons: Commons) -> Rc<Self> {
-        let Commons { dns, queues, reach, backends, places, files, metrics, .. } = commons;
-        let shelf = Rc::new(Shelf::new(files, places));
+        let Commons { dns, queues, reach, backends, clients, files, metrics, .. } = commons;
+        let shelf = Rc::new(Shelf::new(files, clients));
         Rc::new(Self { config, shelf, dns, queues, reach, backends, metrics, endpoints: RefCell::default() })
     }
 
@@ -179,39 +179,39 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one. The
-    /// address it leads to may have a queue of its own, of which nobody knew before: `who` waits there for what is `left`.
+    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one. `None`
+    /// where it turns out only now that the address has a line of its own, in which nobody may be passed: the connection is
+    /// kept for when the request has entered there.
     ///
     /// # Errors
     ///
-    /// Its [stage](crate::core::decision::Stage) is `Queue`, `Resolve`, `Confine`, `Connect` or `Local`; nothing was sent.
+    /// Its [stage](crate::core::decision::Stage) is `Resolve`, `Confine`, `Connect` or `Local`; nothing was sent.
     pub(super) async fn lease(
         &self,
         endpoint: &Rc<Endpoint>,
         entered: Option<Entered>,
         (now, dial): (Instant, Dial<'_>),
-        (who, left): (Precedence, &mut Duration),
-    ) -> Result<Lease, NoLease> {
+    ) -> Result<Option<Lease>, NoLease> {
         endpoint.last_used.set(now);
         let (place, queue) = entered.map(|entered| (entered.place, entered.queue)).unzip();
         let mut busy = Busy::new(endpoint, place);
-        if let Some(connection) = endpoint.take_idle(now, self.config.idle) {
-            busy.count_at_address(&connection);
-            return Ok(Lease { busy, connection, reused: true, since: now });
+        let (connection, reused, since) = match endpoint.take_idle(now, self.config.idle) {
+            Some(kept) => (kept, true, now),
+            None => {
+                self.clear_shelf();
+                // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
+                (Box::pin(self.dial(endpoint, dial)).await?, false, Instant::now())
+            }
+        };
+        if let Some(other) = queue.and_then(|queue| endpoint.queue_other_than(&queue)) {
+            busy.place = other.try_enter();
+            if busy.place.is_none() {
+                endpoint.keep_if_good(connection);
+                return Ok(None);
+            }
         }
-        self.clear_shelf();
-        // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
-        let connection = Box::pin(self.dial(endpoint, dial)).await?;
         busy.count_at_address(&connection);
-        if let (Some(before), Some(now)) = (queue, endpoint.queue())
-            && !Arc::ptr_eq(&before, &now)
-        {
-            busy.place = None;
-            let entered = Box::pin(self.enter_first(std::slice::from_ref(endpoint), who, left)).await;
-            let (_, entered) = entered.map_err(|failure| NoLease { failure, own: true })?;
-            busy.place = Some(entered.place);
-        }
-        Ok(Lease { busy, connection, reused: false, since: Instant::now() })
+        Ok(Some(Lease { busy, connection, reused, since }))
     }
 
     /// Drops everything that is known of the way to this endpoint, after a connection to it failed.
@@ -314,10 +314,7 @@ impl Lease {
 
     /// Keeps the connection for the next request, if there is room for it. Called when an exchange has ended cleanly.
     pub(super) fn give_back(self) {
-        let endpoint = &self.busy.endpoint;
-        if !endpoint.has_left(&self.connection) && endpoint.shelf.has_room() {
-            endpoint.keep(self.connection, Instant::now());
-        }
+        self.busy.endpoint.keep_if_good(self.connection);
     }
 
     /// The connection for good, for a tunnel, and what the tunnel keeps with it.

@@ -97,6 +97,32 @@ fn a_full_address_keeps_nobody_from_where_the_pod_has_gone() {
     }
 }
 
+/// A thread learns only by a connection of its own which address a name leads to, and so in which line its requests are. Each
+/// of these is on either of two threads: that none is on the one that does not know yet is one run in 256.
+#[test]
+fn who_finds_the_line_with_its_own_connection_goes_along_when_the_room_moves() {
+    let Some(scene) = Scene::start() else { return };
+    let new = Pod::start_at_port("backend-1", scene.pod.addr().port());
+    scene.names.set("backend-1.backend.default.svc.cluster.local", new.addr().ip());
+    scene.pod.play(script::websocket_echo);
+    let places = ["--pod-max-connections", "1", "--pod-queue-timeout", "10m", "--cache-ttl", "1ms"];
+    let router = scene.router(&[&places[..], &["--threads", "2"]].concat());
+    let held = tunnel(&router, ROOM);
+    let mut waiting: Vec<_> = (1..=8)
+        .map(|count| {
+            let client = router.client();
+            client.send(format!("GET {ROOM} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+            router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], f64::from(count));
+            client
+        })
+        .collect();
+    scene.redis.assign("room_a", 1);
+    for client in &mut waiting {
+        assert_eq!(client.read_response().pod(), "backend-1");
+    }
+    drop(held);
+}
+
 #[test]
 fn a_name_that_is_missing_is_waited_for_and_not_for_long_after_it_is_back() {
     let Some(names) = NameServer::start() else { return };

@@ -137,7 +137,7 @@ pub(super) fn may_have_sessions(pod: &Target) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{FULL, HANDSHAKE, KEY, POLL, REFUSED, SILENT, choose, choose_with, name, of};
+    use super::super::tests::{HANDSHAKE, KEY, POLL, REFUSED, SILENT, choose, choose_with, name, of};
     use super::super::{Another, Choice};
     use super::*;
     use crate::core::decision::{Failure, Stage};
@@ -223,8 +223,7 @@ mod tests {
     fn a_cookie_ends_where_its_missing_pod_cannot_be_reached() {
         let args = [&PODS[..], &COOKIES, &["--retry-budget", "0"]].concat();
         let (balancer, cookie) = (of(&args), of_another_replica("backend-2=10.0.0.3:1"));
-        for (failure, is_over) in [(NO_NAME, true), (REFUSED, true), (SILENT, true), (NO_ANSWER, false), (FULL, false)]
-        {
+        for (failure, is_over) in [(NO_NAME, true), (REFUSED, true), (SILENT, true), (NO_ANSWER, false)] {
             for target in ["/", HANDSHAKE] {
                 let mut choice = choose_with(&balancer, target, [1; 4], &cookie);
                 assert_eq!(

@@ -2,13 +2,13 @@ use super::*;
 use crate::backends::InFlight;
 use crate::config::{Command, parse};
 use crate::core::check::Verdict;
+use crate::core::decision::Stage;
 use crate::metrics::Metrics;
 
 pub(super) const KEY: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
 pub(super) const POLL: &str = "/socket.io/?EIO=4&transport=polling&sid=x";
-pub(super) const FULL: Failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
-pub(super) const REFUSED: Failure = Failure { stage: Stage::Connect, ..FULL };
+pub(super) const REFUSED: Failure = Failure { stage: Stage::Connect, sent: false, timed_out: false };
 pub(super) const SILENT: Failure = Failure { timed_out: true, ..REFUSED };
 
 pub(super) fn of(args: &[&str]) -> Rc<Balancer> {
@@ -152,7 +152,7 @@ fn a_draining_pod_gets_what_its_sessions_send() {
     assert!(name(&at(HANDSHAKE)) != member.name && balancer.cookie(&at(HANDSHAKE)).is_some());
 }
 
-/// What another pod answers for want of room, or while the cookie's is ejected, moves none of the client's later requests: a
+/// What another pod answers while the cookie's is silent, full or ejected moves none of the client's later requests: a
 /// session of its own may live on there.
 #[test]
 fn a_cookie_outlasts_requests_that_went_past_its_pod() {
@@ -162,14 +162,16 @@ fn a_cookie_outlasts_requests_that_went_past_its_pod() {
     let cookie = format!("c={}", member.cookie.as_deref().expect("a cookie"));
     let at = |target| choose_with(&balancer, target, [1; 4], &cookie);
     assert!(name(&at("/")) == member.name && balancer.cookie(&at("/")).is_none());
-    for failure in [FULL, SILENT] {
+    let is_silent = |choice: &mut Choice| assert_eq!(balancer.elsewhere(choice, SILENT), Another::Chosen);
+    let is_full = |choice: &mut Choice| choice.settle(balancer.alternatives(choice).swap_remove(0));
+    for pass_it in [&is_silent as &dyn Fn(&mut Choice), &is_full] {
         let mut passing = at("/");
-        assert_eq!(balancer.elsewhere(&mut passing, failure), Another::Chosen);
-        assert!(name(&passing) != member.name && balancer.cookie(&passing).is_none(), "{failure:?}");
+        pass_it(&mut passing);
+        assert!(name(&passing) != member.name && balancer.cookie(&passing).is_none());
         // It begins a session, whose requests have nothing else to go by.
         let mut first = at(HANDSHAKE);
-        assert_eq!(balancer.elsewhere(&mut first, failure), Another::Chosen);
-        assert!(name(&first) != member.name && balancer.cookie(&first).is_some(), "{failure:?}");
+        pass_it(&mut first);
+        assert!(name(&first) != member.name && balancer.cookie(&first).is_some());
     }
     fail(&balancer, &member, 3);
     assert!(name(&at("/")) != member.name && balancer.cookie(&at("/")).is_none());
@@ -246,9 +248,9 @@ fn a_sessions_request_waits_at_its_full_pod() {
     let home = name(&choose(&balancer, HANDSHAKE, [1; 4]));
     let _two = busy(&balancer, &home, 2);
     for target in [HANDSHAKE, POLL] {
-        let mut choice = choose(&balancer, target, [1; 4]);
+        let choice = choose(&balancer, target, [1; 4]);
         assert_eq!(name(&choice), home);
-        assert_eq!(balancer.elsewhere(&mut choice, FULL), Another::None, "nor when the queue is full");
+        assert!(balancer.alternatives(&choice).is_empty(), "nor when the queue is full");
     }
     assert!((0..9).all(|_| name(&choose(&balancer, "/", [1; 4])) != home), "but others go where there is room");
 }

@@ -13,6 +13,7 @@ use super::Forwarding;
 use crate::core::assignment::Assignment;
 use crate::core::decision::Failure;
 use crate::directory::Directory;
+use crate::metrics::seconds;
 use crate::proxy::Route;
 use crate::proxy::endpoint::Endpoint;
 use crate::proxy::queue::Precedence;
@@ -37,8 +38,23 @@ fn is_still_at(before: &Assignment, now: &Route) -> bool {
 
 impl<D: Directory> Forwarding<'_, D> {
     /// A place at the request's pod, or where it may go as well; `route` and `endpoint` are that one then. What has to be
-    /// waited is taken from `left`.
+    /// waited is taken from `left`, and counted as one wait, in however many lines it was.
     pub(super) async fn enter(
+        &self,
+        (route, endpoint): (&mut Route, &mut Rc<Endpoint>),
+        (head, record): (&Parts, &mut Record),
+        who: Precedence,
+        left: &mut Duration,
+    ) -> Result<Entered, Reject> {
+        let had = *left;
+        let entered = self.enter_where_it_leads((route, endpoint), (head, record), who, left).await;
+        if *left < had {
+            self.proxy.metrics.queue_duration.observe(seconds(had - *left));
+        }
+        entered
+    }
+
+    async fn enter_where_it_leads(
         &self,
         (route, endpoint): (&mut Route, &mut Rc<Endpoint>),
         (head, record): (&Parts, &mut Record),

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::core::decision::{Failure, Stage};
-use crate::metrics::seconds;
 use crate::proxy::endpoint::Endpoint;
 use crate::proxy::queue::{Place, Precedence, Queue};
 
@@ -74,7 +73,6 @@ impl Pool {
         });
         let entered = entered.await;
         if has_waited {
-            self.metrics.queue_duration.observe(seconds(since.elapsed()));
             *left = left.saturating_sub(since.elapsed());
         }
         entered
@@ -102,7 +100,7 @@ impl Pool {
     async fn queue_elsewhere(&self, pod: &Endpoint, queue: &Arc<Queue>) -> Arc<Queue> {
         loop {
             self.follow(pod).await;
-            if let Some(now) = pod.queue().filter(|now| !Arc::ptr_eq(now, queue)) {
+            if let Some(now) = pod.queue_other_than(queue) {
                 return now;
             }
             tokio::time::sleep(LOOK).await;

@@ -20,7 +20,7 @@ fn within(files: Files, clients: &Arc<Places>) -> Rc<Pool> {
         queues: Queues::default(),
         reach: Reach::default(),
         limits: crate::limits::Limits::default(),
-        places: Arc::clone(clients),
+        clients: Arc::clone(clients),
         files,
         metrics,
     };
@@ -29,9 +29,9 @@ fn within(files: Files, clients: &Arc<Places>) -> Rc<Pool> {
 
 /// A connection for a request that needs no place.
 pub(in crate::proxy) async fn lease(pool: &Pool, endpoint: &Rc<Endpoint>) -> Result<Lease, NoLease> {
-    let mut left = Duration::ZERO;
     let dial = Dial { limits: DialLimits::first(Duration::from_secs(20), Duration::ZERO), youth: &Youth::over() };
-    pool.lease(endpoint, None, (Instant::now(), dial), (Precedence::Other, &mut left)).await
+    let lease = pool.lease(endpoint, None, (Instant::now(), dial)).await?;
+    Ok(lease.expect("who has entered nowhere has not entered the wrong line"))
 }
 
 /// Whoever is told of another's failed dial has none of its own.

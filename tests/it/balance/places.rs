@@ -150,6 +150,7 @@ fn who_waits_for_a_rooms_pod_goes_along_when_the_room_moves() {
         }
         assert_eq!((pods[0].received().len(), pods[1].received().len()), (1, 2));
         expect_none_queued(&router, &pods);
+        assert_eq!(router.metric("pod_router_queue_duration_seconds_count", &[]), 2.0, "a wait each");
     }
 }
 
