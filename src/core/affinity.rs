@@ -56,7 +56,7 @@ pub struct SegmentPattern {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AffinityError {
     /// A path segment names a room only after percent-decoding, or where a backslash counts as a slash; a header's name only where
-    /// an underscore counts as a hyphen.
+    /// hyphens and underscores count as the same.
     EncodedRoom,
     /// With its dot segments (`..`) resolved, the path names another room.
     DotSegment,

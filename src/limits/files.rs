@@ -10,12 +10,16 @@ pub const LEAST_KEPT: usize = 16;
 pub struct Files {
     connections: usize,
     threads: usize,
+    least_kept: usize,
 }
 
 impl Files {
-    /// Of the process' `limit`, with room for all else that is `reserved`; half of it is for connections in any case.
+    /// Of the process' `limit`, with room for all else that is `reserved`; half of it is for connections in any case. Where that
+    /// leaves less than what is reserved, less is kept in any case as well.
     pub fn of(limit: usize, reserved: usize, threads: usize) -> Self {
-        Self { connections: limit - reserved.min(limit / 2), threads }
+        let granted = reserved.min(limit / 2);
+        let least_kept = (LEAST_KEPT * granted).checked_div(reserved).unwrap_or(LEAST_KEPT);
+        Self { connections: limit - granted, threads, least_kept }
     }
 
     /// How many clients there may be: each takes a file, and its request one more at its pod.
@@ -26,14 +30,14 @@ impl Files {
     /// How many connections to pods each thread may keep while there are so many `clients`, all of which may have a request
     /// in the next moment.
     pub fn most_kept(self, clients: usize) -> usize {
-        (self.connections.saturating_sub(clients.saturating_mul(2)) / self.threads.max(1)).max(LEAST_KEPT)
+        (self.connections.saturating_sub(clients.saturating_mul(2)) / self.threads.max(1)).max(self.least_kept)
     }
 }
 
 impl Default for Files {
     /// As many as one likes.
     fn default() -> Self {
-        Self { connections: usize::MAX, threads: 1 }
+        Self { connections: usize::MAX, threads: 1, least_kept: LEAST_KEPT }
     }
 }
 
@@ -56,5 +60,16 @@ mod tests {
         for clients in 0..=files.most_clients() {
             assert!(2 * clients + 2 * (files.most_kept(clients) - LEAST_KEPT) <= 800, "{clients}");
         }
+    }
+
+    #[test]
+    fn what_is_not_granted_is_not_kept() {
+        let (limit, threads) = (1024, 32);
+        for each in [LEAST_KEPT, 4 * LEAST_KEPT, 100 * LEAST_KEPT] {
+            let files = Files::of(limit, threads * each, threads);
+            let clients = files.most_clients();
+            assert!(2 * clients + threads * files.most_kept(clients) <= limit, "{each}: {files:?}");
+        }
+        assert_eq!(Files::of(limit, 2 * threads * LEAST_KEPT, threads).most_kept(1000), LEAST_KEPT / 2);
     }
 }

@@ -74,7 +74,7 @@ answers! {
         "You ask for too many rooms that nobody knows; try again later.";
     // rooms
     ENCODED_ROOM: BAD_REQUEST, "encoded-room",
-        "Write the room id in the path without percent-encoding, and the name of its header with hyphens.";
+        "Write the room id in the path without percent-encoding, and its header's name with the hyphens and underscores it has.";
     DOT_SEGMENT: BAD_REQUEST, "dot-segment",
         "Resolve the path's dot segments (..): with them it names another room than without.";
     INVALID_ROOM: BAD_REQUEST, "invalid-room", "A room id has 1 to 128 characters of A-Z, a-z, 0-9, _ and -.";
