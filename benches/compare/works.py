@@ -7,6 +7,9 @@ from .turns import Failed, Measured, served
 
 WALK = "benches/compare/walk.lua"
 
+#: At a time, of requests and of handshakes alike: with half as many a light proxy waits for its load.
+CLIENTS = 32
+
 
 class Work:
     """One row of the table. `goal` and `first_step` are ratios to the reference, or absolute where `absolute`."""
@@ -39,7 +42,7 @@ def again(measure):
         return measure()
 
 
-def wrk(port, path, fields=(), order="turn", first=0, rooms=stage.ROOMS, connections=32, seconds=3600):
+def wrk(port, path, fields=(), order="turn", first=0, rooms=stage.ROOMS, connections=CLIENTS, seconds=3600):
     """The command for requests over keep-alive connections, unless a field says otherwise. A pause is no timeout."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", WALK, f"http://127.0.0.1:{port}"]
     return [*command, "--", path, order, str(first), str(rooms), *fields]
@@ -82,7 +85,7 @@ def cold(run, row):
 
 def handshake(run, row):
     def begin(peer):
-        return turns.start([stage.LOAD, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), "16", "3600"])
+        return turns.start([stage.LOAD, "handshakes", peer.websocket, str(stage.ECHO_ROOMS), str(CLIENTS), "3600"])
 
     return turns.measure(run.seconds, row, begin)
 
