@@ -45,7 +45,7 @@
 //! | a status code, an error's sentence | `proxy/reject.rs` |
 //! | how what never became a request is answered | `proxy/canned.rs` |
 //! | when a client's connection carries no other request | `proxy/doubt.rs` |
-//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/upstream/dial.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
+//! | connections to pods: dial, keep, reuse, evict | `proxy/upstream.rs`, `proxy/upstream/dial.rs`, `proxy/upstream/address.rs`, `proxy/endpoint.rs`, `proxy/socket.rs` |
 //! | how a socket is read and written | `proxy/direct.rs` |
 //! | places at pods, and who waits for one | `proxy/queue.rs`, `proxy/upstream/places.rs`, `proxy/forward/turn.rs` |
 //! | one request and its response on such a connection | `proxy/exchange.rs`, `proxy/upload.rs`, `proxy/duplex.rs` |
@@ -97,7 +97,7 @@
 //!    clients may use has a setting, a metric and a test.
 //! 8. Every wait has a deadline, or a setting for one that is off by default (`--tunnel-idle`, `--response-body-idle`);
 //!    nothing queues without a bound. Requests that wait for a pod are bounded by
-//!    `--max-connections` and `--pod-wait`, lookups by one per room and `--redis-timeout`, questions for
+//!    `--max-connections` and `--pod-wait`, for a place at one by `--pod-queue` and `--pod-queue-timeout`, lookups by one per room and `--redis-timeout`, questions for
 //!    heartbeats by one at a time and the same, lookups of names by a number in the process (`dns/system.rs`).
 //! 9. Passwords, query strings, path parameters (`sid`s, tokens) and header values never reach a log line or a label.
 //! 10. Every library default the router depends on is set explicitly, with the default in a comment.

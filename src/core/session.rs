@@ -85,9 +85,15 @@ pub fn session(head: &Parts, upgrading: bool) -> Result<Session<'_>, AffinityErr
     })
 }
 
-/// Whether a query has a `sid`: for an answer of 400, which on a session's request is most often a wrong pod's.
-pub fn has_sid(query: &str) -> bool {
-    query::pairs(query).any(|(key, value)| key == "sid" && !value.is_empty())
+/// Whether a query is that of a session's request, as [`session`] has it: for who comes first at a room's pod, and for an answer
+/// of 400, which is most often a wrong pod's. Anybody can make a `sid` up.
+pub fn is_of_session(query: &str) -> bool {
+    let (mut engine_io, mut sid) = (false, false);
+    for (key, value) in query::pairs(query) {
+        engine_io |= key == "EIO";
+        sid |= key == "sid" && !value.is_empty();
+    }
+    engine_io && sid
 }
 
 /// The pod that a `sid` such as `backend-1~k3Jx…` names.
@@ -129,7 +135,10 @@ mod tests {
         for doubled in ["/socket.io/?EIO=4&sid=a&sid=b", "/socket.io/?sid=a&EIO=4&s%69d=a"] {
             assert_eq!(of(doubled, false), Err(AffinityError::DuplicateSid));
         }
-        assert!(has_sid("EIO=4&sid=x") && !has_sid("EIO=4&sid=") && !has_sid("asid=x"));
+        assert!(is_of_session("EIO=4&sid=x") && is_of_session("sid=x&EIO=4"));
+        for other in ["EIO=4&sid=", "EIO=4&asid=x", "sid=x", "eio=4&sid=x"] {
+            assert!(!is_of_session(other), "{other}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Forwarding: attempts to reach the pod, until one is answered or there is no point in another.
 //!
-//! The policy is `core::decision::after_failure`; this file carries it out. Before every further attempt of a room's
-//! request the directory is asked again past the cache: the room may have moved while its pod was away.
+//! The policy is `core::decision::after_failure`; this file carries it out. Before a pod that was away is tried again the
+//! directory is asked past the cache: the room may have moved meanwhile.
 
 mod turn;
 
@@ -20,19 +20,19 @@ use super::body::ResponseBody;
 use super::doubt::Doubt;
 use super::endpoint::Endpoint;
 use super::exchange::{Exchange, Patience};
-use super::queue::Precedence;
+use super::queue::{Place, Precedence};
 use super::record::Record;
 use super::reject::{self, Reject};
 use super::upgrade::{Agreed, Offer};
 use super::upload::Upload;
-use super::upstream::{Dial, Entered, Lease, NoLease};
+use super::upstream::{Dial, Lease, NoLease};
 use super::{Downstream, Proxy, Route, adapt};
 use crate::config::UpstreamConfig;
 use crate::core::assignment::Assignment;
 use crate::core::decision::{self, DialLimits, Failure, Next, Plan, RoomRefusal, Stage};
 use crate::core::head::{Kind, X_REQUEST_ID};
 use crate::core::room::RoomId;
-use crate::core::session::{AffinitySource, has_sid};
+use crate::core::session::{AffinitySource, is_of_session};
 use crate::core::wire::request::{self, Added, Framing};
 use crate::core::wire::{Head, switch};
 use crate::directory::Directory;
@@ -51,7 +51,7 @@ struct Attempt<'a> {
     /// When it begins.
     now: Instant,
     dial: Dial<'a>,
-    entered: Option<Entered>,
+    place: Option<Place>,
     /// Whether the request comes from another pod, to which it could not be sent.
     moved: bool,
 }
@@ -140,7 +140,7 @@ impl<D: Directory> Forwarding<'_, D> {
         for attempt in 0.. {
             let (mut endpoint, who) = (self.endpoint(&route), self.precedence(&route, record));
             // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
-            let entered = match max_connections {
+            let place = match max_connections {
                 Some(_) => {
                     let entering = self.enter((&mut route, &mut endpoint), (head, record), who, &mut left);
                     Box::pin(entering).await.map(Some)
@@ -151,21 +151,21 @@ impl<D: Directory> Forwarding<'_, D> {
                 endpoint.count_pick(source_of(&route));
             }
             record.pod = Some(endpoint.name().clone());
-            let entered = entered.map_err(|reject| unanswered(&endpoint, reject))?;
+            let place = place.map_err(|reject| unanswered(&endpoint, reject))?;
             let room = match &route {
                 Route::Pod(assignment) => record.room.as_ref().map(|room| (room, assignment)),
                 Route::Backend(_) => None,
             };
             unsent.as_mut().expect(UNSENT).address(room);
             // The clock is read where time has passed since it was read last.
-            let now = if attempt == 0 && entered.is_none() { record.routed() } else { Instant::now() };
+            let now = if attempt == 0 && place.is_none() { record.routed() } else { Instant::now() };
             let began = *began.get_or_insert((now, left));
             let limits = match attempt {
                 0 => DialLimits::first(connect_timeout, pod_wait),
                 _ => DialLimits::further(connect_timeout, decision::waited(began, (now, left)), pod_wait),
             };
             let dial = Dial { limits, youth: &self.downstream.youth };
-            let this = Attempt { endpoint: &endpoint, now, dial, entered, moved };
+            let this = Attempt { endpoint: &endpoint, now, dial, place, moved };
             let Unanswered { failure, own } = match self.attempt(head, unsent, this).await {
                 Ok(Some((answer, exchange))) => return Ok(self.answered(answer, exchange, &head.headers, &mut route)),
                 // The pod's line is another than the one that was entered.
@@ -235,10 +235,10 @@ impl<D: Directory> Forwarding<'_, D> {
         &self,
         head: &mut Parts,
         unsent: &mut Option<Upload>,
-        Attempt { endpoint, now, dial, entered, moved }: Attempt<'_>,
+        Attempt { endpoint, now, dial, place, moved }: Attempt<'_>,
     ) -> Result<Option<(Head, Box<Exchange>)>, Unanswered> {
         let pool = &self.proxy.pool;
-        let Some(lease) = self.tried(moved, pool.lease(endpoint, entered, (now, dial)).await)? else {
+        let Some(lease) = self.tried(moved, pool.lease(endpoint, place, (now, dial)).await)? else {
             return Ok(None);
         };
         let upload = unsent.take().expect(UNSENT);
@@ -273,7 +273,7 @@ impl<D: Directory> Forwarding<'_, D> {
     /// Whether the request is a session's, which matters where places at a pod are limited.
     fn precedence(&self, route: &Route, record: &Record) -> Precedence {
         let is_in_session = match route {
-            Route::Pod(_) => self.proxy.config.upstream.max_connections.is_some() && has_sid(record.query()),
+            Route::Pod(_) => self.proxy.config.upstream.max_connections.is_some() && is_of_session(record.query()),
             Route::Backend(choice) => choice.is_in_session(),
         };
         if is_in_session { Precedence::Session } else { Precedence::Other }
@@ -364,7 +364,7 @@ impl<D: Directory> Forwarding<'_, D> {
     ) -> Option<Response<ResponseBody>> {
         let Answered { head, exchange, cookie } = answered;
         exchange.lease().endpoint().count(head.status);
-        if head.status.as_u16() == SESSION_UNKNOWN && has_sid(record.query()) {
+        if head.status.as_u16() == SESSION_UNKNOWN && is_of_session(record.query()) {
             self.proxy.metrics.affinity_misses.inc();
         }
         fields.insert(X_REQUEST_ID, record.request_id().clone());
@@ -404,7 +404,7 @@ impl<D: Directory> Forwarding<'_, D> {
 
 /// How the attempts end where this was the last one, and counted for the pod.
 fn unanswered_by(endpoint: &Endpoint, failure: Failure) -> Reject {
-    if matches!(failure.stage, Stage::Upload | Stage::Gone) {
+    if failure.stage.is_clients() {
         return Reject::Pod(failure);
     }
     unanswered(endpoint, Reject::Pod(failure))

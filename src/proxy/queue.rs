@@ -148,6 +148,13 @@ impl Line {
     }
 }
 
+impl Place {
+    /// The line that it is of.
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.0
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let next = self.0.line().leave();

@@ -22,7 +22,6 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 pub(super) use self::dial::Dial;
-pub(super) use self::places::Entered;
 use super::endpoint::{Connection, Endpoint, Shelf};
 use super::queue::{Place, Queues};
 use super::reach::Reach;
@@ -179,9 +178,10 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint, where the request has `entered`: a kept one that is still good, else a new one. `None`
-    /// where it turns out only now that the address has a line of its own, in which nobody may be passed: the connection is
-    /// kept for when the request has entered there.
+    /// A connection to the endpoint, for a request that has a `place` there, where places are limited: a kept one that is still
+    /// good, else a new one. `None` where the endpoint has another line by now, as it may have once its address is reached, and
+    /// no place free in that: the request has to enter once more. A connection that was made meanwhile is kept, for whoever is
+    /// next.
     ///
     /// # Errors
     ///
@@ -189,12 +189,14 @@ impl Pool {
     pub(super) async fn lease(
         &self,
         endpoint: &Rc<Endpoint>,
-        entered: Option<Entered>,
+        place: Option<Place>,
         (now, dial): (Instant, Dial<'_>),
     ) -> Result<Option<Lease>, NoLease> {
         endpoint.last_used.set(now);
-        let (place, queue) = entered.map(|entered| (entered.place, entered.queue)).unzip();
         let mut busy = Busy::new(endpoint, place);
+        if !busy.has_place() {
+            return Ok(None);
+        }
         let (connection, reused, since) = match endpoint.take_idle(now, self.config.idle) {
             Some(kept) => (kept, true, now),
             None => {
@@ -203,12 +205,9 @@ impl Pool {
                 (Box::pin(self.dial(endpoint, dial)).await?, false, Instant::now())
             }
         };
-        if let Some(other) = queue.and_then(|queue| endpoint.queue_other_than(&queue)) {
-            busy.place = other.try_enter();
-            if busy.place.is_none() {
-                endpoint.keep_if_good(connection);
-                return Ok(None);
-            }
+        if !busy.has_place() {
+            endpoint.keep_if_good(connection);
+            return Ok(None);
         }
         busy.count_at_address(&connection);
         Ok(Some(Lease { busy, connection, reused, since }))
@@ -256,6 +255,15 @@ impl Busy {
         let load = endpoint.load.begin();
         let counted = Held::new(&endpoint.metrics().in_flight);
         Self { endpoint: Rc::clone(endpoint), place, load, load_at_address: None, _counted: counted }
+    }
+
+    /// Whether it has a place in the line that the endpoint has by now, if one is needed: its own, or one that is free there.
+    fn has_place(&mut self) -> bool {
+        let Some(other) = self.place.as_ref().and_then(|place| self.endpoint.queue_other_than(place.queue())) else {
+            return true;
+        };
+        self.place = other.try_enter();
+        self.place.is_some()
     }
 
     fn count_at_address(&mut self, connection: &Connection) {

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use crate::balance::{poll, tunnel};
-use crate::support::{NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
+use crate::support::{Gate, NameServer, PATIENCE, Pod, Redis, Router, eventually, script, together};
 
 const BACKEND_0: &str = "backend-0.backend.default.svc.cluster.local";
 const ROOM: &str = "/room_a";
@@ -121,6 +121,29 @@ fn who_finds_the_line_with_its_own_connection_goes_along_when_the_room_moves() {
         assert_eq!(client.read_response().pod(), "backend-1");
     }
     drop(held);
+}
+
+/// Those that waited before anybody knew the address are not let through to it one after the other, to find it full.
+#[test]
+fn who_waited_in_the_line_of_the_name_dials_nothing_for_it() {
+    let Some(scene) = Scene::start() else { return };
+    let gate = Gate::shared();
+    let opened = std::sync::Arc::clone(&gate);
+    scene.pod.play(move |mut conn| {
+        loop {
+            conn.request()?;
+            opened.wait();
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        }
+    });
+    let router = scene.router(&["--pod-max-connections", "1", "--pod-queue-timeout", "10m", "--threads", "1"]);
+    let mut clients: Vec<_> = (0..10).map(|_| router.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(format!("GET {ROOM} HTTP/1.1\r\nHost: a\r\n\r\n")));
+    router.wait_metric("pod_router_upstream_queued", &[("pod", "backend-0")], 9.0);
+    eventually("the first is there", || scene.pod.received().len() == 1);
+    gate.open();
+    clients.iter_mut().for_each(|client| assert_eq!(client.read_response().status(), 200));
+    assert_eq!(scene.pod.open(), 1);
 }
 
 #[test]

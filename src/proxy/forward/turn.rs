@@ -16,10 +16,9 @@ use crate::directory::Directory;
 use crate::metrics::seconds;
 use crate::proxy::Route;
 use crate::proxy::endpoint::Endpoint;
-use crate::proxy::queue::Precedence;
+use crate::proxy::queue::{Place, Precedence};
 use crate::proxy::record::Record;
 use crate::proxy::reject::Reject;
-use crate::proxy::upstream::Entered;
 
 /// How often a room's request that waits for a place looks whether the room has moved.
 const LOOK: Duration = Duration::from_millis(500);
@@ -27,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How the wait of a room's request ends.
 enum Waited {
     /// With a place; the room may have been assigned to its pod once more meanwhile, at another epoch.
-    Entered(Entered, Option<Route>),
+    Entered(Place, Option<Route>),
     Moved(Route),
 }
 
@@ -45,7 +44,7 @@ impl<D: Directory> Forwarding<'_, D> {
         (head, record): (&Parts, &mut Record),
         who: Precedence,
         left: &mut Duration,
-    ) -> Result<Entered, Reject> {
+    ) -> Result<Place, Reject> {
         let had = *left;
         let entered = self.enter_where_it_leads((route, endpoint), (head, record), who, left).await;
         if *left < had {
@@ -60,7 +59,7 @@ impl<D: Directory> Forwarding<'_, D> {
         (head, record): (&Parts, &mut Record),
         who: Precedence,
         left: &mut Duration,
-    ) -> Result<Entered, Reject> {
+    ) -> Result<Place, Reject> {
         loop {
             if let Some(entered) = self.proxy.pool.try_enter(endpoint) {
                 return Ok(entered);
@@ -92,7 +91,7 @@ impl<D: Directory> Forwarding<'_, D> {
         endpoint: &mut Rc<Endpoint>,
         who: Precedence,
         left: &mut Duration,
-    ) -> Result<Entered, Failure> {
+    ) -> Result<Place, Failure> {
         let mut others = match &*route {
             Route::Pod(_) => Vec::new(),
             Route::Backend(choice) => self.proxy.balancer.alternatives(choice),

@@ -19,18 +19,10 @@ use crate::proxy::queue::{Place, Precedence, Queue};
 /// its answers last.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A place at a pod, and the queue that it is of.
-#[derive(Debug)]
-pub(in crate::proxy) struct Entered {
-    pub(super) place: Place,
-    pub(super) queue: Arc<Queue>,
-}
-
 impl Pool {
     /// A place at the pod, if one is free.
-    pub(in crate::proxy) fn try_enter(&self, pod: &Endpoint) -> Option<Entered> {
-        let queue = pod.queue()?;
-        queue.try_enter().map(|place| Entered { place, queue })
+    pub(in crate::proxy) fn try_enter(&self, pod: &Endpoint) -> Option<Place> {
+        pod.queue()?.try_enter()
     }
 
     /// A place at the first of these pods that has one, and which of them that is. What had to be waited is taken from
@@ -44,7 +36,7 @@ impl Pool {
         pods: &[Rc<Endpoint>],
         who: Precedence,
         left: &mut Duration,
-    ) -> Result<(usize, Entered), Failure> {
+    ) -> Result<(usize, Place), Failure> {
         let (since, mut has_waited) = (Instant::now(), false);
         let mut failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
         let entering = |pod| Box::pin(self.enter(pod, who, since + *left));
@@ -79,7 +71,7 @@ impl Pool {
     }
 
     /// A place at the pod, whose queue may be another by the time that there is one.
-    async fn enter(&self, pod: &Endpoint, who: Precedence, until: Instant) -> Result<Entered, Failure> {
+    async fn enter(&self, pod: &Endpoint, who: Precedence, until: Instant) -> Result<Place, Failure> {
         let none = Failure { stage: Stage::Queue, sent: false, timed_out: false };
         let mut queue = pod.queue().ok_or(none)?;
         loop {
@@ -90,7 +82,7 @@ impl Pool {
                 entered = queue.enter(who, pod.metrics(), until) => Ok(entered),
             };
             match entered {
-                Ok(place) => return place.map(|place| Entered { place, queue }),
+                Ok(place) => return place,
                 Err(elsewhere) => queue = elsewhere,
             }
         }

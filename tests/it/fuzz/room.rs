@@ -295,7 +295,8 @@ fn check_session(head: &Parts, query: &str, upgrading: bool) {
         (true, _) => Ok(Session::Handshake),
     };
     assert_eq!(session::session(head, upgrading), expected, "{query:?}");
-    assert_eq!(session::has_sid(query), sids.iter().any(|sid| !sid.is_empty()), "{query:?}");
+    let is_of_session = all.iter().any(|(key, _)| key == "EIO") && sids.iter().any(|sid| !sid.is_empty());
+    assert_eq!(session::is_of_session(query), is_of_session, "{query:?}");
     for sid in sids {
         let named = sid.find('~').filter(|at| *at > 0 && at + 1 < sid.len() && sid.len() <= 256).map(|at| &sid[..at]);
         assert_eq!(session::pod_in_sid(sid), named, "{sid:?}");

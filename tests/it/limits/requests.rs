@@ -74,6 +74,8 @@ fn a_chunked_body_is_counted_as_it_comes() {
     client.expect_end();
     eventually("the pod's connection is closed", || stage.pods[0].open() == 0);
     assert_eq!(rejected(&stage, "body-too-large"), 1);
+    let unanswered = [("pod", "backend-0"), ("code", "none")];
+    assert_eq!(stage.router.metric("pod_router_upstream_requests_total", &unanswered), 0.0, "no fault of the pod's");
     assert_eq!(stage.get("/room_a").pod(), "backend-0");
 }
 
