@@ -242,6 +242,14 @@ impl Balancer {
         members.into_iter().map(Target::Listed).collect()
     }
 
+    /// Whether a pod that was an alternative is one still: it may have gone, or have been left out, while a request waited.
+    pub(super) fn would_do(&self, choice: &Choice, target: &Target) -> bool {
+        let set = self.backends.backend(choice.by.backend).set();
+        set.members
+            .iter()
+            .any(|member| target.is_member(member) && member.availability(Instant::now()) == Availability::Open)
+    }
+
     /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
     pub(super) fn after_pause(&self, choice: &mut Choice) {
         choice.tried.clear();

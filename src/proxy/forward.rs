@@ -36,7 +36,6 @@ use crate::core::session::{AffinitySource, is_of_session};
 use crate::core::wire::request::{self, Added, Framing};
 use crate::core::wire::{Head, switch};
 use crate::directory::Directory;
-use crate::directory::resolver::PlacementError;
 
 /// One request on its way to a pod.
 pub(super) struct Forwarding<'a, D> {
@@ -327,7 +326,8 @@ impl<D: Directory> Forwarding<'_, D> {
     }
 
     /// Where the room is now, if that is not where it was `before`: as the directory says it, past the cache where that has to
-    /// be `newer_than` something; that may be the same pod at another epoch. While it cannot be asked, nothing has changed.
+    /// be `newer_than` something; that may be the same pod at another epoch. While it cannot be asked, or has lost the room and has no pod for it, nothing
+    /// has changed.
     async fn moved(
         &self,
         room: &RoomId<'_>,
@@ -339,7 +339,8 @@ impl<D: Directory> Forwarding<'_, D> {
         let mut plan = decision::plan(false, resolution, self.proxy.config.routing.on_unassigned);
         if plan == Plan::Place {
             plan = match self.proxy.place(room).await {
-                Err(Reject::Placement(PlacementError::DirectoryUnavailable)) => return Ok(None),
+                // Whoever comes next may be told so; this request has a pod, of which that says nothing.
+                Err(Reject::Placement(_)) => return Ok(None),
                 placed => placed?,
             };
         }

@@ -92,18 +92,22 @@ impl<D: Directory> Forwarding<'_, D> {
         who: Precedence,
         left: &mut Duration,
     ) -> Result<Place, Failure> {
-        let mut others = match &*route {
-            Route::Pod(_) => Vec::new(),
-            Route::Backend(choice) => self.proxy.balancer.alternatives(choice),
+        let balancer = &self.proxy.balancer;
+        let Route::Backend(choice) = route else {
+            let place = self.proxy.pool.enter_first(slice::from_ref(endpoint), |_| true, who, left).await;
+            return place.map(|(_, place)| place);
         };
+        let mut others = balancer.alternatives(choice);
         let mut pods = vec![Rc::clone(endpoint)];
         pods.extend(others.iter().map(|other| self.endpoint_of(other)));
-        let (first, entered) = self.proxy.pool.enter_first(&pods, who, left).await?;
-        if let (Some(other), Route::Backend(choice)) = (first.checked_sub(1), route) {
+        let target = |number: usize| number.checked_sub(1).map_or(&choice.target, |other| &others[other]);
+        let would_do = |number| balancer.would_do(choice, target(number));
+        let (first, place) = self.proxy.pool.enter_first(&pods, would_do, who, left).await?;
+        if let Some(other) = first.checked_sub(1) {
             choice.settle(others.swap_remove(other));
             *endpoint = pods.swap_remove(first);
         }
-        Ok(entered)
+        Ok(place)
     }
 
     /// A place at the room's pod, or where the room has moved meanwhile.
@@ -116,7 +120,7 @@ impl<D: Directory> Forwarding<'_, D> {
         left: &mut Duration,
     ) -> Result<Waited, Reject> {
         let Some(room) = record.room.clone() else {
-            let entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), who, left).await;
+            let entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), |_| true, who, left).await;
             return entered.map(|(_, entered)| Waited::Entered(entered, None)).map_err(Reject::Pod);
         };
         let (since, had) = (Instant::now(), *left);
@@ -132,7 +136,7 @@ impl<D: Directory> Forwarding<'_, D> {
             };
             tokio::select! {
                 biased;
-                entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), who, left) => Ok(entered),
+                entered = self.proxy.pool.enter_first(slice::from_ref(endpoint), |_| true, who, left) => Ok(entered),
                 moved = moved => Err(moved),
             }
         };

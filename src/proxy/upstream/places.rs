@@ -25,8 +25,8 @@ impl Pool {
         pod.queue()?.try_enter()
     }
 
-    /// A place at the first of these pods that has one, and which of them that is. What had to be waited is taken from
-    /// `left`.
+    /// A place at the first of these pods that has one, and which of them that is. One that `would_do` no longer by then is left
+    /// out, unless it is the last. What had to be waited is taken from `left`.
     ///
     /// # Errors
     ///
@@ -34,6 +34,7 @@ impl Pool {
     pub(in crate::proxy) async fn enter_first(
         &self,
         pods: &[Rc<Endpoint>],
+        would_do: impl Fn(usize) -> bool,
         who: Precedence,
         left: &mut Duration,
     ) -> Result<(usize, Place), Failure> {
@@ -41,6 +42,7 @@ impl Pool {
         let mut failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
         let entering = |pod| Box::pin(self.enter(pod, who, since + *left));
         let mut lines: Vec<_> = pods.iter().map(|pod| entering(pod)).enumerate().collect();
+        let mut lines_left = lines.len();
         let entered = poll_fn(|cx| {
             let mut entered = None;
             lines.retain_mut(|(number, line)| {
@@ -49,9 +51,12 @@ impl Pool {
                 }
                 match line.as_mut().poll(cx) {
                     Poll::Pending => return true,
-                    Poll::Ready(Ok(found)) => entered = Some((*number, found)),
+                    Poll::Ready(Ok(found)) if lines_left == 1 || would_do(*number) => entered = Some((*number, found)),
+                    // The place is for who comes next.
+                    Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(why)) => failure.timed_out |= why.timed_out,
                 }
+                lines_left -= 1;
                 false
             });
             match entered {

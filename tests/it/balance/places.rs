@@ -1,9 +1,12 @@
 //! Places at pods (`--pod-max-connections`) for requests that no pod in particular has to answer.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{AFFINITY_KEY, cookie_of, get_with_cookie, poll, tunnel};
+use super::{AFFINITY_KEY, cookie_of, get_with_cookie, poll, states, tunnel};
 use crate::support::{Client, Conn, Pod, Pods, Redis, Router, eventually, now_ms, script};
 
 const QUEUED: &str = "pod_router_upstream_queued";
@@ -15,14 +18,22 @@ fn router(redis: &Redis, pods: &Pods, args: &[&str]) -> Router {
 }
 
 /// Accepts a handshake, and answers what else comes.
-fn serve(mut conn: Conn) -> io::Result<()> {
+fn serve(conn: Conn) -> io::Result<()> {
+    serve_saying("up", conn)
+}
+
+/// The same, and says a word when it is asked how it is.
+fn serve_saying(word: &str, mut conn: Conn) -> io::Result<()> {
     loop {
         let head = conn.request()?;
         if head.has("upgrade") {
             conn.send(script::switching_protocols(&head))?;
             return conn.until_closed();
         }
-        conn.send(format!("HTTP/1.1 200 OK\r\nX-Pod: {}\r\nContent-Length: 0\r\n\r\n", conn.pod_name()))?;
+        let body = if head.second_word() == "/health" { word } else { "" };
+        let length = body.len();
+        let pod = conn.pod_name();
+        conn.send(format!("HTTP/1.1 200 OK\r\nX-Pod: {pod}\r\nContent-Length: {length}\r\n\r\n{body}"))?;
     }
 }
 
@@ -58,6 +69,31 @@ fn who_may_go_anywhere_takes_the_first_place_there_is() {
         assert_eq!(router.metric("pod_router_queue_duration_seconds_count", &[]), 1.0);
         assert_eq!(router.metric("pod_router_retries_total", &[("result", "elsewhere")]), 0.0);
     }
+}
+
+/// The places of a pod that is going down are the first to be free, for everybody who waits.
+#[test]
+fn who_may_go_anywhere_takes_no_place_at_a_pod_that_is_left_out_by_then() {
+    let (redis, pods) = stage(2);
+    let in_maintenance = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&in_maintenance);
+    pods[0].play(move |conn| {
+        let word = if asked.load(Ordering::Relaxed) { "maint" } else { "up" };
+        serve_saying(word, conn)
+    });
+    let check = ["--health-check", "/health interval=50ms timeout=1s rise=1 fall=2"];
+    let router = router(&redis, &pods, &[&check[..], &["--pod-queue-timeout", "10m"]].concat());
+    eventually("both are up", || states(&router) == ["up", "up"]);
+    let mut tunnels = take_all(&router, &pods);
+    let mut waiting = router.client();
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    pods.iter().for_each(|pod| router.wait_metric(QUEUED, &[("pod", pod.name())], 1.0));
+    in_maintenance.store(true, Ordering::Relaxed);
+    eventually("one is in maintenance", || states(&router) == ["maintenance", "up"]);
+    drop(tunnels.remove(0));
+    router.wait_metric(QUEUED, &[("pod", "backend-0")], 0.0);
+    drop(tunnels);
+    assert_eq!(waiting.read_response().pod(), "backend-1");
 }
 
 /// However many pods there are, it waits as long as one may.
@@ -142,6 +178,8 @@ fn who_waits_for_a_rooms_pod_goes_along_when_the_room_moves() {
             });
         router.wait_metric(QUEUED, &[("pod", "backend-0")], 2.0);
         redis.assign("room_a", 1);
+        // Longer than the cache may know the old pod; nothing shows when somebody has looked right before.
+        thread::sleep(Duration::from_millis(20));
         // Before anybody has looked, perhaps: the place is not taken for that.
         let _held = (!place_is_freed).then_some(held);
         for mut client in waiting {
@@ -187,18 +225,22 @@ fn who_waits_for_a_room_that_is_assigned_to_its_pod_again_keeps_the_place_in_the
 /// A directory that has lost the room, and gives nobody one, says nothing of the pod that the room has.
 #[test]
 fn who_has_a_place_at_a_rooms_pod_is_served_though_a_lost_room_cannot_be_placed() {
-    let (redis, pods) = stage(1);
-    redis.assign("room_a", 0);
-    redis.heartbeat(0, 0, 0, 0);
-    let args = ["--pod-queue-timeout", "10m", "--cache-ttl", "1ms", "--on-unassigned", "assign"];
-    let router = router(&redis, &pods, &args);
-    let held = tunnel(&router, "/room_a");
-    let mut waiting = router.client();
-    waiting.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
-    router.wait_metric(QUEUED, &[("pod", "backend-0")], 1.0);
-    redis.command(&["ACL", "SETUSER", "default", "-eval"]);
-    redis.command(&["DEL", "room:room_a:pod"]);
-    assert_eq!(router.get("/room_a").expect_error(503), "directory-unavailable", "it cannot be placed");
-    drop(held);
-    assert_eq!(waiting.read_response().status(), 200);
+    for (code, is_heard_of) in [("directory-unavailable", true), ("no-capacity", false)] {
+        let (redis, pods) = stage(1);
+        redis.assign("room_a", 0);
+        if is_heard_of {
+            redis.heartbeat(0, 0, 0, 0);
+        }
+        let args = ["--pod-queue-timeout", "10m", "--cache-ttl", "1ms", "--on-unassigned", "assign"];
+        let router = router(&redis, &pods, &args);
+        let held = tunnel(&router, "/room_a");
+        let mut waiting = router.client();
+        waiting.send("GET /room_a HTTP/1.1\r\nHost: a\r\n\r\n");
+        router.wait_metric(QUEUED, &[("pod", "backend-0")], 1.0);
+        redis.command(&["ACL", "SETUSER", "default", "-eval"]);
+        redis.command(&["DEL", "room:room_a:pod"]);
+        assert_eq!(router.get("/room_a").expect_error(503), code, "it cannot be placed");
+        drop(held);
+        assert_eq!(waiting.read_response().status(), 200);
+    }
 }
