@@ -2,7 +2,8 @@
 //!
 //! wrk speaks no WebSocket, and h2load's fixed rate comes in bursts of all its clients at once, so that it measures how long
 //! the last one queued. Written on bare sockets, because what is measured is the proxy in between: this program shares
-//! its core with Redis and the other pods. One line of JSON on standard output is the result.
+//! its core with Redis and the other pods. The last line on standard output is the result, in JSON; `messages` and `idle` say
+//! before when their tunnels are open.
 //! SIGINT ends handshakes and messages before their time.
 //!
 //! ```text

@@ -28,6 +28,9 @@ struct Tally {
     over: Cell<bool>,
 }
 
+/// What has not been answered so long after the end is lost, and its client has failed.
+const ANSWERED: Duration = Duration::from_secs(10);
+
 impl Tally {
     /// Lets the clients run for so long, or until SIGINT, and prints what they have done.
     async fn report(&self, clients: Vec<JoinHandle<()>>, seconds: f64) -> Outcome<()> {
@@ -37,8 +40,12 @@ impl Tally {
             interrupted = tokio::signal::ctrl_c() => interrupted?,
         }
         self.over.set(true);
+        let latest = tokio::time::Instant::now() + ANSWERED;
         for client in clients {
-            client.await?;
+            match tokio::time::timeout_at(latest, client).await {
+                Ok(ended) => ended?,
+                Err(_) => self.failed.set(self.failed.get() + 1),
+            }
         }
         let seconds = started.elapsed().as_secs_f64();
         println!(r#"{{"done":{},"failed":{},"seconds":{seconds}}}"#, self.done.get(), self.failed.get());
