@@ -50,6 +50,9 @@ pub(super) struct Endpoint {
     pub(super) shelf: Rc<Shelf>,
     /// The oldest first.
     pub(super) idle: RefCell<Vec<Idle>>,
+    /// How often it has been dialled with success.
+    pub(super) times_reached: Cell<u64>,
+    /// That of the last dial, if it failed.
     pub(super) last_failure: Cell<Option<(Instant, Failure)>>,
 }
 

@@ -165,7 +165,8 @@ impl Pool {
             name,
             shelf: Rc::clone(&self.shelf),
             idle: RefCell::default(),
-            last_failure: Cell::new(None),
+            times_reached: Cell::default(),
+            last_failure: Cell::default(),
         });
         self.endpoints.borrow_mut().insert(Arc::clone(&made.name), Rc::clone(&made));
         made

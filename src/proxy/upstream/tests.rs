@@ -1,3 +1,5 @@
+use socket2::{Domain, Socket, Type};
+
 use super::*;
 use crate::backends::Backends;
 use crate::config::{Command, parse};
@@ -81,4 +83,36 @@ async fn what_clients_have_no_files_for_is_not_kept() {
     assert_eq!(kept().iter().sum::<usize>(), LEAST_KEPT, "a dial makes room");
     leases.into_iter().for_each(Lease::give_back);
     assert_eq!(kept().iter().sum::<usize>(), LEAST_KEPT);
+}
+
+/// A dial that takes its time may fail when others have long reached the pod, which has come back at another address.
+#[tokio::test]
+async fn a_late_failure_says_nothing_of_connections_made_since() {
+    // A machine that stands still for a second in between lets the first one through.
+    for _ in 0..5 {
+        let pool = pool();
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        full.bind(&any.into()).and_then(|()| full.listen(0)).expect("loopback has a free port");
+        let address = full.local_addr().expect("a bound socket").as_socket().expect("of IP");
+        let endpoint = pool.listed("pod", &address.to_string().parse().expect("an address"));
+        let first = std::net::TcpStream::connect(address).expect("the backlog takes one");
+        let late = lease(&pool, &endpoint);
+        tokio::pin!(late);
+        tokio::select! {
+            biased;
+            _ = &mut late => panic!("the backlog takes no other"),
+            () = tokio::task::yield_now() => {}
+        }
+        let (_accepted, _) = full.accept().expect("the first");
+        lease(&pool, &endpoint).await.expect("there is room again").give_back();
+        let _accepted = full.accept().expect("the other");
+        drop((full, first));
+        if let Err(failed) = late.await {
+            assert_eq!((failed.own, endpoint.metrics().connect_failures.get()), (true, 1));
+            assert!(lease(&pool, &endpoint).await.expect("it is kept").was_reused());
+            return;
+        }
+    }
+    panic!("it has reached a pod that does not listen any more");
 }
