@@ -121,6 +121,7 @@
 //! | `Resetting` | an exchange amid its request | the connection to the pod is reset: a FIN would wait behind what the pod does not take |
 //! | `Sending` in `proxy/duplex.rs` | the body of an answer that has come before all of its request | nobody sends that on |
 //! | `Waiting`, then `Place` in `proxy/queue.rs` | a request at a pod with `--pod-max-connections` | the queue is shorter; the next one's turn |
+//! | `Wait` in `proxy/forward/turn.rs` | a request that waits for a place | its wait is counted, also where its client has left |
 //! | `InFlight` | a request or tunnel at a pod | the pod's load goes down |
 //! | `Trial` | the request that tries an ejected pod | without an answer: another may try |
 //! | `Departure` | the one lookup that others wait for | without an answer: somebody else asks |

@@ -114,9 +114,7 @@ pub fn choose(candidates: &mut [Candidate], wanted: &Wanted, turns: &mut SmoothW
         Availability::Ejected => wanted.keeps,
         Availability::Down | Availability::Draining | Availability::Maintenance => false,
     };
-    let last_resort = |candidate: &Candidate| {
-        matches!(candidate.availability, Availability::Probation | Availability::Ejected | Availability::Down)
-    };
+    let last_resort = |candidate: &Candidate| candidate.availability.is_last_resort();
     let usable_at_all = candidates.iter().any(usable);
     let able = to_front(candidates, |candidate| if usable_at_all { usable(candidate) } else { last_resort(candidate) });
     let able = if able.iter().any(has_room) { to_front(able, has_room) } else { able };
@@ -141,6 +139,13 @@ fn to_front(candidates: &mut [Candidate], wanted: impl Fn(&Candidate) -> bool) -
         }
     }
     &mut candidates[..count]
+}
+
+impl Availability {
+    /// Whether it is for when nobody else is left.
+    pub fn is_last_resort(self) -> bool {
+        matches!(self, Self::Probation | Self::Ejected | Self::Down)
+    }
 }
 
 impl Candidate {

@@ -226,28 +226,23 @@ impl Balancer {
         self.move_on(choice)
     }
 
-    /// The other pods that would do as well where the chosen one has no place, the least loaded first: none for a request that
-    /// has to keep to its own.
-    pub(super) fn alternatives(&self, choice: &Choice) -> Vec<Target> {
+    /// The other pods that would do as well where the chosen one has no place, in the set's order: none for a request that has
+    /// to keep to its own.
+    pub(super) fn alternatives(&self, choice: &Choice) -> Vec<Arc<Member>> {
         if choice.is_in_session() || choice.by.keeps_to_its_pod() {
             return Vec::new();
         }
-        let (now, set) = (Instant::now(), self.backends.backend(choice.by.backend).set());
-        let would_do = |member: &&Arc<Member>| {
-            let is_new = !choice.target.is_member(member) && !is_among(&choice.tried, member);
-            is_new && member.availability(now) == Availability::Open
-        };
-        let mut members: Vec<_> = set.members.iter().filter(would_do).cloned().collect();
-        members.sort_by_key(|member| member.load());
-        members.into_iter().map(Target::Listed).collect()
+        let set = self.backends.backend(choice.by.backend).set();
+        let is_new = |member: &Arc<Member>| !choice.target.is_member(member) && !is_among(&choice.tried, member);
+        let may_wait_at = waiting_at(&set);
+        set.members.iter().filter(|member| is_new(member) && may_wait_at(member)).cloned().collect()
     }
 
-    /// Whether a pod that was an alternative is one still: it may have gone, or have been left out, while a request waited.
+    /// Whether a pod would still do that did so before: it may have gone, or have been left out, while a request waited.
     pub(super) fn would_do(&self, choice: &Choice, target: &Target) -> bool {
         let set = self.backends.backend(choice.by.backend).set();
-        set.members
-            .iter()
-            .any(|member| target.is_member(member) && member.availability(Instant::now()) == Availability::Open)
+        let may_wait_at = waiting_at(&set);
+        set.members.iter().any(|member| target.is_member(member) && may_wait_at(member))
     }
 
     /// After a pause, whoever is there now may be tried, those that have failed as well; a session's pod stays the same.
@@ -338,6 +333,16 @@ impl Balancer {
 
 fn is_among(members: &[Arc<Member>], member: &Arc<Member>) -> bool {
     members.iter().any(|one| Arc::ptr_eq(one, member))
+}
+
+/// Where a request may wait for a place: at the pods that are open, or where none is, at those that are left at all.
+fn waiting_at(set: &Set) -> impl Fn(&Arc<Member>) -> bool {
+    let now = Instant::now();
+    let is_any_open = set.members.iter().any(|member| member.availability(now) == Availability::Open);
+    move |member| {
+        let availability = member.availability(now);
+        availability == Availability::Open || !is_any_open && availability.is_last_resort()
+    }
 }
 
 fn collect(candidates: &mut Vec<Candidate>, set: &Set, now: Instant) {

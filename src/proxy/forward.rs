@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use hyper::body::{Body, Incoming};
 use hyper::ext::ReasonPhrase;
 
+use self::turn::Turn;
 use super::balance::{Another, Target};
 use super::body::ResponseBody;
 use super::doubt::Doubt;
@@ -52,7 +53,7 @@ struct Attempt<'a> {
     dial: Dial<'a>,
     place: Option<Place>,
     /// Whether the request comes from another pod, to which it could not be sent.
-    moved: bool,
+    rerouted: bool,
 }
 
 /// A failed attempt.
@@ -133,15 +134,15 @@ impl<D: Directory> Forwarding<'_, D> {
     ) -> Result<Answered, Reject> {
         let UpstreamConfig { connect_timeout, pod_wait, queue_timeout, max_connections, .. } =
             self.proxy.config.upstream;
-        let (mut moved, mut left) = (false, queue_timeout);
+        let (mut rerouted, mut turn) = (false, Turn::new(queue_timeout));
         // Since when the pod is tried: what it took to get there, a lookup or others' turns, is not waited for the pod.
         let mut began = None;
         for attempt in 0.. {
-            let (mut endpoint, who) = (self.endpoint(&route), self.precedence(&route, record));
+            let (mut endpoint, precedence) = (self.endpoint(&route), self.precedence(&route, record));
             // Boxed, as everything that is rare on the request path: a request's future is as large as its largest branch.
             let place = match max_connections {
                 Some(_) => {
-                    let entering = self.enter((&mut route, &mut endpoint), (head, record), who, &mut left);
+                    let entering = self.enter((&mut route, &mut endpoint), (head, record), precedence, &mut turn);
                     Box::pin(entering).await.map(Some)
                 }
                 None => Ok(None),
@@ -158,18 +159,18 @@ impl<D: Directory> Forwarding<'_, D> {
             unsent.as_mut().expect(UNSENT).address(room);
             // The clock is read where time has passed since it was read last.
             let now = if attempt == 0 && place.is_none() { record.routed() } else { Instant::now() };
-            let began = *began.get_or_insert((now, left));
+            let began = *began.get_or_insert((now, turn.left));
             let limits = match attempt {
                 0 => DialLimits::first(connect_timeout, pod_wait),
-                _ => DialLimits::further(connect_timeout, decision::waited(began, (now, left)), pod_wait),
+                _ => DialLimits::further(connect_timeout, decision::waited(began, (now, turn.left)), pod_wait),
             };
             let dial = Dial { limits, youth: &self.downstream.youth };
-            let this = Attempt { endpoint: &endpoint, now, dial, place, moved };
+            let this = Attempt { endpoint: &endpoint, now, dial, place, rerouted };
             let Unanswered { failure, own } = match self.attempt(head, unsent, this).await {
                 Ok(Some((answer, exchange))) => return Ok(self.answered(answer, exchange, &head.headers, &mut route)),
                 // The pod's line is another than the one that was entered.
                 Ok(None) => {
-                    moved = false;
+                    rerouted = false;
                     continue;
                 }
                 Err(unanswered) => unanswered,
@@ -178,12 +179,12 @@ impl<D: Directory> Forwarding<'_, D> {
                 Ok(elsewhere) => elsewhere && unsent.is_some(),
                 Err(reject) => return Err(unanswered(&endpoint, reject)),
             };
-            let waited = decision::waited(began, (Instant::now(), left));
+            let waited = decision::waited(began, (Instant::now(), turn.left));
             let next = decision::after_failure(failure, attempt, waited, pod_wait, elsewhere);
             if next == Next::GiveUp || unsent.is_none() {
                 return Err(unanswered_by(&endpoint, failure));
             }
-            moved = next == Next::Elsewhere;
+            rerouted = next == Next::Elsewhere;
             if let Next::Wait(pause) = next {
                 let next = Box::pin(self.before_next_attempt(route, head, record, pause)).await;
                 route = next.map_err(|reject| unanswered(&endpoint, reject))?;
@@ -234,10 +235,10 @@ impl<D: Directory> Forwarding<'_, D> {
         &self,
         head: &mut Parts,
         unsent: &mut Option<Upload>,
-        Attempt { endpoint, now, dial, place, moved }: Attempt<'_>,
+        Attempt { endpoint, now, dial, place, rerouted }: Attempt<'_>,
     ) -> Result<Option<(Head, Box<Exchange>)>, Unanswered> {
         let pool = &self.proxy.pool;
-        let Some(lease) = self.tried(moved, pool.lease(endpoint, place, (now, dial)).await)? else {
+        let Some(lease) = self.tried(rerouted, pool.lease(endpoint, place, (now, dial)).await)? else {
             return Ok(None);
         };
         let upload = unsent.take().expect(UNSENT);
@@ -259,11 +260,11 @@ impl<D: Directory> Forwarding<'_, D> {
         })
     }
 
-    /// The lease, counted as a retry where the request was `moved` to its pod.
-    fn tried(&self, moved: bool, lease: Result<Option<Lease>, NoLease>) -> Result<Option<Lease>, Unanswered> {
+    /// The lease, counted as a retry where the request was `rerouted` to its pod.
+    fn tried(&self, rerouted: bool, lease: Result<Option<Lease>, NoLease>) -> Result<Option<Lease>, Unanswered> {
         // A pod that somebody else has just found away has not been tried.
         let is_tried = lease.as_ref().err().is_none_or(|failed| failed.own);
-        if moved && is_tried {
+        if rerouted && is_tried {
             self.proxy.metrics.retries.elsewhere.inc();
         }
         lease.map_err(|NoLease { failure, own }| Unanswered { failure, own })
@@ -313,7 +314,7 @@ impl<D: Directory> Forwarding<'_, D> {
         pause: Duration,
     ) -> Result<Route, Reject> {
         if let (Route::Pod(before), Some(room)) = (&route, record.room.clone())
-            && let Some(now) = self.moved(&room, before, Some(Instant::now()), (head, record)).await?
+            && let Some(now) = self.route_if_changed(&room, before, Some(Instant::now()), (head, record)).await?
         {
             return Ok(now);
         }
@@ -328,7 +329,7 @@ impl<D: Directory> Forwarding<'_, D> {
     /// Where the room is now, if that is not where it was `before`: as the directory says it, past the cache where that has to
     /// be `newer_than` something; that may be the same pod at another epoch. While it cannot be asked, or has lost the room and has no pod for it, nothing
     /// has changed.
-    async fn moved(
+    async fn route_if_changed(
         &self,
         room: &RoomId<'_>,
         before: &Assignment,

@@ -4,11 +4,13 @@
 //! to, so that it is one for all its names. Until it has been reached, it is that of the name. Without a limit there is no
 //! queue, and a request pays nothing for it.
 //!
-//! Who belongs to a session comes first: its pod is the only one that will do, and a poll that gets no answer ends it. A
-//! semaphore knows no such order, so the line is kept here.
+//! Who belongs to a session comes first: its pod is the only one that will do, and a poll that gets no answer ends it. All
+//! others come as they began to wait, wherever that was: whoever goes from line to line, because its pod has gone elsewhere
+//! or did not take it, keeps its turn by its ticket. A semaphore knows no such order, so the line is kept here.
 
 use std::collections::btree_map::OccupiedEntry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,7 +22,11 @@ use crate::metrics::{Held, PodMetrics};
 
 /// The queues of all pods, as long as somebody may come to one: where pods go by their addresses, old ones pile up.
 #[derive(Clone, Debug, Default)]
-pub struct Queues(Arc<Mutex<HashMap<Arc<str>, Arc<Queue>>>>);
+pub struct Queues {
+    by_pod: Arc<Mutex<HashMap<Arc<str>, Arc<Queue>>>>,
+    /// How many numbers have been drawn.
+    drawn: Arc<AtomicU64>,
+}
 
 /// The places at one pod, and who waits for one.
 #[derive(Debug)]
@@ -38,15 +44,22 @@ pub(super) enum Precedence {
     Other,
 }
 
-/// By precedence, then by arrival.
-type Ticket = (Precedence, u64);
+/// The turn of somebody who waits, the same in all lines: by precedence, then by the number [drawn](Queues::draw).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket {
+    pub(super) precedence: Precedence,
+    pub(super) number: u64,
+}
+
+/// Of two with one ticket (a request may come to a line by two names of its pod) the one who came first.
+type Standing = (Ticket, u64);
 
 #[derive(Debug)]
 struct Line {
     /// None, as long as anybody waits.
     free: usize,
-    waiting: BTreeMap<Ticket, oneshot::Sender<Place>>,
-    next: u64,
+    waiting: BTreeMap<Standing, oneshot::Sender<Place>>,
+    joined: u64,
 }
 
 /// A place at a pod, given to the next in line on drop.
@@ -54,7 +67,7 @@ struct Line {
 pub(super) struct Place(Arc<Queue>);
 
 /// One of those who wait, until dropped.
-struct Waiting(Arc<Queue>, Ticket);
+struct Waiting(Arc<Queue>, Standing);
 
 /// What joining comes to.
 enum Joined {
@@ -64,16 +77,22 @@ enum Joined {
 }
 
 impl Queues {
+    /// The number of a request that begins to wait: higher than all that were drawn before.
+    pub(super) fn draw(&self) -> u64 {
+        // Nothing else is told by it.
+        self.drawn.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The queue of a pod, where there is a limit.
     pub(super) fn of(&self, pod: &Arc<str>, config: &UpstreamConfig) -> Option<Arc<Queue>> {
         let free = config.max_connections?;
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.by_pod.lock().unwrap_or_else(PoisonError::into_inner);
         if !queues.contains_key(pod) {
             // Whoever has a place there holds it as well: a tunnel for longer than its thread remembers the pod.
             queues.retain(|_, queue| Arc::strong_count(queue) > 1);
         }
         let queue = queues.entry(Arc::clone(pod)).or_insert_with(|| {
-            let line = Mutex::new(Line { free, waiting: BTreeMap::new(), next: 0 });
+            let line = Mutex::new(Line { free, waiting: BTreeMap::new(), joined: 0 });
             Arc::new(Queue { line, limit: config.queue })
         });
         Some(Arc::clone(queue))
@@ -93,34 +112,34 @@ impl Queue {
     /// [`Stage::Queue`]: the queue is full, or the wait was in vain.
     pub(super) async fn enter(
         self: &Arc<Self>,
-        who: Precedence,
+        ticket: Ticket,
         pod: &PodMetrics,
         until: Instant,
     ) -> Result<Place, Failure> {
         let full = |timed_out| Failure { stage: Stage::Queue, sent: false, timed_out };
-        let (_waiting, place) = match self.join(who) {
+        let (_waiting, place) = match self.join(ticket) {
             Joined::Place(place) => return Ok(place),
             Joined::Waiting(waiting, place) => (waiting, place),
             Joined::Full => return Err(full(false)),
         };
         let _queued = Held::new(&pod.queued);
         let place = tokio::time::timeout_at(until.into(), place).await;
-        // Nobody hands over what has been given up for a session's request.
+        // Nobody hands over what has been given up for somebody whose turn is earlier.
         place.map_err(|_| full(true))?.map_err(|_| full(false))
     }
 
-    fn join(self: &Arc<Self>, who: Precedence) -> Joined {
+    fn join(self: &Arc<Self>, ticket: Ticket) -> Joined {
         let mut line = self.line();
         if line.take() {
             return Joined::Place(Place(Arc::clone(self)));
         }
-        if line.waiting.len() >= self.limit && !line.is_left_for(who) {
+        if line.waiting.len() >= self.limit && !line.is_left_for(ticket) {
             return Joined::Full;
         }
-        let (ticket, (sender, place)) = ((who, line.next), oneshot::channel());
-        line.next += 1;
-        line.waiting.insert(ticket, sender);
-        Joined::Waiting(Waiting(Arc::clone(self), ticket), place)
+        let (standing, (sender, place)) = ((ticket, line.joined), oneshot::channel());
+        line.joined += 1;
+        line.waiting.insert(standing, sender);
+        Joined::Waiting(Waiting(Arc::clone(self), standing), place)
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -137,8 +156,8 @@ impl Line {
     }
 
     /// Whether the last one has to go for this one.
-    fn is_left_for(&mut self, who: Precedence) -> bool {
-        self.waiting.last_entry().filter(|last| last.key().0 > who).map(OccupiedEntry::remove).is_some()
+    fn is_left_for(&mut self, ticket: Ticket) -> bool {
+        self.waiting.last_entry().filter(|last| last.key().0 > ticket).map(OccupiedEntry::remove).is_some()
     }
 
     fn leave(&mut self) -> Option<oneshot::Sender<Place>> {
@@ -174,6 +193,7 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use std::pin::{Pin, pin};
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     use super::*;
@@ -182,8 +202,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(5);
 
+    static QUEUES: LazyLock<Queues> = LazyLock::new(Queues::default);
+
+    fn ticket(precedence: Precedence) -> Ticket {
+        Ticket { precedence, number: QUEUES.draw() }
+    }
+
     async fn enter(queue: &Arc<Queue>, pod: &PodMetrics, patience: Duration) -> Result<Place, Failure> {
-        queue.enter(Precedence::Other, pod, Instant::now() + patience).await
+        queue.enter(ticket(Precedence::Other), pod, Instant::now() + patience).await
     }
 
     async fn waits(entering: Pin<&mut impl Future<Output = Result<Place, Failure>>>) {
@@ -242,7 +268,7 @@ mod tests {
         let (queues, metrics) = (Queues::default(), Metrics::new());
         let limits = config(Some(1), 1);
         let of = |name: String| queues.of(&Arc::from(name), &limits).expect("a limit");
-        let known = || queues.0.lock().expect("nobody panics").len();
+        let known = || queues.by_pod.lock().expect("nobody panics").len();
         let (kept, tunnels) = (of("10.0.0.1:1".to_owned()), of("10.0.0.2:1".to_owned()));
         let place = enter(&tunnels, &metrics.pod("10.0.0.2:1"), LONG).await.expect("free");
         drop(tunnels);
@@ -266,7 +292,7 @@ mod tests {
         let (mut first, mut last) = (pin!(enter(&queue, &pod, LONG)), pin!(enter(&queue, &pod, LONG)));
         waits(first.as_mut()).await;
         waits(last.as_mut()).await;
-        let of_session = || queue.enter(Precedence::Session, &pod, Instant::now() + LONG);
+        let of_session = || queue.enter(ticket(Precedence::Session), &pod, Instant::now() + LONG);
         let (mut session, mut another) = (pin!(of_session()), Box::pin(of_session()));
         waits(session.as_mut()).await;
         assert!(!last.await.expect_err("the queue has two").timed_out);
@@ -277,6 +303,31 @@ mod tests {
         // It has been handed to one who is gone before it was taken.
         drop((place, another));
         first.await.expect("it went on to the next");
+    }
+
+    #[tokio::test]
+    async fn who_comes_from_another_line_keeps_its_turn() {
+        let (queues, metrics) = (Queues::default(), Metrics::new());
+        let (name, pod) = (Arc::from("backend-0"), metrics.pod("backend-0"));
+        let queue = queues.of(&name, &config(Some(1), 2)).expect("a limit");
+        let place = enter(&queue, &pod, LONG).await.expect("free");
+        let earlier = ticket(Precedence::Other);
+        let (mut first, mut last) = (pin!(enter(&queue, &pod, LONG)), pin!(enter(&queue, &pod, LONG)));
+        waits(first.as_mut()).await;
+        waits(last.as_mut()).await;
+        // By two names of the pod, which takes two of the line's places.
+        let mut both = [(); 2].map(|()| Box::pin(queue.enter(earlier, &pod, Instant::now() + LONG)));
+        for one in &mut both {
+            waits(one.as_mut()).await;
+        }
+        last.await.expect_err("the queue has two");
+        first.await.expect_err("the queue has two");
+        assert!(!enter(&queue, &pod, LONG).await.expect_err("it is full").timed_out);
+        drop(place);
+        let [one, other] = both;
+        let place = one.await.expect("its turn");
+        drop(place);
+        other.await.expect("its turn");
     }
 
     #[tokio::test]

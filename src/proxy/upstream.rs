@@ -22,6 +22,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 pub(super) use self::dial::Dial;
+pub(super) use self::places::LOOK;
 use super::endpoint::{Connection, Endpoint, Shelf};
 use super::queue::{Place, Queues};
 use super::reach::Reach;

@@ -97,6 +97,46 @@ fn a_full_address_keeps_nobody_from_where_the_pod_has_gone() {
     }
 }
 
+/// When DNS' answer is over, the next is waited for before anybody is refused for want of a place at the old address; not for
+/// long, for a name server that says nothing has no say in that.
+#[test]
+fn the_first_who_asks_dns_anew_is_not_refused_at_a_full_address_that_the_pod_has_left() {
+    let Some(scene) = Scene::start() else { return };
+    let new = Pod::start_at_port("new", scene.pod.addr().port());
+    scene.pod.play(script::websocket_echo);
+    let places = ["--pod-max-connections", "1", "--pod-queue", "0", "--threads", "1", "--dns-stale", "0s"];
+    let first_who_asks = |router: &Router| {
+        let asked = scene.names.asked().len();
+        let mut answers = vec![];
+        eventually("the answer is over, and DNS asked again", || {
+            answers.push(router.get(ROOM).status());
+            // For a question that nobody has waited for; nothing shows where that takes longer.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            scene.names.asked().len() > asked
+        });
+        let first = answers.pop().expect("one");
+        assert!(answers.iter().all(|status| *status == 503), "{answers:?}");
+        first
+    };
+    // A machine that stands still for a moment takes the name server for a silent one.
+    let is_served = (0..3).any(|_| {
+        let router = scene.router(&places);
+        scene.names.set(BACKEND_0, scene.pod.addr().ip());
+        let _tunnel = tunnel(&router, ROOM);
+        scene.names.set(BACKEND_0, new.addr().ip());
+        first_who_asks(&router) == 200
+    });
+    assert!(is_served);
+
+    let router = scene.router(&places);
+    scene.names.set(BACKEND_0, scene.pod.addr().ip());
+    let _tunnel = tunnel(&router, ROOM);
+    scene.names.fall_silent();
+    assert_eq!(first_who_asks(&router), 503);
+    let is_silence = |line: &Value| line["message"] == "the resolver did not answer in time";
+    assert!(!router.logs().iter().any(is_silence), "it is not waited for");
+}
+
 /// A thread learns only by a connection of its own which address a name leads to, and so in which line its requests are. Each
 /// of these is on either of two threads: that none is on the one that does not know yet is one run in 256.
 #[test]

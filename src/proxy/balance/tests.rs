@@ -163,7 +163,7 @@ fn a_cookie_outlasts_requests_that_went_past_its_pod() {
     let at = |target| choose_with(&balancer, target, [1; 4], &cookie);
     assert!(name(&at("/")) == member.name && balancer.cookie(&at("/")).is_none());
     let is_silent = |choice: &mut Choice| assert_eq!(balancer.elsewhere(choice, SILENT), Another::Chosen);
-    let is_full = |choice: &mut Choice| choice.settle(balancer.alternatives(choice).swap_remove(0));
+    let is_full = |choice: &mut Choice| choice.settle(Target::Listed(balancer.alternatives(choice).swap_remove(0)));
     for pass_it in [&is_silent as &dyn Fn(&mut Choice), &is_full] {
         let mut passing = at("/");
         pass_it(&mut passing);

@@ -1,8 +1,8 @@
 //! Places at pods, where `--pod-max-connections` limits them: at the one pod that will do, or at whichever of several has one
 //! first.
 //!
-//! A request may wait in several lines at once, one a pod, and leaves the others when its turn has come in one. What it
-//! waits altogether, for however many pods and attempts, is `--pod-queue-timeout`.
+//! A request may wait in several lines at once, one a pod, and leaves the others when its turn has come in one. In each it
+//! stands by the same ticket, so that it loses nothing by going from one to another.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 use super::Pool;
 use crate::core::decision::{Failure, Stage};
 use crate::proxy::endpoint::Endpoint;
-use crate::proxy::queue::{Place, Precedence, Queue};
+use crate::proxy::queue::{Place, Queue, Ticket};
 
-/// How often somebody who waits for a place looks whether the name leads elsewhere by now. DNS is asked no more often than
-/// its answers last.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often somebody who waits for a place looks whether that is still where to wait. DNS and the directory are asked no
+/// more often than their answers last.
+pub(in crate::proxy) const LOOK: Duration = Duration::from_millis(500);
+
+/// How long an answer of DNS' is waited for that could spare a request its refusal: what a name server takes that is there.
+const ANSWER: Duration = Duration::from_millis(100);
 
 impl Pool {
     /// A place at the pod, if one is free.
@@ -25,25 +28,29 @@ impl Pool {
         pod.queue()?.try_enter()
     }
 
+    /// The number of a request that begins to wait, for its ticket.
+    pub(in crate::proxy) fn draw(&self) -> u64 {
+        self.queues.draw()
+    }
+
     /// A place at the first of these pods that has one, and which of them that is. One that `would_do` no longer by then is left
-    /// out, unless it is the last. What had to be waited is taken from `left`.
+    /// out, unless it is the last.
     ///
     /// # Errors
     ///
-    /// [`Stage::Queue`]: all queues are full, or nothing was `left`.
+    /// [`Stage::Queue`]: all queues are full, or none had a place `until` then.
     pub(in crate::proxy) async fn enter_first(
         &self,
         pods: &[Rc<Endpoint>],
         would_do: impl Fn(usize) -> bool,
-        who: Precedence,
-        left: &mut Duration,
+        ticket: Ticket,
+        until: Instant,
     ) -> Result<(usize, Place), Failure> {
-        let (since, mut has_waited) = (Instant::now(), false);
         let mut failure = Failure { stage: Stage::Queue, sent: false, timed_out: false };
-        let entering = |pod| Box::pin(self.enter(pod, who, since + *left));
+        let entering = |pod| Box::pin(self.enter(pod, ticket, until));
         let mut lines: Vec<_> = pods.iter().map(|pod| entering(pod)).enumerate().collect();
         let mut lines_left = lines.len();
-        let entered = poll_fn(|cx| {
+        poll_fn(|cx| {
             let mut entered = None;
             lines.retain_mut(|(number, line)| {
                 if entered.is_some() {
@@ -62,21 +69,14 @@ impl Pool {
             match entered {
                 Some(entered) => Poll::Ready(Ok(entered)),
                 None if lines.is_empty() => Poll::Ready(Err(failure)),
-                None => {
-                    has_waited = true;
-                    Poll::Pending
-                }
+                None => Poll::Pending,
             }
-        });
-        let entered = entered.await;
-        if has_waited {
-            *left = left.saturating_sub(since.elapsed());
-        }
-        entered
+        })
+        .await
     }
 
     /// A place at the pod, whose queue may be another by the time that there is one.
-    async fn enter(&self, pod: &Endpoint, who: Precedence, until: Instant) -> Result<Place, Failure> {
+    async fn enter(&self, pod: &Endpoint, ticket: Ticket, until: Instant) -> Result<Place, Failure> {
         let none = Failure { stage: Stage::Queue, sent: false, timed_out: false };
         let mut queue = pod.queue().ok_or(none)?;
         loop {
@@ -84,12 +84,17 @@ impl Pool {
                 biased;
                 // First, or a queue that is full would be the answer of a pod that has gone elsewhere.
                 moved = self.queue_elsewhere(pod, &queue) => Err(moved),
-                entered = queue.enter(who, pod.metrics(), until) => Ok(entered),
+                entered = queue.enter(ticket, pod.metrics(), until) => Ok(entered),
             };
-            match entered {
+            queue = match entered {
+                Err(elsewhere) => elsewhere,
+                // So would it be where DNS' last answer is over and the next is on its way.
+                Ok(Err(full)) if !full.timed_out => {
+                    let _ = tokio::time::timeout(ANSWER, self.follow(pod)).await;
+                    pod.queue_other_than(&queue).ok_or(full)?
+                }
                 Ok(place) => return place,
-                Err(elsewhere) => queue = elsewhere,
-            }
+            };
         }
     }
 

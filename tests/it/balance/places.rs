@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use super::{AFFINITY_KEY, cookie_of, get_with_cookie, poll, states, tunnel};
 use crate::support::{Client, Conn, Pod, Pods, Redis, Router, eventually, now_ms, script};
 
+/// Soon heeded.
+const CHECK: [&str; 2] = ["--health-check", "/health interval=50ms timeout=1s rise=1 fall=2"];
+
 const QUEUED: &str = "pod_router_upstream_queued";
 
 /// With one place at each pod.
@@ -81,8 +84,7 @@ fn who_may_go_anywhere_takes_no_place_at_a_pod_that_is_left_out_by_then() {
         let word = if asked.load(Ordering::Relaxed) { "maint" } else { "up" };
         serve_saying(word, conn)
     });
-    let check = ["--health-check", "/health interval=50ms timeout=1s rise=1 fall=2"];
-    let router = router(&redis, &pods, &[&check[..], &["--pod-queue-timeout", "10m"]].concat());
+    let router = router(&redis, &pods, &[&CHECK[..], &["--pod-queue-timeout", "10m"]].concat());
     eventually("both are up", || states(&router) == ["up", "up"]);
     let mut tunnels = take_all(&router, &pods);
     let mut waiting = router.client();
@@ -94,6 +96,85 @@ fn who_may_go_anywhere_takes_no_place_at_a_pod_that_is_left_out_by_then() {
     router.wait_metric(QUEUED, &[("pod", "backend-0")], 0.0);
     drop(tunnels);
     assert_eq!(waiting.read_response().pod(), "backend-1");
+}
+
+/// Whoever waits for any pod sees the one that comes: all that were there may be full for hours.
+#[test]
+fn who_may_go_anywhere_goes_to_a_pod_that_has_come_meanwhile() {
+    let (redis, pods) = stage(2);
+    let says = Arc::new(AtomicBool::new(false));
+    let up = Arc::clone(&says);
+    pods[1].play(move |conn| serve_saying(if up.load(Ordering::Relaxed) { "up" } else { "maint" }, conn));
+    let router = router(&redis, &pods, &[&CHECK[..], &["--pod-queue-timeout", "10m"]].concat());
+    eventually("one is in maintenance", || states(&router) == ["up", "maintenance"]);
+    let _tunnel = tunnel(&router, "/");
+    let mut waiting = router.client();
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    router.wait_metric(QUEUED, &[("pod", "backend-0")], 1.0);
+    says.store(true, Ordering::Relaxed);
+    assert_eq!(waiting.read_response().pod(), "backend-1");
+    assert_eq!(router.metric("pod_router_queue_duration_seconds_count", &[]), 1.0);
+}
+
+/// Where all are left out, all get everything, and so whoever waits does so at all of them.
+#[test]
+fn who_may_go_anywhere_waits_at_all_pods_where_none_is_open() {
+    let (redis, pods) = stage(2);
+    pods.iter().for_each(|pod| pod.play(|conn| serve_saying("down", conn)));
+    let router = router(&redis, &pods, &[&CHECK[..], &["--pod-queue-timeout", "10m"]].concat());
+    eventually("both are down", || states(&router) == ["down", "down"]);
+    let mut tunnels = take_all(&router, &pods);
+    let mut clients = [1.0, 2.0].map(|length| {
+        let client = router.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        pods.iter().for_each(|pod| router.wait_metric(QUEUED, &[("pod", pod.name())], length));
+        client
+    });
+    drop(tunnels.remove(1));
+    assert_eq!(clients.each_mut().map(|client| client.read_response().pod().to_owned()), ["backend-1", "backend-1"]);
+}
+
+/// A pod that is gone has places for everybody: whoever is sent there has lost nothing by it.
+#[test]
+fn who_was_sent_to_a_pod_in_vain_keeps_its_turn_elsewhere() {
+    let (redis, mut pods) = stage(2);
+    redis.assign("room_b", 1);
+    let router = router(&redis, &pods, &["--pod-queue-timeout", "10m"]);
+    let tunnels = take_all(&router, &pods);
+    let wait = |target: &str, length| {
+        let client = router.client();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        router.wait_metric(QUEUED, &[("pod", "backend-1")], length);
+        client
+    };
+    let mut waiting = [wait("/any", 1.0), wait("/room_b", 2.0)];
+    pods.get_mut(0).kill();
+    router.wait_metric("pod_router_upstream_connect_failures_total", &[("pod", "backend-0")], 1.0);
+    eventually("it is back in the line", || {
+        ["0", "1"].map(|pod| router.metric(QUEUED, &[("pod", &format!("backend-{pod}"))])) == [0.0, 2.0]
+    });
+    drop(tunnels);
+    waiting.iter_mut().for_each(|client| assert_eq!(client.read_response().pod(), "backend-1"));
+    let targets: Vec<_> = pods[1].received().iter().skip(1).map(|at| at.head.second_word().to_owned()).collect();
+    assert_eq!(targets, ["/any", "/room_b"]);
+}
+
+/// A wait that its client has ended was one, at a pod that has a name.
+#[test]
+fn who_leaves_while_it_waits_is_counted_with_the_pod() {
+    let (redis, pods) = stage(1);
+    redis.assign("room_a", 0);
+    let router = router(&redis, &pods, &["--pod-queue-timeout", "10m"]);
+    let _held = tunnel(&router, "/room_a");
+    for (count, target) in [(1.0, "/room_a"), (2.0, "/")] {
+        let client = router.client();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Request-Id: gone-{count}\r\n\r\n"));
+        router.wait_metric(QUEUED, &[("pod", "backend-0")], 1.0);
+        drop(client);
+        let line = router.access_line(&format!("gone-{count}"));
+        assert_eq!((&line["status"], &line["pod"]), (&499.into(), &"backend-0".into()));
+        router.wait_metric("pod_router_queue_duration_seconds_count", &[], count);
+    }
 }
 
 /// However many pods there are, it waits as long as one may.
