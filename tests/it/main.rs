@@ -8,6 +8,7 @@ mod attack;
 mod balance;
 mod benches;
 mod bodies;
+mod chaos;
 mod cli;
 mod compose;
 mod conformance;
