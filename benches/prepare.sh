@@ -52,6 +52,7 @@ profile=deploy/pod-router.profdata
 
 # build ARGUMENT...: the load, the floor, and the router as the image has it, unless the arguments name a binary.
 build() {
+  await_turn
   [[ " $* " == *" --binary"* ]] || router "-Cprofile-use=$PWD/$profile" "$target/benches/pod-router"
   tools
 }
@@ -62,22 +63,32 @@ router() {
   local host
   host=$(rustc -vV | sed -n 's/^host: //p')
   CARGO_ENCODED_RUSTFLAGS="$1" cargo build --locked --release --bin pod-router --target "$host" --target-dir "$(dirname "$2")"
-  cp "$(dirname "$2")/$host/release/pod-router" "$2"
+  # By its name at once: whoever runs the one before keeps that.
+  cp "$(dirname "$2")/$host/release/pod-router" "$2.new"
+  mv "$2.new" "$2"
 }
 
 tools() {
   cargo build --locked --release --example load --example floor
 }
 
-# alone COMMAND...: in a network namespace, where nothing tracks connections as dockerd's rules do, and in a process
-# namespace, where whatever is left ends with the command. Two runs at once would measure each other: one waits.
-# sudo keeps no environment, so what counts of it is handed over by name. The lock is only read, for it may be another user's.
-alone() {
+# Two runs at once would measure each other, and building disturbs as well: one waits. The lock is only read, for it may be
+# another user's, and held until this shell and what it has started have ended.
+await_turn() {
+  [ -z "${has_turn:-}" ] || return 0
   local lock=/tmp/pod-router-bench.lock
   [ -e $lock ] || (umask 022 && : >$lock)
   [ -r $lock ] || fail "cannot read $lock, which keeps two runs apart: remove it if no other run is under way"
   exec 9<$lock
   flock --nonblock 9 || { echo "another run is under way: waiting for its end" && flock 9; }
+  has_turn=yes
+}
+
+# alone COMMAND...: in a network namespace, where nothing tracks connections as dockerd's rules do, and in a process
+# namespace, where whatever is left ends with the command. sudo keeps no environment, so what counts of it is handed over by
+# name.
+alone() {
+  await_turn
   "${as_root[@]}" env PATH="$PATH:/usr/sbin" PYTHONDONTWRITEBYTECODE=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" \
     BENCH_OUTSIDE="$(readlink /proc/self/ns/net)" \
     unshare --net --pid --fork --kill-child=TERM --mount-proc "$@" &
@@ -88,8 +99,11 @@ alone() {
   wait $outer || { local status=$?; wait $outer 2>/dev/null || true; return $status; }
 }
 
+# Ends it, and waits until it has cleared up.
 end_alone() {
-  local inner=$1
+  local inner=$1 command
   [ ${#as_root[@]} -eq 0 ] || inner=$(pgrep -P "$1" -x unshare)
+  command=$(pgrep -P "$inner" || true)
   "${as_root[@]}" kill -KILL "$inner"
+  [ -z "$command" ] || tail --pid="$command" --sleep-interval=0.1 -f /dev/null
 }

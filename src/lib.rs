@@ -153,7 +153,8 @@
 //!   that it would be looked at in vain, a fifth of what it costs; the price is that of a connection silent at first the kernel
 //!   takes the silence for the way's length, and repeats a lost answer only after up to three seconds), fields go from the client's head to the pod's bytes without a map between,
 //!   and branches that are rare are boxed, because a request's future is as large as its largest.
-//! - **mimalloc**, in its second version: 1 µs of 17 a request less than glibc's allocator, memory given back after a rush,
+//! - **mimalloc**, in its second version: 1 µs of 17 a request less than glibc's allocator, memory given back after a rush of
+//!   handshakes (after one of uploads only while there is much to do),
 //!   and, unlike its third version, no slow path for the aligned blocks that tasks and sockets are. It asks for no huge
 //!   pages: they are 14 MB for a process that needs three.
 //! - **Sessions without a room need no memory of ours.** The pod stands in the `sid`, in a signed cookie or in a hash of the

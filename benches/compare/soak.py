@@ -182,7 +182,7 @@ def soak(chosen, theatre, record):
 
 def main():
     parser = commandline.Parser(prog="benches/soak", description=__doc__)
-    minutes = commandline.number(0, float)
+    minutes = commandline.number(1, float)
     parser.add_argument("--minutes", metavar="N", type=minutes, default=10, help="how long (10)")
     parser.add_argument("--out", metavar="DIR", type=commandline.directory, default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
     chosen = parser.chosen()
