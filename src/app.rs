@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -43,6 +43,9 @@ const RESERVED_FILES_EACH: usize = MAX_REFUSALS + LEAST_KEPT + 8;
 const BLOCKING_THREADS: usize = 512;
 const _: () = assert!(MOST_LOOKUPS < BLOCKING_THREADS);
 
+/// How often a thread returns the memory it has freed: nothing of a request's cost, and soon for who watches a pod's memory.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(1);
+
 /// A router that has its addresses and is not serving yet.
 #[derive(Debug)]
 pub struct App {
@@ -60,6 +63,7 @@ pub struct App {
 #[derive(Clone)]
 struct Shared<D> {
     config: Arc<Config>,
+    give_back: fn(),
     resolver: Resolver<D>,
     unmet: Unmet,
     commons: Commons,
@@ -115,12 +119,18 @@ impl App {
     }
 
     /// Serves until `stop` has come and everything has ended: lame duck, drain, done. A second `stop` ends at once. Has to
-    /// run on a [`local_runtime`].
+    /// run on a [`local_runtime`]. Each thread calls `give_back` every second, which is to return memory
+    /// that it has freed to the system.
     ///
     /// # Errors
     ///
     /// A thread could not be started.
-    pub async fn run<D: Directory>(self, directory: D, mut stop: mpsc::Receiver<()>) -> io::Result<()> {
+    pub async fn run<D: Directory>(
+        self,
+        directory: D,
+        give_back: fn(),
+        mut stop: mpsc::Receiver<()>,
+    ) -> io::Result<()> {
         let Self { mut config, data, admin: admin_listener, address, admin_address } = self;
         let files = open_files(config.threads, &mut config.downstream.max_connections);
         let config = Arc::new(config);
@@ -131,8 +141,10 @@ impl App {
         let commons = commons(&config, &metrics, files);
         let unmet = Unmet::new(AtomicUsize::new(1 + data.len()));
         tokio::task::spawn_local(meet(resolver.clone(), Arc::clone(&unmet)));
+        tokio::task::spawn_local(give_back_forever(give_back));
         let shared = Shared {
             config: Arc::clone(&config),
+            give_back,
             resolver: resolver.clone(),
             unmet: Arc::clone(&unmet),
             commons: commons.clone(),
@@ -265,6 +277,14 @@ async fn meet<D: Directory>(resolver: Resolver<D>, unmet: Unmet) {
     unmet.fetch_sub(1, Ordering::Relaxed);
 }
 
+/// Has this thread return the memory it has freed, now and then until its runtime ends.
+async fn give_back_forever(give_back: fn()) {
+    loop {
+        tokio::time::sleep(GIVE_BACK_EVERY).await;
+        give_back();
+    }
+}
+
 /// What all threads have in common.
 fn commons(config: &Arc<Config>, metrics: &Arc<Metrics>, files: Files) -> Commons {
     Commons {
@@ -299,7 +319,8 @@ fn start_workers<D: Directory>(
 fn worker<D: Directory>(shared: Shared<D>, listener: std::net::TcpListener) {
     let serving = local_runtime().map(|runtime| {
         let served = runtime.block_on(async move {
-            let Shared { config, resolver, unmet, commons, watch } = shared;
+            let Shared { config, give_back, resolver, unmet, commons, watch } = shared;
+            tokio::task::spawn_local(give_back_forever(give_back));
             let resolver = resolver.attach();
             tokio::task::spawn_local(meet(resolver.clone(), unmet));
             let roster = Roster::new();
@@ -326,7 +347,6 @@ mod tests {
     use crate::directory::memory::MemoryDirectory;
     use std::fs::File;
     use std::os::fd::OwnedFd;
-    use std::time::Duration;
 
     /// It would go on to say that it is ready.
     #[test]
@@ -341,7 +361,7 @@ mod tests {
         app.data[1] = OwnedFd::from(file).into();
         let runtime = local_runtime().expect("the machine has room for a runtime");
         let (_never, stop) = mpsc::channel(1);
-        let run = app.run(MemoryDirectory::default(), stop);
+        let run = app.run(MemoryDirectory::default(), || (), stop);
         let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), run).await });
         let error = ended.expect("it ends by itself").expect_err("and not as if it had been asked to");
         assert!(error.to_string().contains("worker"), "{error}");

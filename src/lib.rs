@@ -40,6 +40,7 @@
 //! | cache, staleness, single flight, epochs | [`directory::resolver`] |
 //! | what counts as a pod's load between two heartbeats | `directory/heartbeats.rs` |
 //! | how Redis is spoken to | [`directory::redis`] |
+//! | the allocator, and when it gives memory back | `heap.rs`, beside `main.rs` |
 //! | `check`, `explain`, `health` | [`cli`] |
 //! | a setting | [`config`]: `args` (typed), `convert` (meant) |
 //! | a status code, an error's sentence | `proxy/reject.rs` |
@@ -153,10 +154,9 @@
 //!   that it would be looked at in vain, a fifth of what it costs; the price is that of a connection silent at first the kernel
 //!   takes the silence for the way's length, and repeats a lost answer only after up to three seconds), fields go from the client's head to the pod's bytes without a map between,
 //!   and branches that are rare are boxed, because a request's future is as large as its largest.
-//! - **mimalloc**, in its second version: 1 µs of 17 a request less than glibc's allocator, memory given back after a rush of
-//!   handshakes (after one of uploads only while there is much to do),
-//!   and, unlike its third version, no slow path for the aligned blocks that tasks and sockets are. It asks for no huge
-//!   pages: they are 14 MB for a process that needs three.
+//! - **mimalloc**, in its second version: 1 µs of 17 a request less than glibc's allocator, and, unlike its third version, no
+//!   slow path for the aligned blocks that tasks and sockets are. It asks for no huge pages: they are 14 MB for a process that
+//!   needs three. By itself it gives memory back only while it is busy, so each thread asks it to once a second (`heap.rs`).
 //! - **Sessions without a room need no memory of ours.** The pod stands in the `sid`, in a signed cookie or in a hash of the
 //!   client's address: any replica finds it, and a restarted one as well. Where none of them says, a session's request is
 //!   refused with Engine.IO's own words rather than balanced anew: its client starts over at once instead of failing slowly.
@@ -186,6 +186,8 @@
 //!   line, and what others read as the next request is gone with it. It cannot be read before hyper does. What comes of it
 //!   is bounded: a request that ends in a trailer section is the last of its connection (`proxy/doubt.rs`), so that no
 //!   answer can be taken for another request's, and none of what was swallowed reaches a pod.
+
+#![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod app;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "dev says where to look")]
 
+mod heap;
+
 use std::process::ExitCode;
 
 use pod_router::app::{self, App};
@@ -10,10 +12,6 @@ use pod_router::directory::Directory;
 use pod_router::directory::memory::MemoryDirectory;
 use pod_router::directory::redis::RedisDirectory;
 use pod_router::{cli, dev, telemetry};
-
-/// glibc's allocator costs more a request and keeps what a rush of handshakes took (README, benchmarks).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A start-up failure: an address in use, no threads left.
 const FAILED: u8 = 1;
@@ -90,7 +88,7 @@ async fn run<D: Directory>(app: App, log_format: LogFormat, directory: D, announ
         Err(error) => return fail(FAILED, &error.to_string()),
     };
     announce();
-    match app.run(directory, stop).await {
+    match app.run(directory, heap::give_back, stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, &error.to_string()),
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::support::{
-    Conn, Framing, Gate, MOST_QUEUED, PATIENCE, Pattern, Router, Stage, queued, together, wait_stalled,
+    Conn, Framing, Gate, MOST_QUEUED, PATIENCE, Pattern, Router, Stage, eventually, queued, together, wait_stalled,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -175,6 +175,38 @@ fn an_upload_that_the_pod_does_not_take_waits_with_the_client() {
         });
         assert_eq!(client.read_response().text(), "ok");
     });
+}
+
+/// The allocator looks for memory to give back while it is busy; after a rush it has to be asked.
+#[test]
+fn what_a_rush_of_uploads_took_is_given_back() {
+    const CLIENTS: usize = 500;
+    const LEN: usize = 100_000;
+    let stage = Stage::new();
+    let before = stage.router.rss_kib();
+    for rush in ["the first rush", "the second"] {
+        let gate = Gate::shared();
+        let held = Arc::clone(&gate);
+        stage.pods[0].play(move |mut conn| {
+            let head = conn.request()?;
+            held.wait();
+            conn.read_body(&head, |_| {})?;
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        });
+        let upload = || {
+            let client = stage.client();
+            client.send(format!("POST /room_a HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n"));
+            client.send(vec![b'x'; LEN]);
+            client
+        };
+        let clients: Vec<_> = std::iter::repeat_with(upload).take(CLIENTS).collect();
+        eventually("their bodies are held", || stage.router.rss_kib() > before + 32 * 1024);
+        gate.open();
+        for mut client in clients {
+            assert_eq!(client.read_response().text(), "ok", "{rush}");
+        }
+        eventually("the memory is given back", || stage.router.rss_kib() < before + 12 * 1024);
+    }
 }
 
 /// Such a client reads nothing before it has sent everything, and such a pod answers from the first byte on: neither may

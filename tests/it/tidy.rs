@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import of the crate, besides itself. The order is the one of `src/lib.rs`, from the bottom up.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("conformance", &[]),
     ("core", &[]),
     ("config", &["core"]),
@@ -44,7 +44,8 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "telemetry",
         ],
     ),
-    ("main", &["app", "cli", "config", "dev", "directory", "telemetry"]),
+    ("heap", &[]),
+    ("main", &["app", "cli", "config", "dev", "directory", "heap", "telemetry"]),
 ];
 
 /// Text that may not occur in product code, where it may all the same, and why.
