@@ -78,7 +78,9 @@ class Run:
 
 
 def attempt(work, run, row):
-    """Measures one work on all peers of a row, by turns; all again if one fails. By name: the value, or why it failed both times."""
+    """Measures one work on all peers of a row, by turns; all again if one fails, which is noted with what failed. By name: the
+    value, or why it failed both times."""
+    failed_first = {}
     for again in (False, True):
         with disturbance.Watch() as watch:
             try:
@@ -93,8 +95,10 @@ def attempt(work, run, row):
             print(f"{work.title}, {name}: {failure}: {'marked as failed' if again else 'all once more'}", flush=True)
         if not failed:
             break
-    for value in found.values():
+        failed_first = failed_first or failed
+    for name, value in found.items():
         if isinstance(value, turns.Measured):
+            value.failed_first = f"{failed_first[name]}" if name in failed_first else None
             value.details |= watch.figures()
             value.disturbed = disturbance.is_disturbed(**watch.figures())
     return found

@@ -32,8 +32,14 @@ class Parser(argparse.ArgumentParser):
         return chosen
 
 
+def from_caller(path):
+    """A path as whoever has started the script meant it, which went to the repository's root since."""
+    return os.path.join(os.environ.get("BENCH_FROM", ""), path)
+
+
 def router(path):
     """The argument type of a pod-router: a program that says it is one."""
+    path = from_caller(path)
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -72,6 +78,7 @@ def names(known):
 
 def directory(path):
     """The argument type of a directory for results: there, or to be made, before anything is measured for it."""
+    path = from_caller(path)
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -83,9 +90,18 @@ def directory(path):
 
 def run(main):
     """Runs a command. However it ends, what it has started ends with it, and a line says why."""
+
+    def end(*_):
+        """Once: what follows, as a terminal's and then the script's own, does not disturb the clearing up."""
+        set_all(signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def set_all(handler):
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, handler)
+
     # Python leaves SIGINT alone where its parent ignores it, as a shell does in the background.
-    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)
+    set_all(end)
     try:
         main()
     except KeyboardInterrupt:

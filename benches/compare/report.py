@@ -27,6 +27,7 @@ class Cell:
         names = measured[0].details if measured else {}
         self.details = {name: statistics.median(value.details[name] for value in measured) for name in names}
         self.disturbed = [bool(getattr(value, "disturbed", False)) for value in found]
+        self.failed_first = [getattr(value, "failed_first", None) for value in found]
 
 
 def figure(value):
@@ -62,7 +63,9 @@ def text(work, cell):
     elif cell.ratio is not None:
         shown += f" ({cell.ratio:.2f}×, {cell.spread[0]:.2f}–{cell.spread[1]:.2f})"
     mark = " †" if any(cell.disturbed) else ""
-    return shown + mark + (f", {len(cell.failed)} of {len(cell.values)} failed" if cell.failed else "")
+    anew = sum(why is not None for why in cell.failed_first)
+    counts = [f"{count} of {len(cell.values)} {what}" for count, what in ((len(cell.failed), "failed"), (anew, "measured anew")) if count]
+    return ", ".join([shown + mark, *counts])
 
 
 def goal(work, mine):
@@ -152,8 +155,9 @@ def from_json(written):
         for name, cell in work["peers"].items():
             failed = iter(cell["failed"])
             found = [turns.Failed(next(failed)) if value is None else turns.Measured(value) for value in cell["values"]]
-            for value, disturbed in zip(found, cell["disturbed"]):
-                value.disturbed = disturbed
+            first = cell.get("failed_first", [None] * len(found))  # results of 2026-11-23 and before have none
+            for value, disturbed, failed_first in zip(found, cell["disturbed"], first):
+                value.disturbed, value.failed_first = disturbed, failed_first
             results.setdefault(key, {})[name] = found
     return results, about
 

@@ -1,8 +1,8 @@
 """The soak: mixed traffic for as long as asked, and whether anything grows meanwhile.
 
-A round is some seconds of everything a router meets: requests on kept and on new connections, large bodies, rooms it has
-never seen (in time more than its cache holds), WebSockets opened, talking and closed, clients that hang up half-way or
-hardly read; beside them a steady trickle of requests, whose latency is written down. In every third round pods restart under
+A round is some seconds of everything a router meets: requests on kept and on new connections, large bodies, a rush of uploads,
+rooms it has never seen (in time more than its cache holds), WebSockets opened, talking and closed, clients that hang up
+half-way or hardly read; beside them a steady trickle of requests, whose latency is written down. In every third round pods restart under
 load. Then all is quiet for a moment, and resident memory and open files are written down. Nothing may fail, but while pods restart; a
 round in which something did is marked, and the soak goes on.
 """
@@ -88,11 +88,26 @@ def read_slowly(clients=20, seconds=4):
         client.close()
 
 
+def upload(clients=500, length=100_000):
+    """As many bodies at once, of which the half comes late: until then what the router has read waits in it, and in its pod."""
+    head = f"POST /api/room/room_1/upload HTTP/1.1\r\nHost: soak\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    half = bytes(length // 2)
+    sockets = [socket.create_connection(("127.0.0.1", PORT), 5) for _ in range(clients)]
+    for client in sockets:
+        client.sendall(head.encode() + half)
+    for client in sockets:
+        client.sendall(half)
+    for client in sockets:
+        if not client.recv(64).startswith(b"HTTP/1.1 200 "):
+            raise turns.Failed("an upload was not taken")
+        client.close()
+
+
 def everything(number):
     """One round of traffic that has to succeed, and the latencies of the trickle beside it."""
     first = number * COLD_A_ROUND % COLD_ROOMS
     to = f"127.0.0.1:{PORT}"
-    with Beside(lambda: works.steady_alone(6, PORT, 500)) as trickle, Beside(read_slowly), Beside(hang_up):
+    with Beside(lambda: works.steady_alone(6, PORT, 500)) as trickle, Beside(read_slowly), Beside(hang_up), Beside(upload):
         works.asked(PORT, 1, works.STATE)
         works.asked(PORT, 1, works.STATE, fields=["Connection: close"])
         works.asked(PORT, 1, works.BODY)
@@ -184,8 +199,9 @@ def main():
     parser = commandline.Parser(prog="benches/soak", description=__doc__)
     minutes = commandline.number(1, float)
     parser.add_argument("--minutes", metavar="N", type=minutes, default=10, help="how long (10)")
-    parser.add_argument("--out", metavar="DIR", type=commandline.directory, default=stage.SCRATCH, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
+    parser.add_argument("--out", metavar="DIR", type=commandline.directory, help=f"for soak.csv and soak.svg ({stage.SCRATCH})")
     chosen = parser.chosen()
+    chosen.out = chosen.out or stage.SCRATCH
     samples, status = [], 1
     with stage.Stage(COLD_ROOMS) as theatre:
         os.makedirs(chosen.out, exist_ok=True)

@@ -11,6 +11,7 @@ import time
 import unittest
 from unittest import mock
 
+from . import __main__ as comparison
 from . import chart, commandline, disturbance, peers, profile, report, runtimes, scaling, soak, soak_plot, stage, turns, works
 
 HTTP = next(work for work in works.WORKS if work.key == "http")
@@ -87,6 +88,18 @@ class Report(unittest.TestCase):
         notes = report.footnotes(self.results(ours, reference))
         self.assertIn(f"{peers.OURS} 9 ‡, {peers.REFERENCE} 9\n", notes)
         self.assertIn("†", notes)
+
+    def test_what_was_measured_anew_is_told(self):
+        peer, first, second = mock.Mock(), turns.Failed("refused"), *measured(5.0)
+        peer.name, peer.process.poll.return_value = peers.OURS, None
+        work = mock.Mock(measure=mock.Mock(side_effect=[{peers.OURS: first}, {peers.OURS: second}]))
+        with contextlib.redirect_stdout(io.StringIO()):
+            ours = [*measured(5.0), comparison.attempt(work, None, [peer])[peers.OURS]]
+        self.assertIn("| 5.0 (0.50×, 0.50–0.50), 1 of 2 measured anew |", self.table(ours, measured(10.0, 10.0)))
+        written = json.loads(report.as_json(self.results(ours, measured(10.0, 10.0)), [HTTP], ORIGIN))
+        self.assertEqual(written["works"]["http"]["peers"][peers.OURS]["failed_first"], [None, "refused"])
+        read, _ = report.from_json(written)
+        self.assertIn("1 of 2 measured anew", report.table(read, [HTTP], [peers.OURS]))
 
     def test_the_json_and_the_chart_of_a_run_with_failures_are_whole(self):
         results = self.results([turns.Failed("refused"), *measured(5.0)], measured(10.0, 10.0))

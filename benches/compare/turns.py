@@ -30,9 +30,10 @@ class Failed(RuntimeError):
 
 class Measured(float):
     """The value of one repetition; `details` are further figures of the same load, by name. `disturbed`: the machine did
-    something else as well."""
+    something else as well. `failed_first`: why a first attempt was none, if there was one."""
 
     disturbed = False
+    failed_first = None
 
     def __new__(cls, value, **details):
         measured = super().__new__(cls, value)
