@@ -38,11 +38,12 @@ RUN host="$(rustc -vV | sed -n 's/^host: //p')"; \
         if command -v rustup >/dev/null; then rustup target add "$target"; fi; \
     fi
 
-# The profile says which code is run how often, and is worth a tenth of the CPU: `benches/pgo` renews it.
-ENV RUSTFLAGS="-C target-feature=+crt-static -C profile-use=/build/deploy/pod-router.profdata" \
+# The profile says which code is run how often, and is worth a tenth of the CPU: `benches/pgo` renews it. It knows functions
+# by names that change with the target, the compiler's version and each setting of cargo's profile: it is of use for x86-64 and
+# the image above only, and what is not in Cargo.toml has to be a flag of the compiler.
+ENV RUSTFLAGS="-C target-feature=+crt-static -C strip=debuginfo -C profile-use=/build/deploy/pod-router.profdata" \
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc \
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-    CARGO_PROFILE_RELEASE_STRIP=debuginfo
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 
 ARG PROFILE
 WORKDIR /build
